@@ -1,0 +1,73 @@
+# Everything a checkout needs: `make demo` on a fresh machine, `make test` before a commit.
+# PYTHON picks the interpreter (3.11 or newer), WORKERS the number of test processes (0: this one):
+#     make demo PYTHON=python3.13
+#     make test WORKERS=2 PYTEST_ARGS="-k replay"
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+	if "$$python" -c '$(NEW_ENOUGH)' 2>/dev/null; then echo "$$python"; break; fi; done)
+WORKERS ?= auto
+PYTEST_ARGS ?=
+BENCH_ARGS ?=
+
+VENV := .venv
+RUN := $(VENV)/bin/python
+PIP := $(RUN) -m pip install --disable-pip-version-check --quiet
+PYTEST := $(RUN) -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile
+
+.PHONY: help install demo test test-all check format bench bench-score clean distclean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# The stamps are what makes a second call install nothing: only a changed pyproject.toml does.
+$(VENV)/.stamp-user: pyproject.toml
+	@"$(PYTHON)" -c '$(NEW_ENOUGH)' 2>/dev/null || \
+		{ echo "asmpg needs Python 3.11 or newer: make PYTHON=/path/to/python3" >&2; exit 2; }
+	@echo "Installing asmpg into $(VENV) (once; a few minutes on a slow line)"
+	@"$(PYTHON)" -m venv $(VENV)
+	@$(PIP) --editable '.[plot]'
+	@touch $@
+
+$(VENV)/.stamp-dev: $(VENV)/.stamp-user
+	@echo "Installing the development tools into $(VENV)"
+	@$(PIP) --editable '.[dev]'
+	@touch $@
+
+install: $(VENV)/.stamp-user ## Make .venv and install the package with plotting into it
+
+demo: $(VENV)/.stamp-user ## Train an LSTM and a transformer action-sequence model on one task (3 minutes)
+	@$(RUN) -m asmpg.demo
+
+test: check ## What CI runs: formatting, lint, types, and every test but the slow ones
+	$(PYTEST) $(PYTEST_ARGS)
+
+test-all: check ## The same with the slow tests
+	$(PYTEST) -m "" $(PYTEST_ARGS)
+
+check: $(VENV)/.stamp-dev ## Formatting, lint and types
+	$(RUN) -m ruff format --check .
+	$(RUN) -m ruff check .
+	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(RUN) -m pyright
+
+format: $(VENV)/.stamp-dev ## Format the code and fix what can be fixed
+	$(RUN) -m ruff check --fix-only .
+	$(RUN) -m ruff format .
+
+bench: $(VENV)/.stamp-user ## Time of the training loop at the paper's sizes
+	$(RUN) benchmarks/speed.py $(BENCH_ARGS)
+
+bench-score: $(VENV)/.stamp-user ## Score against environment steps and seconds, on the eight Myriad tasks
+	$(RUN) benchmarks/score.py $(BENCH_ARGS)
+
+clean: ## Remove caches and builds; keep .venv and runs
+	rm -rf build dist .pytest_cache .ruff_cache .hypothesis
+	find src tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean ## Remove .venv as well
+	rm -rf $(VENV)

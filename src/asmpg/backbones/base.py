@@ -1,0 +1,76 @@
+"""What a sequence architecture is: one unbatched sequence in, one out, whole or step by step."""
+
+import abc
+from typing import Any, ClassVar, Self
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ..types import PRNGKey
+
+
+class AbstractBackbone(eqx.Module):
+    """Mixes a sequence causally: output `t` depends on inputs `0 .. t` only.
+
+    `predict` treats the whole sequence at once, `step` one element with a carry; both give the same numbers. A
+    subclass names its sizes, so that an encoder and a decoder of the right shape can be put around it, and sets
+    `parallel` where `predict` does not run step by step over time.
+
+    Attributes:
+        input_size: number of features of one sequence element.
+        output_size: number of features of one output.
+    """
+
+    input_size: eqx.AbstractVar[int]
+    output_size: eqx.AbstractVar[int]
+    parallel: ClassVar[bool] = False
+
+    @classmethod
+    @abc.abstractmethod
+    def create(cls, input_size: int, horizon: int, *, dropout: float = 0.0, key: PRNGKey) -> Self:
+        """The backbone at its standard size (Appendix E.1), for sequences of up to `horizon` elements."""
+
+    @abc.abstractmethod
+    def init(self) -> Any:
+        """The carry before the first element."""
+
+    @abc.abstractmethod
+    def step(self, carry: Any, x: Float[Array, " input"]) -> tuple[Any, Float[Array, " output"]]:
+        """Advances by one element."""
+
+    @abc.abstractmethod
+    def predict(
+        self, xs: Float[Array, "length input"], *, key: PRNGKey | None = None
+    ) -> Float[Array, "length output"]:
+        """All outputs at once. The key is for dropout; without one there is none."""
+
+
+class Linear(eqx.Module):
+    """An affine map. The weight is stored [input, output], the layout in which a batch multiplies fastest."""
+
+    weight: Float[Array, "input output"]
+    bias: Float[Array, " output"]
+
+    def __init__(self, input_size: int, output_size: int, *, key: PRNGKey, scale: float | None = None):
+        """Draws the weight from N(0, scale^2), by default with scale = 1/sqrt(input size); the bias is zero."""
+        scale = input_size**-0.5 if scale is None else scale
+        self.weight = scale * jax.random.normal(key, (input_size, output_size))
+        self.bias = jnp.zeros(output_size)
+
+    def __call__(self, x: Float[Array, "*batch input"]) -> Float[Array, "*batch output"]:
+        """`x W + b` over the last axis."""
+        return x @ self.weight + self.bias
+
+
+def scan_step(backbone: AbstractBackbone, xs: Float[Array, "length input"]) -> Float[Array, "length output"]:
+    """`predict` by repeated `step`: the reference every faster `predict` is tested against."""
+    return jax.lax.scan(lambda carry, x: backbone.step(carry, x), backbone.init(), xs)[1]
+
+
+def dropout(x: Float[Array, "..."], rate: float, key: PRNGKey | None) -> Float[Array, "..."]:
+    """Zeroes a share `rate` of the entries and rescales the rest; does nothing without a key."""
+    if key is None or rate == 0.0:
+        return x
+    return jnp.where(jax.random.bernoulli(key, 1.0 - rate, x.shape), x / (1.0 - rate), 0.0)

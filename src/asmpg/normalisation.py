@@ -1,0 +1,64 @@
+"""Frozen input and output scales: one set of statistics for the policy and the model of a run."""
+
+from typing import Self
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from .environment import AbstractEnvironment, rollout, uniform_actions
+
+
+NUM_EPISODES = 64
+FLOOR = 1e-3
+
+
+class Normaliser(eqx.Module):
+    """Mean and scale of every state component, and the typical size of a state difference over one step.
+
+    Never trained: gradients stop here. A component that (almost) never moves gets the floor as its scale.
+
+    Attributes:
+        mean: over all states of the episodes.
+        scale: standard deviation of the states, at least 1e-3.
+        difference_scale: root mean square of `s_{t+1} - s_t`, at least 1e-3 of `scale`.
+    """
+
+    mean: Float[Array, " state"]
+    scale: Float[Array, " state"]
+    difference_scale: Float[Array, " state"]
+
+    @classmethod
+    def from_states(cls, states: Float[Array, "episodes horizon+1 state"]) -> Self:
+        """The statistics of whole episodes."""
+        mean = states.mean(axis=(0, 1))
+        scale = jnp.maximum(states.std(axis=(0, 1)), FLOOR)
+        difference = jnp.sqrt(jnp.square(states[:, 1:] - states[:, :-1]).mean(axis=(0, 1)))
+        return cls(mean, scale, jnp.maximum(difference, FLOOR * scale))
+
+    @classmethod
+    def from_random_episodes(cls, env: AbstractEnvironment) -> Self:
+        """The statistics of 64 episodes of uniform random actions under a fixed key."""
+
+        def episode(key: Array) -> Float[Array, "horizon+1 state"]:
+            start_key, action_key = jax.random.split(key)
+            return rollout(env, uniform_actions(env, key=action_key), key=start_key).states
+
+        return cls.from_states(jax.jit(jax.vmap(episode))(jax.random.split(jax.random.key(0), NUM_EPISODES)))
+
+    def normalise(self, state: Float[Array, "*batch state"]) -> Float[Array, "*batch state"]:
+        """Environment units to normalised ones."""
+        return (state - jax.lax.stop_gradient(self.mean)) / jax.lax.stop_gradient(self.scale)
+
+    def denormalise(self, state: Float[Array, "*batch state"]) -> Float[Array, "*batch state"]:
+        """Normalised units to environment ones."""
+        return jax.lax.stop_gradient(self.mean) + jax.lax.stop_gradient(self.scale) * state
+
+    def scale_difference(self, difference: Float[Array, "*batch state"]) -> Float[Array, "*batch state"]:
+        """Typical differences to environment units."""
+        return jax.lax.stop_gradient(self.difference_scale) * difference
+
+    def unscale_difference(self, difference: Float[Array, "*batch state"]) -> Float[Array, "*batch state"]:
+        """Environment units to typical differences."""
+        return difference / jax.lax.stop_gradient(self.difference_scale)

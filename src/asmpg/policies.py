@@ -1,0 +1,101 @@
+"""Policies: a state and a step to an action, stochastic by reparameterisation."""
+
+import abc
+
+import distreqx.bijectors as bijectors
+import distreqx.distributions as distributions
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from .backbones.base import Linear
+from .environment import AbstractEnvironment
+from .normalisation import Normaliser
+from .types import PRNGKey, Scalar, Step
+
+
+HIDDEN_SIZE = 64
+
+
+class AbstractPolicy(eqx.Module):
+    """A stochastic policy written as a deterministic function of standard normal noise.
+
+    The noise is an argument, so that one draw can be replayed through another pass (the two passes of the
+    open-loop gradient) or correlated over time (exploration).
+    """
+
+    @abc.abstractmethod
+    def sample_and_log_prob(
+        self, state: Float[Array, " state"], step: Step, noise: Float[Array, " action"]
+    ) -> tuple[Float[Array, " action"], Scalar]:
+        """The action that this noise gives, and its log-probability if the noise is standard normal."""
+
+    @abc.abstractmethod
+    def mode(self, state: Float[Array, " state"], step: Step) -> Float[Array, " action"]:
+        """The deterministic action."""
+
+    @abc.abstractmethod
+    def __call__(
+        self, state: Float[Array, " state"], step: Step, *, key: PRNGKey | None = None
+    ) -> Float[Array, " action"]:
+        """A sampled action; without a key the deterministic one."""
+
+
+class TanhGaussianPolicy(AbstractPolicy):
+    """A normal distribution squashed by tanh; mean and standard deviation from a 2 x 64 ReLU network (Appendix E).
+
+    Inputs are the normalised state and the time `step / horizon`.
+    """
+
+    layers: tuple[Linear, Linear, Linear]
+    normaliser: Normaliser
+    horizon: int = eqx.field(static=True)
+    min_log_std: float = eqx.field(static=True, default=-5.0)
+    max_log_std: float = eqx.field(static=True, default=2.0)
+
+    def __init__(self, env: AbstractEnvironment, *, key: PRNGKey, normaliser: Normaliser | None = None):
+        """Random parameters; statistics of 64 random episodes unless a normaliser is given.
+
+        The last layer starts small: the first actions are centred, with a standard deviation near one before the
+        squashing, whatever the state.
+        """
+        keys = jax.random.split(key, 3)
+        features = env.state_size + 1
+        self.layers = (
+            Linear(features, HIDDEN_SIZE, key=keys[0], scale=(2 / features) ** 0.5),
+            Linear(HIDDEN_SIZE, HIDDEN_SIZE, key=keys[1], scale=(2 / HIDDEN_SIZE) ** 0.5),
+            Linear(HIDDEN_SIZE, 2 * env.action_size, key=keys[2], scale=0.01),
+        )
+        self.normaliser = Normaliser.from_random_episodes(env) if normaliser is None else normaliser
+        self.horizon = env.horizon
+
+    def distribution(self, state: Float[Array, " state"], step: Step) -> distributions.Normal:
+        """The normal distribution before the squashing, one independent component per action component."""
+        time = (jnp.asarray(step) / self.horizon)[None].astype(state.dtype)
+        hidden = jax.nn.relu(self.layers[0](jnp.concatenate([self.normaliser.normalise(state), time])))
+        output = self.layers[2](jax.nn.relu(self.layers[1](hidden)))
+        mean, log_std = jnp.split(output, 2)
+        return distributions.Normal(mean, jnp.exp(jnp.clip(log_std, self.min_log_std, self.max_log_std)))
+
+    def sample_and_log_prob(
+        self, state: Float[Array, " state"], step: Step, noise: Float[Array, " action"]
+    ) -> tuple[Float[Array, " action"], Scalar]:
+        """`tanh(mean + std * noise)`; the log-probability comes from the value before the squashing."""
+        normal = self.distribution(state, step)
+        unsquashed = normal.loc + normal.scale * noise
+        action, log_det = bijectors.Tanh().forward_and_log_det(unsquashed)
+        return action, jnp.sum(normal.log_prob(unsquashed) - log_det)
+
+    def mode(self, state: Float[Array, " state"], step: Step) -> Float[Array, " action"]:
+        """`tanh(mean)`."""
+        return jnp.tanh(self.distribution(state, step).loc)
+
+    def __call__(
+        self, state: Float[Array, " state"], step: Step, *, key: PRNGKey | None = None
+    ) -> Float[Array, " action"]:
+        """A sampled action; without a key the deterministic one."""
+        if key is None:
+            return self.mode(state, step)
+        normal = self.distribution(state, step)
+        return jnp.tanh(normal.loc + normal.scale * jax.random.normal(key, normal.loc.shape, normal.loc.dtype))

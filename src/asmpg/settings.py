@@ -1,0 +1,95 @@
+"""Sizes, rates and intervals of a run: the presets `paper` and `default`."""
+
+import dataclasses
+from typing import Literal
+
+from .types import UsageError
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What a preset fixes. Intervals and sizes count environment steps, updates or episodes as named.
+
+    Attributes:
+        warmup_steps: environment steps before the first update, rounded up to whole episodes.
+        model_update_every: environment steps per model update.
+        policy_update_every: environment steps per policy update.
+        model_batch_size: episodes per model update.
+        policy_batch_size: imagined episodes per policy update.
+        model_learning_rate: of Adam.
+        policy_learning_rate: of Adam.
+        entropy: weight of the policy's mean entropy per step in its objective.
+        gradient_clip: largest global norm of a gradient.
+        replay_capacity: environment steps kept, whole episodes.
+        dropout: rate inside the backbone while fitting.
+        exploration: "white": independent noise at every step; "correlated": first-order autoregressive noise
+            whose correlation length is drawn log-uniformly from 1 to the horizon, once an episode.
+        normalise_return: whether the policy's objective counts returns in units of their spread over the warm-up
+            episodes, so that the entropy weight means the same for every task.
+    """
+
+    warmup_steps: int
+    model_update_every: int
+    policy_update_every: int
+    model_batch_size: int
+    policy_batch_size: int
+    model_learning_rate: float
+    policy_learning_rate: float
+    entropy: float
+    gradient_clip: float
+    replay_capacity: int
+    dropout: float
+    exploration: Literal["white", "correlated"]
+    normalise_return: bool
+
+
+def paper(horizon: int) -> Settings:
+    """Table 1 and Appendix E.1, with the middle one of the three entropy weights swept there."""
+    return Settings(
+        warmup_steps=1500,
+        model_update_every=2,
+        policy_update_every=16,
+        model_batch_size=64,
+        policy_batch_size=16,
+        model_learning_rate=1e-3,
+        policy_learning_rate=1e-4,
+        entropy=0.01,
+        gradient_clip=100.0,
+        replay_capacity=1_000_000,
+        dropout=0.1,
+        exploration="white",
+        normalise_return=False,
+    )
+
+
+def default(horizon: int) -> Settings:
+    """Ours: a given score in few environment steps and little time."""
+    return Settings(
+        warmup_steps=max(500, 4 * horizon),
+        model_update_every=1,
+        policy_update_every=10,
+        model_batch_size=16,
+        policy_batch_size=16,
+        model_learning_rate=1e-3,
+        policy_learning_rate=1e-3,
+        entropy=0.01,
+        gradient_clip=100.0,
+        replay_capacity=1_000_000,
+        dropout=0.0,
+        exploration="correlated",
+        normalise_return=True,
+    )
+
+
+PRESETS = {"default": default, "paper": paper}
+
+
+def preset(name: str, horizon: int) -> Settings:
+    """The settings of a preset at a horizon.
+
+    Raises:
+        UsageError: an unknown preset.
+    """
+    if name not in PRESETS:
+        raise UsageError(f"preset: {name!r} is not one of {', '.join(PRESETS)}")
+    return PRESETS[name](horizon)

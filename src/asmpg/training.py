@@ -1,0 +1,226 @@
+"""The one training loop: episodes, replay and earned updates, all seeds together, one jitted chunk at a time."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Float, Int
+
+from .environment import AbstractEnvironment, rollout, trajectory_rewards
+from .learner import AbstractLearner
+from .replay import ReplayBuffer
+from .types import Metrics, PRNGKey, Trajectory
+
+
+NUM_EVALUATION_STATES = 64
+
+
+class SeedState(eqx.Module):
+    """Everything of one seed that changes during training."""
+
+    learner: Any
+    replay: ReplayBuffer
+    key: PRNGKey
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """How a number of environment steps is cut into whole episodes and chunks.
+
+    Attributes:
+        num_episodes: episodes in all, the warm-up included.
+        warmup_episodes: episodes before the first update.
+        chunk_episodes: episodes between two returns to Python.
+    """
+
+    num_episodes: int
+    warmup_episodes: int
+    chunk_episodes: int
+
+    @classmethod
+    def create(cls, steps: int, warmup_steps: int, chunk_steps: int, horizon: int) -> "Schedule":
+        """Rounds every number of steps up to whole episodes."""
+        num_episodes = -(-steps // horizon)
+        warmup_episodes = min(-(-warmup_steps // horizon), num_episodes)
+        return cls(num_episodes, max(1, warmup_episodes), max(1, -(-chunk_steps // horizon)))
+
+    def chunks(self, first_episode: int) -> Iterator[tuple[int, int]]:
+        """(first, number of) episodes of every chunk from `first_episode` on; cuts fall at fixed places."""
+        while first_episode < self.num_episodes:
+            done = first_episode - self.warmup_episodes
+            last = self.warmup_episodes + (done // self.chunk_episodes + 1) * self.chunk_episodes
+            last = min(last, self.num_episodes)
+            yield first_episode, last - first_episode
+            first_episode = last
+
+
+def exploration_noise(
+    horizon: int, action_size: int, kind: str, *, key: PRNGKey
+) -> Float[Array, "horizon action"]:
+    """Standard normal noise for one episode, "white" or "correlated" over time.
+
+    Correlated: first-order autoregressive with unit variance, its correlation length drawn log-uniformly from 1
+    to the horizon. White noise averages out over a long horizon, so that all episodes look alike to the model.
+    """
+    length_key, noise_key = jax.random.split(key)
+    white = jax.random.normal(noise_key, (horizon, action_size))
+    if kind == "white":
+        return white
+    length = jnp.exp(jax.random.uniform(length_key, minval=0.0, maxval=jnp.log(float(horizon))))
+    decay = jnp.exp(-1.0 / length)
+
+    def body(value: Array, fresh: Array) -> tuple[Array, Array]:
+        value = decay * value + jnp.sqrt(1.0 - decay**2) * fresh
+        return value, value
+
+    return jnp.concatenate([white[:1], jax.lax.scan(body, white[0], white[1:])[1]])
+
+
+def explore(learner: AbstractLearner, state: Any, *, key: PRNGKey) -> Trajectory:
+    """One episode of the exploration policy."""
+    env = learner.env
+    start_key, noise_key = jax.random.split(key)
+    noise = exploration_noise(env.horizon, env.action_size, learner.settings.exploration, key=noise_key)
+    start = env.initial_state(key=start_key)
+
+    def body(env_state: Array, x: tuple[Array, Array]) -> tuple[Array, tuple[Array, Array]]:
+        action = learner.act(state, env_state, *x)
+        return env.transition(env_state, action, x[0]), (env_state, action)
+
+    final, (states, actions) = jax.lax.scan(body, start, (jnp.arange(env.horizon), noise))
+    states = jnp.concatenate([states, final[None]])
+    return Trajectory(states, actions, trajectory_rewards(env, states, actions))
+
+
+def evaluation_states(env: AbstractEnvironment) -> Float[Array, "num_states state"]:
+    """The fixed initial states that scores are averaged over: 64 random ones, or the only one there is."""
+    states = jax.vmap(lambda key: env.initial_state(key=key))(
+        jax.random.split(jax.random.key(0), NUM_EVALUATION_STATES)
+    )
+    return states[:1] if bool((states == states[0]).all()) else states
+
+
+def init_seed(learner: AbstractLearner, schedule: Schedule, capacity: int, key: PRNGKey) -> SeedState:
+    """Initial networks and the warm-up episodes of one seed."""
+    learner_key, warmup_key, loop_key = jax.random.split(key, 3)
+    state = learner.init(key=learner_key)
+
+    def add_episode(replay: ReplayBuffer, key: PRNGKey) -> tuple[ReplayBuffer, Trajectory]:
+        episode = explore(learner, state, key=key)
+        return replay.add(episode), episode
+
+    keys = jax.random.split(warmup_key, schedule.warmup_episodes)
+    replay, episodes = jax.lax.scan(add_episode, ReplayBuffer.create(learner.env, capacity), keys)
+    return SeedState(learner.observe_warmup(state, episodes), replay, loop_key)
+
+
+def advance_seed(
+    learner: AbstractLearner,
+    starts: Float[Array, "num_states state"],
+    warmup_episodes: int,
+    state: SeedState,
+    first_episode: Int[Array, ""],
+    num_episodes: Int[Array, ""],
+) -> tuple[SeedState, Metrics]:
+    """Runs one seed through a chunk: episodes, the updates they earn, then the record.
+
+    Every draw comes from the seed's key and the index of the episode, so that where a chunk begins or a run is
+    resumed makes no difference.
+    """
+    horizon = learner.env.horizon
+
+    def episode(index: Array, state: SeedState) -> SeedState:
+        explore_key, update_key = jax.random.split(jax.random.fold_in(state.key, index))
+        replay = state.replay.add(explore(learner, state.learner, key=explore_key))
+        elapsed = (index - warmup_episodes) * horizon
+
+        def update(step: Array, learner_state: Any) -> Any:
+            return learner.update(learner_state, replay, elapsed + step + 1, key=jax.random.fold_in(update_key, step))
+
+        return SeedState(jax.lax.fori_loop(0, horizon, update, state.learner), replay, state.key)
+
+    last = first_episode + num_episodes
+    state = jax.lax.fori_loop(first_episode, last, episode, state)
+    record_key = jax.random.fold_in(jax.random.fold_in(state.key, last), 1)
+    learner_state, metrics = learner.diagnose(state.learner, state.replay, key=record_key)
+    policy = learner.policy(learner_state)
+    returns = jax.vmap(lambda s: rollout(learner.env, policy, initial_state=s).episode_return)(starts)
+    return eqx.tree_at(lambda s: s.learner, state, learner_state), {"return": returns.mean(), **metrics}
+
+
+def over_seeds(function: Callable[..., Any], num_seeds: int) -> Callable[..., Any]:
+    """Runs a function of (one seed's arrays, shared arguments) for all seeds at once.
+
+    Seeds are sharded over the local devices, the last one repeated where their number does not divide. Within a
+    device they are vmapped, except on a CPU, where one after another is faster: a batch of small recurrent
+    networks leaves the cache.
+    """
+    devices = jax.local_devices()[:num_seeds]
+    mesh = Mesh(np.array(devices), ("seed",))
+    spec = PartitionSpec("seed")
+    padding = -num_seeds % len(devices)
+
+    def local(states: Any, *shared: Any) -> Any:
+        if jax.default_backend() == "cpu":
+            return jax.lax.map(lambda state: function(state, *shared), states)
+        return jax.vmap(lambda state: function(state, *shared))(states)
+
+    def sharded(states: Any, *shared: Any) -> Any:
+        specs = (spec, *[PartitionSpec()] * len(shared))
+        padded = jax.tree.map(lambda x: jnp.concatenate([x, x[-1:].repeat(padding, axis=0)]), states)
+        results = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=spec, check_vma=False)(padded, *shared)
+        return jax.tree.map(lambda x: x[:num_seeds], results)
+
+    return local if len(devices) == 1 else sharded
+
+
+class Trainer:
+    """The compiled loop of one run.
+
+    Attributes:
+        learner: the method.
+        schedule: how the steps are cut.
+        seeds: one independent run each; seed i draws the same numbers alone and in company.
+    """
+
+    def __init__(self, learner: AbstractLearner, schedule: Schedule, seeds: Sequence[int]):
+        """Prepares the two programs; nothing is compiled or run yet."""
+        self.learner, self.schedule, self.seeds = learner, schedule, tuple(seeds)
+        capacity = -(-learner.settings.replay_capacity // learner.env.horizon)
+        capacity = min(capacity, schedule.num_episodes)
+        starts = evaluation_states(learner.env)
+
+        def init(key: PRNGKey) -> SeedState:
+            return init_seed(learner, schedule, capacity, key)
+
+        # Environments and activation functions inside the networks are not arrays: they stay outside the loop.
+        shapes = eqx.filter_eval_shape(init, jax.random.key(0))
+        self._static = eqx.partition(shapes, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))[1]
+
+        def init_arrays(key: PRNGKey) -> SeedState:
+            return eqx.filter(init(key), eqx.is_array)
+
+        def advance_arrays(arrays: SeedState, first: Array, num: Array) -> tuple[SeedState, Metrics]:
+            state = eqx.combine(arrays, self._static)
+            state, metrics = advance_seed(learner, starts, schedule.warmup_episodes, state, first, num)
+            return eqx.filter(state, eqx.is_array), metrics
+
+        self._init = jax.jit(over_seeds(init_arrays, len(self.seeds)))
+        self._advance = jax.jit(over_seeds(advance_arrays, len(self.seeds)), donate_argnums=0)
+
+    def init(self) -> SeedState:
+        """All seeds after their warm-up; every array has a leading seed axis."""
+        return self._init(jnp.stack([jax.random.key(seed) for seed in self.seeds]))
+
+    def advance(self, state: SeedState, first_episode: int, num_episodes: int) -> tuple[SeedState, Metrics]:
+        """Runs a chunk. The given state is consumed; metrics have a leading seed axis."""
+        return self._advance(state, jnp.asarray(first_episode), jnp.asarray(num_episodes))
+
+    def combine(self, state: SeedState) -> SeedState:
+        """The state with its non-array parts: networks that can be called under `jax.vmap`."""
+        return eqx.combine(state, self._static)

@@ -1,0 +1,52 @@
+"""Shared data types: trajectories, annotated array aliases and the error a user's mistake raises."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree, UInt32
+
+
+# A legacy key is a pair of uint32 numbers, a typed key a scalar of a key dtype.
+PRNGKey = Key[Array, ""] | UInt32[Array, "2"]
+Step = int | Int[Array, ""]
+Scalar = Float[Array, ""]
+Metrics = dict[str, Float[Array, "..."]]
+Params = PyTree[Any]
+
+
+class UsageError(ValueError):
+    """A mistake of the user's: one line that names the option or function and what is allowed."""
+
+
+class Trajectory(eqx.Module):
+    """One episode.
+
+    Attributes:
+        states: `s_0 .. s_H`, in environment units.
+        actions: `a_0 .. a_{H-1}`, normalised to [-1, 1].
+        rewards: one reward a step; the last one includes the terminal reward, so that `rewards.sum()` is the
+            return.
+    """
+
+    states: Float[Array, "*batch horizon+1 state"]
+    actions: Float[Array, "*batch horizon action"]
+    rewards: Float[Array, "*batch horizon"]
+
+    @property
+    def episode_return(self) -> Float[Array, "*batch"]:
+        """The undiscounted sum of rewards."""
+        return self.rewards.sum(axis=-1)
+
+
+def all_finite(tree: PyTree[Any]) -> Bool[Array, ""]:
+    """Whether every number of every floating-point leaf is finite."""
+    leaves = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree) if eqx.is_inexact_array(leaf)]
+    return jnp.stack(leaves).all() if leaves else jnp.array(True)
+
+
+def global_norm(tree: PyTree[Any]) -> Scalar:
+    """The 2-norm of all floating-point leaves taken as one vector."""
+    leaves = [jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree) if eqx.is_inexact_array(leaf)]
+    return jnp.sqrt(sum(leaves, start=jnp.zeros(())))

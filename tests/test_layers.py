@@ -1,0 +1,184 @@
+"""The package's architecture, read from its syntax trees: who may import, write, draw and print what."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "src" / "asmpg"
+
+# A module imports from its own row and from the rows above it. A new module belongs in exactly one row.
+LAYERS = (
+    {"types"},
+    {"environment"},
+    {"normalisation", "settings", "solution_cache"},
+    {"envs", "optimal_control", "backbones", "policies", "replay", "statistics"},
+    {"models"},
+    {"gradients"},
+    {"analysis", "learner"},
+    {"baselines", "training"},
+    {"config", "runs"},
+    {"experiments", "report"},
+    {"cli"},
+    {"__init__", "__main__", "demo"},
+)
+LAYER_OF = {name: index for index, names in enumerate(LAYERS) for name in names}
+
+# Which modules may do what the others may not, by the first part of their name below `asmpg`.
+TERMINAL = {"cli", "demo", "__main__"}  # prints and parses
+DRAWS = {"runs", "experiments", "report"}
+WRITES = {"runs", "experiments", "report", "solution_cache"}
+
+# Slow to import, so imported where they are used; the command line has its own two at the top of its file.
+LAZY = {"matplotlib", "tyro", "rich", "diffrax", "scipy"}
+WRITING_CALLS = {"write_text", "write_bytes", "mkdir", "unlink", "rmtree", "save_file", "savez", "save"}
+UNSAFE_MODULES = {"pickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
+
+
+def dotted(path: Path) -> str:
+    """The name of a file's module below `asmpg`; the package itself is `__init__`."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+
+
+TREES = {dotted(path): ast.parse(path.read_text(), str(path)) for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def top(module: str) -> str:
+    return module.split(".")[0]
+
+
+def eager(node: ast.AST) -> Iterator[ast.AST]:
+    """What runs when a module is imported: everything outside functions and type-checking blocks."""
+    for child in ast.iter_child_nodes(node):
+        typing_only = isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test)
+        if not typing_only and not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield child
+            yield from eager(child)
+
+
+def imports(module: str, nodes: Iterable[ast.AST]) -> Iterator[tuple[str, int]]:
+    """Every absolute dotted name that the nodes of a module import, with the line number."""
+    path = ["asmpg", *module.split(".")]
+    # Relative imports count from the package a module lies in; a package's own file lies in itself.
+    package = path if (PACKAGE / module.replace(".", "/")).is_dir() else path[:-1]
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            origin = ".".join(base + ([node.module] if node.module else []))
+            yield from ((f"{origin}.{alias.name}", node.lineno) for alias in node.names)
+
+
+def calls(tree: ast.AST) -> Iterator[tuple[str, ast.Call]]:
+    """Every call, with the last part of the called name."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute):
+            yield node.func.id if isinstance(node.func, ast.Name) else node.func.attr, node
+
+
+def opens_for_writing(name: str, call: ast.Call) -> bool:
+    """Whether a call is `open(path, "w")` or `path.open("w")`, in any mode that changes the file."""
+    words = [*call.args, *(keyword.value for keyword in call.keywords if keyword.arg == "mode")]
+    modes = [str(word.value) for word in words if isinstance(word, ast.Constant)]
+    return name == "open" and any(re.fullmatch(r"[rwaxbt]*[wax+][rwaxbt+]*", mode) for mode in modes)
+
+
+def test_every_module_is_in_one_layer():
+    assert "__init__" in TREES
+    assert sum(map(len, LAYERS)) == len(LAYER_OF), "a module is in two layers"
+    unknown = {top(module) for module in TREES} - LAYER_OF.keys()
+    assert not unknown, f"put {sorted(unknown)} into LAYERS in {Path(__file__).name}"
+
+
+@pytest.mark.parametrize("module", TREES)
+def test_imports_run_one_way(module):
+    upwards = []
+    for name, line in imports(module, ast.walk(TREES[module])):
+        parts = name.split(".")
+        if parts[0] == "asmpg":
+            # What is not a module is a name that the package itself offers, and that is above everything.
+            target = parts[1] if len(parts) > 1 and parts[1] in LAYER_OF else "__init__"
+            if LAYER_OF[target] > LAYER_OF[top(module)]:
+                upwards.append(f"line {line}: {module} imports {name}")
+    assert not upwards
+
+
+@pytest.mark.parametrize("module", TREES)
+def test_only_the_named_modules_print_parse_draw_and_write(module):
+    tree, part, found = TREES[module], top(module), []
+    for name, call in calls(tree):
+        if name == "print" and part not in TERMINAL:
+            found.append(f"line {call.lineno} prints")
+        if (name in WRITING_CALLS or opens_for_writing(name, call)) and part not in WRITES:
+            found.append(f"line {call.lineno} writes a file with {name}")
+        if isinstance(call.func, ast.Name) and name in {"eval", "exec"}:
+            found.append(f"line {call.lineno} calls {name}")
+    for name, line in imports(module, ast.walk(tree)):
+        if top(name) == "matplotlib" and part not in DRAWS:
+            found.append(f"line {line} draws")
+        if top(name) in {"tyro", "argparse"} and part not in TERMINAL:
+            found.append(f"line {line} parses")
+        if top(name) in UNSAFE_MODULES:
+            found.append(f"line {line} imports {top(name)}")
+    assert not found
+
+
+@pytest.mark.parametrize("module", TREES)
+def test_slow_packages_are_imported_where_they_are_used(module):
+    allowed = {"tyro", "rich"} if top(module) in TERMINAL else set()
+    found = {top(name) for name, _ in imports(module, eager(TREES[module]))}
+    assert not found & (LAZY - allowed)
+
+
+def test_imports_are_declared_dependencies():
+    """What the package imports is in `dependencies`, or in the extra that says so."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = project["dependencies"] + project["optional-dependencies"]["plot"]
+    declared = {re.split(r"[^\w-]", line)[0] for line in lines}
+    imported = {
+        top(name): f"{module}, line {line}"
+        for module, tree in TREES.items()
+        for name, line in imports(module, ast.walk(tree))
+    }
+    missing = imported.keys() - declared - sys.stdlib_module_names - {"asmpg"}
+    assert not missing, {name: imported[name] for name in missing}
+
+
+def run_python(code: str) -> str:
+    """Runs code in a fresh interpreter without the type checks that pytest installs."""
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ).stdout
+
+
+def test_the_public_names_load_nothing_slow():
+    code = """
+import sys, asmpg
+for name in asmpg.__all__:
+    getattr(asmpg, name)
+print(*{name.split(".")[0] for name in sys.modules})
+"""
+    loaded = set(run_python(code).split())
+    assert "jax" in loaded
+    assert not loaded & LAZY
+
+
+def test_import_takes_less_than_a_second():
+    """The best of several tries: a busy machine makes any single one slow."""
+    best = float("inf")
+    for _ in range(6):
+        start = time.perf_counter()
+        run_python("import asmpg")
+        best = min(best, time.perf_counter() - start)
+        if best < 1.0:
+            break
+    assert best < 1.0, f"`import asmpg` takes {best:.2f} s"
