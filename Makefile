@@ -67,7 +67,7 @@ bench-score: $(VENV)/.stamp-user ## Score against environment steps and seconds,
 
 clean: ## Remove caches and builds; keep .venv and runs
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis
-	find src tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## Remove .venv as well
 	rm -rf $(VENV)

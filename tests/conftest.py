@@ -1,26 +1,20 @@
-"""What every test shares: the CPU, a cache of its own and double precision on request."""
+"""What every test shares: the CPU, caches that live as long as the session, and double precision on request."""
 
 import os
+import tempfile
 
-# Before JAX is imported, and inherited by the subprocesses that tests start.
+
+# Set before JAX is imported, and inherited by the session's workers and by the programs that tests start. Neither the
+# user's cache of optima nor a former session's programs are seen; what one process has compiled, the others load.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _session = tempfile.TemporaryDirectory(prefix="asmpg-tests-", ignore_cleanup_errors=True)
+    os.environ.setdefault("ASMPG_CACHE", f"{_session.name}/asmpg")
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{_session.name}/jax")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 import jax
 import pytest
-
-
-@pytest.fixture(scope="session", autouse=True)
-def private_cache(tmp_path_factory):
-    """Keeps the optima and random returns the tests cache in a folder of this session, not in the user's."""
-    if "ASMPG_CACHE" in os.environ:
-        yield
-        return
-    base = tmp_path_factory.getbasetemp()
-    # The workers of one session share a folder, so that an optimum is computed once and not once per worker.
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "asmpg-cache"
-    os.environ["ASMPG_CACHE"] = str(folder)
-    yield
-    del os.environ["ASMPG_CACHE"]
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "asmpg"
 
@@ -19,13 +20,13 @@ PACKAGE = ROOT / "src" / "asmpg"
 LAYERS = (
     {"types"},
     {"environment"},
-    {"normalisation", "settings", "solution_cache"},
+    {"normalisation", "optimisation", "settings", "solution_cache"},
     {"envs", "optimal_control", "backbones", "policies", "replay", "statistics"},
     {"models"},
     {"gradients"},
     {"analysis", "learner"},
     {"baselines", "training"},
-    {"config", "runs"},
+    {"config", "runs", "task_files"},
     {"experiments", "report"},
     {"cli"},
     {"__init__", "__main__", "demo"},
@@ -54,6 +55,9 @@ TREES = {dotted(path): ast.parse(path.read_text(), str(path)) for path in sorted
 
 def top(module: str) -> str:
     return module.split(".")[0]
+
+
+MODULES = {top(module) for module in TREES}
 
 
 def eager(node: ast.AST) -> Iterator[ast.AST]:
@@ -96,7 +100,7 @@ def opens_for_writing(name: str, call: ast.Call) -> bool:
 def test_every_module_is_in_one_layer():
     assert "__init__" in TREES
     assert sum(map(len, LAYERS)) == len(LAYER_OF), "a module is in two layers"
-    unknown = {top(module) for module in TREES} - LAYER_OF.keys()
+    unknown = MODULES - LAYER_OF.keys()
     assert not unknown, f"put {sorted(unknown)} into LAYERS in {Path(__file__).name}"
 
 
@@ -107,8 +111,8 @@ def test_imports_run_one_way(module):
         parts = name.split(".")
         if parts[0] == "asmpg":
             # What is not a module is a name that the package itself offers, and that is above everything.
-            target = parts[1] if len(parts) > 1 and parts[1] in LAYER_OF else "__init__"
-            if LAYER_OF[target] > LAYER_OF[top(module)]:
+            target = parts[1] if len(parts) > 1 and parts[1] in MODULES else "__init__"
+            if LAYER_OF.get(target, 0) > LAYER_OF.get(top(module), len(LAYERS)):
                 upwards.append(f"line {line}: {module} imports {name}")
     assert not upwards
 
@@ -172,13 +176,19 @@ print(*{name.split(".")[0] for name in sys.modules})
     assert not loaded & LAZY
 
 
+def seconds_to_import(module: str) -> float:
+    """Wall clock of a fresh interpreter that imports a module, the interpreter's own start included."""
+    start = time.perf_counter()
+    run_python(f"import {module}")
+    return time.perf_counter() - start
+
+
 def test_import_takes_less_than_a_second():
-    """The best of several tries: a busy machine makes any single one slow."""
-    best = float("inf")
+    """On a machine where JAX alone takes 0.6 s of it. A busier or slower one slows both alike."""
+    pairs = []
     for _ in range(6):
-        start = time.perf_counter()
-        run_python("import asmpg")
-        best = min(best, time.perf_counter() - start)
-        if best < 1.0:
+        pairs.append((seconds_to_import("asmpg"), seconds_to_import("jax")))
+        ours, jax = (min(times) for times in zip(*pairs, strict=True))
+        if ours < 1.0:
             break
-    assert best < 1.0, f"`import asmpg` takes {best:.2f} s"
+    assert ours < max(1.0, jax / 0.6), f"`import asmpg` takes {ours:.2f} s, `import jax` {jax:.2f} s"

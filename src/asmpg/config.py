@@ -1,16 +1,20 @@
-"""What a run is: `TrainConfig`, its validation, and the learner it describes."""
+"""What a run is: `TrainConfig`, its checks, its form in a file, and the learner it describes."""
 
 import dataclasses
 import functools
+import math
+import typing
+from collections.abc import Collection, Mapping
 from typing import Any
 
+from . import task_files
 from .backbones import BACKBONES
-from .environment import AbstractEnvironment
-from .envs import make
+from .environment import AbstractEnvironment, check_horizon, validate
+from .envs import make, TASKS
 from .gradients import Loop
 from .learner import AbstractLearner, ModelBasedLearner
 from .models import ActionSequenceModel, OneStepModel, Simulator
-from .settings import preset, Settings
+from .settings import preset, PRESETS, Settings
 from .types import UsageError
 
 
@@ -28,13 +32,16 @@ def _model_table() -> dict[str, Any]:
 
 MODELS = _model_table()
 
+# More seeds than this would not be told apart by a 32-bit key.
+_MAX_SEED = 2**31 - 1
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """A complete description of a run, except for a task of the user's own.
+    """A complete description of a run, except for the code of a task of the user's own.
 
     Attributes:
-        task: a name of `asmpg.envs.TASKS`, or an environment.
+        task: a name of `asmpg.TASKS`, `FILE.py:NAME`, or an environment.
         horizon: actions in an episode; an environment given as `task` has its own.
         model: a name of `MODELS`; a backbone's name means an action-sequence model.
         steps: environment steps, rounded up to whole episodes, the warm-up included.
@@ -46,6 +53,7 @@ class TrainConfig:
         record_cosine: whether to record the cosine to the true policy gradient.
         chunk_steps: environment steps between two records and checkpoints.
         stop_score: stop early once every seed held this score for three records in a row.
+        optimum: whether to solve a task of the user's own too, so that scores are known. A built-in one always is.
         overrides: settings that replace the preset's, by name.
     """
 
@@ -61,11 +69,22 @@ class TrainConfig:
     record_cosine: bool = False
     chunk_steps: int = 500
     stop_score: float | None = None
+    optimum: bool = False
     overrides: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def environment(self) -> AbstractEnvironment:
-        """The task."""
-        return make(self.task, self.horizon) if isinstance(self.task, str) else self.task
+        """The task.
+
+        Raises:
+            UsageError: an unknown task, or a horizon that is not allowed.
+        """
+        if not isinstance(self.task, str):
+            return self.task
+        horizon = check_horizon(self.horizon)
+        if task_files.is_task_file(self.task):
+            return task_files.load_task(self.task, horizon)
+        check_choice("task", self.task, TASKS)
+        return make(self.task, horizon)
 
     def settings(self) -> Settings:
         """The preset at this horizon with the overrides applied.
@@ -73,11 +92,11 @@ class TrainConfig:
         Raises:
             UsageError: an unknown preset or setting, or a value out of range.
         """
-        names = {field.name for field in dataclasses.fields(Settings)}
-        unknown = sorted(set(self.overrides) - names)
-        if unknown:
-            raise UsageError(f"overrides: {unknown[0]!r} is not one of {', '.join(sorted(names))}")
-        return dataclasses.replace(preset(self.preset, self.environment().horizon), **self.overrides)
+        horizon = self.horizon if isinstance(self.task, str) else self.task.horizon
+        for name, value in self.overrides.items():
+            check_setting(name, value)
+        check_choice("preset", self.preset, PRESETS)
+        return dataclasses.replace(preset(self.preset, horizon), **self.overrides)
 
     def learner(self) -> AbstractLearner:
         """The method.
@@ -90,8 +109,183 @@ class TrainConfig:
         make_model = MODELS[self.model](env, settings)
         return ModelBasedLearner(env, settings, make_model, self.loop, self.record_cosine)
 
+    def checked(self) -> "TrainConfig":
+        """The same with the task's own horizon filled in, once everything about it has been checked.
 
-def check_choice(option: str, value: str, allowed: Any) -> None:
+        Raises:
+            UsageError: one line that names the first field with a value that is not allowed.
+        """
+        env = self.environment()
+        config = dataclasses.replace(self, horizon=check_horizon(env.horizon))
+        check_choice("model", config.model, MODELS)
+        check_choice("preset", config.preset, PRESETS)
+        check_choice("loop", config.loop, typing.get_args(Loop))
+        for name, least in {"steps": 1, "num_seeds": 1, "seed": 0, "chunk_steps": 1}.items():
+            check_integer(name, getattr(config, name), least)
+        if config.steps < env.horizon:
+            raise UsageError(f"steps: must be at least one episode, {env.horizon} steps, got {config.steps}")
+        if config.seed + config.num_seeds - 1 > _MAX_SEED:
+            raise UsageError(
+                f"seed: the last one must be at most {_MAX_SEED}, got {config.seed + config.num_seeds - 1}"
+            )
+        if config.stop_score is not None:
+            check_number("stop_score", config.stop_score)
+            if env.identity() is None and not config.optimum:
+                raise UsageError("stop_score: a task of your own has no score unless optimum is set too")
+        config.settings()
+        if env.identity() is None:
+            validate(env)
+        elif config.optimum:
+            config = dataclasses.replace(config, optimum=False)
+        return config
+
+
+def check_choice(option: str, value: Any, allowed: Collection[str]) -> None:
     """Raises a UsageError that names the option unless the value is allowed."""
     if value not in allowed:
         raise UsageError(f"{option}: {value!r} is not one of {', '.join(allowed)}")
+
+
+def check_integer(option: str, value: Any, least: int) -> None:
+    """Raises a UsageError that names the option unless the value is an integer and large enough."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise UsageError(f"{option}: must be an integer >= {least}, got {value!r}")
+
+
+def check_number(option: str, value: Any) -> None:
+    """Raises a UsageError that names the option unless the value is a finite number."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise UsageError(f"{option}: must be a finite number, got {value!r}")
+
+
+# Real numbers may be zero unless they are named here; rates of chance must stay below one.
+_POSITIVE = {"model_learning_rate", "policy_learning_rate", "gradient_clip"}
+_BELOW_ONE = {"dropout"}
+
+
+def check_setting(name: str, value: Any) -> None:
+    """Checks one setting: an integer >= 1, a finite number >= 0, a truth value or a listed word, by its type.
+
+    Raises:
+        UsageError: there is no such setting, or the value is not allowed.
+    """
+    kinds = {field.name: field.type for field in dataclasses.fields(Settings)}
+    check_choice("setting", name, kinds)
+    kind = kinds[name]
+    if typing.get_origin(kind) is typing.Literal:
+        check_choice(name, value, typing.get_args(kind))
+    elif kind is bool:
+        if not isinstance(value, bool):
+            raise UsageError(f"{name}: must be true or false, got {value!r}")
+    elif kind is int:
+        check_integer(name, value, 1)
+    elif kind is float:
+        check_number(name, value)
+        if value < 0 or (name in _POSITIVE and value == 0):
+            raise UsageError(f"{name}: must be {'>' if name in _POSITIVE else '>='} 0, got {value!r}")
+        if name in _BELOW_ONE and value >= 1:
+            raise UsageError(f"{name}: must be below 1, got {value!r}")
+
+
+def to_json(config: TrainConfig) -> dict[str, Any]:
+    """The configuration as plain JSON, complete but for the code of a task of the user's own.
+
+    Of such a task, only its name, sizes and the hash of its file are kept. Nothing in here is ever run.
+    """
+    content = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    content["overrides"] = dict(config.overrides)
+    content["settings"] = dataclasses.asdict(config.settings())
+    env = config.environment()
+    identity = env.identity()
+    if identity is not None:
+        return content | {"task": env.name, "task_source": {"kind": "built-in", "parameters": dict(identity)}}
+    source = {"kind": "object", "state_size": env.state_size, "action_size": env.action_size}
+    if isinstance(config.task, str):
+        path, name = task_files.split(config.task)
+        source |= {"kind": "file", "sha256": task_files.sha256(config.task)}
+        return content | {"task": f"{path.name}:{name}", "task_source": source}
+    return content | {"task": env.name, "task_source": source}
+
+
+def from_json(content: Mapping[str, Any], task: str | AbstractEnvironment | None = None) -> TrainConfig:
+    """The configuration that `to_json` wrote.
+
+    Args:
+        content: plain JSON.
+        task: the task again, where it is one of the user's own: `FILE.py:NAME` or an environment.
+
+    Raises:
+        UsageError: a field is missing, unknown or of the wrong type; the task is missing or another one.
+    """
+    fields = {field.name: field.type for field in dataclasses.fields(TrainConfig)}
+    values = {name: value for name, value in content.items() if name not in ("settings", "task_source")}
+    for name in [*fields, "settings", "task_source"]:
+        if name not in content:
+            raise UsageError(f"config: {name!r} is missing")
+    for name, value in values.items():
+        check_choice("config", name, fields)
+        _check_field(name, value, fields[name])
+    values["task"] = _task_again(content, task)
+    config = TrainConfig(**values)
+    # A preset may mean something else in another version: what the run was started with counts.
+    stored = content["settings"]
+    names = {field.name for field in dataclasses.fields(Settings)}
+    if not isinstance(stored, dict) or stored.keys() != names:
+        raise UsageError("config: its settings are those of another version of asmpg")
+    if stored != dataclasses.asdict(config.settings()):
+        config = dataclasses.replace(config, overrides=dict(stored))
+    return config
+
+
+def _check_field(name: str, value: Any, kind: Any) -> None:
+    """Raises a UsageError unless a value from a file has the type of its field."""
+    kinds: Any = (str,) if name == "task" else typing.get_args(kind) or (kind,)
+    if typing.get_origin(kind) is typing.Literal:
+        check_choice(name, value, kinds)
+        return
+    plain = tuple(typing.get_origin(kind) or kind for kind in kinds)
+    plain = (*plain, int) if float in plain else plain
+    wrong_truth = isinstance(value, bool) and bool not in plain
+    if wrong_truth or not isinstance(value, dict if name == "overrides" else plain):
+        raise UsageError(f"config: {name} has the value {value!r}, which is not of its type")
+
+
+def _task_again(
+    content: Mapping[str, Any], task: str | AbstractEnvironment | None
+) -> str | AbstractEnvironment:
+    """The task of a stored configuration: built in, or the one given, once it is known to be the same."""
+    name, source = content["task"], content["task_source"]
+    kind = source.get("kind") if isinstance(source, dict) else None
+    check_choice("config: task_source", kind, ("built-in", "file", "object"))
+    if kind == "built-in":
+        if task is not None:
+            raise UsageError(f"task: the run is of the built-in task {name}, none must be given")
+        check_choice("task", name, TASKS)
+        parameters = source.get("parameters")
+        if not isinstance(parameters, dict):
+            raise UsageError("config: the parameters of the task are missing")
+        return make(name, check_horizon(content["horizon"]), **parameters) if parameters else name
+    if task is None:
+        raise UsageError(
+            f"task: the run is of {name}, a task of your own, which is not stored in it; "
+            "give it again: --task FILE.py:NAME, or load(path, task=...)"
+        )
+    if isinstance(task, str):
+        if kind == "file" and task_files.sha256(task) != source.get("sha256"):
+            raise UsageError(
+                f"task: {task} is not what the run was started with, {name}: the file has changed"
+            )
+        env = task_files.load_task(task, content["horizon"])
+    else:
+        env = task
+    sizes = {
+        "horizon": content["horizon"],
+        "state_size": source["state_size"],
+        "action_size": source["action_size"],
+    }
+    for attribute, wanted in sizes.items():
+        if getattr(env, attribute) != wanted:
+            raise UsageError(
+                f"task: the run's has {attribute} {wanted}, the one given {getattr(env, attribute)}"
+            )
+    return task

@@ -1,6 +1,7 @@
 """The task interface: a differentiable deterministic transition, a reward, a horizon; and rollouts through it."""
 
 import abc
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .types import PRNGKey, Scalar, Step, Trajectory, UsageError
+
+
+NUM_EVALUATION_STATES = 64
 
 
 class AbstractEnvironment(eqx.Module):
@@ -62,7 +66,9 @@ class AbstractEnvironment(eqx.Module):
 
 
 def trajectory_rewards(
-    env: AbstractEnvironment, states: Float[Array, "horizon+1 state"], actions: Float[Array, "horizon action"]
+    env: AbstractEnvironment,
+    states: Float[Array, "horizon_plus_1 state"],
+    actions: Float[Array, "horizon action"],
 ) -> Float[Array, " horizon"]:
     """Rewards of a given trajectory, the terminal one added to the last."""
     steps = jnp.arange(actions.shape[0])
@@ -72,10 +78,10 @@ def trajectory_rewards(
 
 def rollout(
     env: AbstractEnvironment,
-    policy: Float[Array, "horizon action"] | Callable[..., Any],
+    policy: Float[Array, "..."] | Float[np.ndarray, "..."] | Callable[..., Any],
     *,
     key: PRNGKey | None = None,
-    initial_state: Float[Array, " state"] | None = None,
+    initial_state: Float[Array, " state"] | Float[np.ndarray, " state"] | None = None,
 ) -> Trajectory:
     """Runs one episode through the environment.
 
@@ -87,35 +93,33 @@ def rollout(
         initial_state: where to start; by default `env.initial_state(key=...)`.
 
     Raises:
-        ValueError: an action sequence of the wrong shape.
+        UsageError: an action sequence of the wrong shape.
     """
     state_key, policy_key = (None, None) if key is None else jax.random.split(key)
-    state = env.initial_state(key=state_key) if initial_state is None else initial_state
-    steps = jnp.arange(env.horizon)
+    start = env.initial_state(key=state_key) if initial_state is None else initial_state
+    start = jnp.asarray(start, jnp.result_type(start, float))
+    inputs: Any = None
     if callable(policy):
-        keys = None if policy_key is None else jax.random.split(policy_key, env.horizon)
         deterministic = getattr(policy, "mode", policy)
-
-        def act(state: Array, step: Array, x: Array | None) -> Array:
-            return deterministic(state, step) if x is None else policy(state, step, key=x)
-
-        inputs = keys
+        inputs = None if policy_key is None else jax.random.split(policy_key, env.horizon)
     else:
-        inputs = jnp.asarray(policy)
+        inputs = jnp.asarray(policy, jnp.result_type(policy, float))
         if inputs.shape != (env.horizon, env.action_size):
-            raise ValueError(
-                f"rollout: actions have shape {inputs.shape}, {env.name} needs {(env.horizon, env.action_size)}"
-            )
+            wanted = (env.horizon, env.action_size)
+            raise UsageError(f"rollout: actions have shape {inputs.shape}, {env.name} needs {wanted}")
 
-        def act(state: Array, step: Array, x: Array | None) -> Array:
+    def act(state: Array, step: Array, x: Array | None) -> Array:
+        if not callable(policy):
             return x
+        return deterministic(state, step) if x is None else policy(state, step, key=x)
 
     def body(state: Array, step_input: tuple[Array, Array | None]) -> tuple[Array, tuple[Array, Array]]:
         step, x = step_input
         action = act(state, step, x)
-        return env.transition(state, action, step), (state, action)
+        # The cast lets a task that fixes its precision to float32 take part in float64 all the same.
+        return jnp.asarray(env.transition(state, action, step), state.dtype), (state, action)
 
-    final, (states, actions) = jax.lax.scan(body, state, (steps, inputs))
+    final, (states, actions) = jax.lax.scan(body, start, (jnp.arange(env.horizon), inputs))
     states = jnp.concatenate([states, final[None]])
     return Trajectory(states, actions, trajectory_rewards(env, states, actions))
 
@@ -123,6 +127,21 @@ def rollout(
 def uniform_actions(env: AbstractEnvironment, *, key: PRNGKey) -> Float[Array, "horizon action"]:
     """An episode's worth of uniform random actions."""
     return jax.random.uniform(key, (env.horizon, env.action_size), minval=-1.0, maxval=1.0)
+
+
+def evaluation_states(env: AbstractEnvironment) -> Float[Array, "num_states state"]:
+    """The fixed initial states that scores are averaged over: 64 random ones, or the only one there is."""
+    keys = jax.random.split(jax.random.key(0), NUM_EVALUATION_STATES)
+    states = jax.jit(jax.vmap(lambda key: env.initial_state(key=key)))(keys)
+    return states[:1] if (np.asarray(states) == np.asarray(states[0])).all() else states
+
+
+def cpu_device() -> jax.Device | None:
+    """The CPU, for work that would leave an accelerator idle; None where JAX was told to use accelerators only."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return None
 
 
 def check_horizon(horizon: Any) -> int:
@@ -136,18 +155,84 @@ def check_horizon(horizon: Any) -> int:
     return int(horizon)
 
 
-NUM_EVALUATION_STATES = 64
+def returned_shape(label: str, function: Callable[..., Any], *arguments: Any, shape: tuple[int, ...]) -> None:
+    """Checks, without running it, that a user's function returns floating-point numbers of a shape.
+
+    Args:
+        label: how messages name the function.
+        function: the function.
+        *arguments: arrays, or `jax.ShapeDtypeStruct`s in their place.
+        shape: the shape that is wanted.
+
+    Raises:
+        UsageError: it raises an error, or returns something else.
+    """
+    try:
+        out = jax.eval_shape(function, *arguments)
+    except Exception as error:  # whatever the user's code raises, the message names the function
+        reason = (str(error).strip() or "no reason given").splitlines()[0]
+        raise UsageError(f"{label}: raised {type(error).__name__}: {reason}") from error
+    wanted = f"must return floating-point numbers of shape {shape}"
+    if not hasattr(out, "shape"):
+        raise UsageError(f"{label}: {wanted}, got a {type(out).__name__}")
+    if out.shape != shape or not jnp.issubdtype(out.dtype, jnp.floating):
+        raise UsageError(f"{label}: {wanted}, got shape {out.shape}, dtype {out.dtype}")
 
 
-def evaluation_states(
-    env: AbstractEnvironment, *, num_states: int = NUM_EVALUATION_STATES
-) -> Float[Array, "num_states state"]:
-    """The fixed initial states that scores are taken over. The same for any caller; all equal for a fixed `s_0`."""
-    keys = jax.random.split(jax.random.key(0), num_states)
-    return jax.vmap(lambda key: env.initial_state(key=key))(keys)
+def validate(env: AbstractEnvironment) -> None:
+    """Checks what a task's functions return: shapes and dtypes at any step, and a few random episodes for NaN.
+
+    Raises:
+        UsageError: one line that names the function, the step and the value.
+    """
+    check_horizon(env.horizon)
+    for attribute in ("state_size", "action_size"):
+        size = getattr(env, attribute)
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise UsageError(f"{attribute} of {env.name}: must be an integer >= 1, got {size!r}")
+    step = jax.ShapeDtypeStruct((), jnp.asarray(0).dtype)
+    state, action = (jax.ShapeDtypeStruct((size,), float) for size in (env.state_size, env.action_size))
+    start = functools.partial(_start, env)
+    returned_shape(f"initial_state of {env.name}", start, jax.random.key(0), shape=state.shape)
+    at = f"of {env.name}, at steps 0 to {env.horizon - 1}"
+    returned_shape(f"transition {at}", env.transition, state, action, step, shape=state.shape)
+    returned_shape(f"reward {at}", env.reward, state, action, step, shape=())
+    returned_shape(f"terminal_reward of {env.name}", env.terminal_reward, state, shape=())
+
+    actions = np.random.default_rng(0).uniform(-1, 1, (4, env.horizon, env.action_size))
+
+    def episode(key: PRNGKey, actions: Array) -> tuple[Trajectory, Array]:
+        trajectory = rollout(env, actions, key=key)
+        return trajectory, env.terminal_reward(trajectory.states[-1])
+
+    trajectories, terminal = jax.jit(jax.vmap(episode))(jax.random.split(jax.random.key(0), 4), actions)
+    for i in range(4):
+        _check_finite(env, jax.tree.map(lambda leaf, i=i: np.asarray(leaf[i]), trajectories), terminal[i])
 
 
-def has_random_start(env: AbstractEnvironment) -> bool:
-    """Whether the initial state depends on the key."""
-    states = np.asarray(evaluation_states(env, num_states=4))
-    return not (states == states[0]).all()
+def _start(env: AbstractEnvironment, key: PRNGKey) -> Array:
+    return env.initial_state(key=key)
+
+
+def _check_finite(env: AbstractEnvironment, trajectory: Any, terminal: Any) -> None:
+    """Names the first function, in the order of time, that returned a value that is not finite."""
+    states, actions, rewards = trajectory.states, trajectory.actions, trajectory.rewards
+    if not np.isfinite(states[0]).all():
+        raise UsageError(f"initial_state of {env.name}: must be finite, got {_text(states[0])}")
+    for step in range(env.horizon):
+        where = f"for state {_text(states[step])}, action {_text(actions[step])}"
+        last = step == env.horizon - 1
+        if not (np.isfinite(rewards[step]) or (last and not np.isfinite(terminal))):
+            raise UsageError(f"reward of {env.name}: returned {rewards[step]} at step {step} {where}")
+        if not np.isfinite(states[step + 1]).all():
+            value = _text(states[step + 1])
+            raise UsageError(f"transition of {env.name}: returned {value} at step {step} {where}")
+    if not np.isfinite(terminal):
+        where = f"after step {env.horizon - 1} for state {_text(states[-1])}"
+        raise UsageError(f"terminal_reward of {env.name}: returned {terminal} {where}")
+
+
+def _text(vector: np.ndarray) -> str:
+    """A short vector on one line."""
+    shown = ", ".join(f"{value:.4g}" for value in vector[:8])
+    return f"[{shown}{', ...' if len(vector) > 8 else ''}]"

@@ -26,7 +26,7 @@ class Imagined(eqx.Module):
         log_probs: of the actions; the negative mean estimates the policy's entropy per step.
     """
 
-    states: Float[Array, "horizon+1 state"]
+    states: Float[Array, "horizon_plus_1 state"]
     actions: Float[Array, "horizon action"]
     log_probs: Float[Array, " horizon"]
 

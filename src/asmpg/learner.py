@@ -13,10 +13,11 @@ from .environment import AbstractEnvironment, rollout
 from .gradients import imagined_return, Loop, policy_gradient
 from .models import AbstractDynamicsModel, Simulator
 from .normalisation import Normaliser
+from .optimisation import apply_gradient, mean_gradient, optimiser, repeat, UpdateStatistics
 from .policies import AbstractPolicy, TanhGaussianPolicy
 from .replay import ReplayBuffer
 from .settings import Settings
-from .types import all_finite, global_norm, Metrics, PRNGKey, Scalar, Step, Trajectory
+from .types import global_norm, Metrics, PRNGKey, Scalar, Step, Trajectory
 
 
 State = TypeVar("State")
@@ -59,35 +60,6 @@ class AbstractLearner(eqx.Module, Generic[State]):
         """Metrics since the last call, and the state with their accumulators reset."""
 
 
-class UpdateStatistics(eqx.Module):
-    """Sums over the policy updates since the last record, and the run's count of skipped updates."""
-
-    num_updates: Int[Array, ""]
-    gradient_norm: Scalar
-    entropy: Scalar
-    num_nonfinite: Int[Array, ""]
-
-    @classmethod
-    def zero(cls) -> "UpdateStatistics":
-        """Nothing seen yet."""
-        zero = jnp.zeros((), jnp.int32)
-        return cls(zero, jnp.zeros(()), jnp.zeros(()), zero)
-
-    def add(self, gradient_norm: Scalar, entropy: Scalar) -> "UpdateStatistics":
-        """One policy update more; a non-finite one is left out of the sums (it is counted by `add_outcome`)."""
-        ok = jnp.isfinite(gradient_norm) & jnp.isfinite(entropy)
-        return UpdateStatistics(
-            self.num_updates + ok,
-            self.gradient_norm + jnp.where(ok, gradient_norm, 0.0),
-            self.entropy + jnp.where(ok, entropy, 0.0),
-            self.num_nonfinite,
-        )
-
-    def add_outcome(self, applied: Array) -> "UpdateStatistics":
-        """Counts an update that was skipped because its gradient was not finite."""
-        return eqx.tree_at(lambda s: s.num_nonfinite, self, self.num_nonfinite + ~applied)
-
-
 class ModelBasedState(eqx.Module):
     """Everything of Algorithm 1 that changes."""
 
@@ -97,29 +69,6 @@ class ModelBasedState(eqx.Module):
     policy_optimiser: optax.OptState
     return_scale: Scalar
     statistics: UpdateStatistics
-
-
-def optimiser(learning_rate: float, gradient_clip: float) -> optax.GradientTransformation:
-    """Adam behind a global-norm clip (Appendix E)."""
-    return optax.chain(optax.clip_by_global_norm(gradient_clip), optax.adam(learning_rate))
-
-
-def apply_gradient(
-    transformation: optax.GradientTransformation, network: Any, optimiser_state: optax.OptState, grads: Any
-) -> tuple[Any, optax.OptState, Array]:
-    """One descent step, skipped as a whole if any gradient is not finite.
-
-    Returns:
-        The network, the optimiser state, and whether the step was applied.
-    """
-    applied = all_finite(grads)
-    updates, new_state = transformation.update(grads, optimiser_state)
-    new_network = eqx.apply_updates(network, updates)
-
-    def keep(new: Any, old: Any) -> Any:
-        return jnp.where(applied, new, old) if eqx.is_array(new) else new
-
-    return jax.tree.map(keep, new_network, network), jax.tree.map(keep, new_state, optimiser_state), applied
 
 
 def with_normaliser(network: Any, normaliser: Normaliser) -> Any:
@@ -150,11 +99,13 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
 
     @property
     def _model_optimiser(self) -> optax.GradientTransformation:
-        return optimiser(self.settings.model_learning_rate, self.settings.gradient_clip)
+        settings = self.settings
+        return optimiser(settings.model_learning_rate, settings.learning_rate_decay, settings.gradient_clip)
 
     @property
     def _policy_optimiser(self) -> optax.GradientTransformation:
-        return optimiser(self.settings.policy_learning_rate, self.settings.gradient_clip)
+        settings = self.settings
+        return optimiser(settings.policy_learning_rate, settings.learning_rate_decay, settings.gradient_clip)
 
     def init(self, *, key: PRNGKey) -> ModelBasedState:
         """Initial networks. The policy's draw does not depend on the kind of model."""
@@ -212,10 +163,11 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
         episodes = replay.sample(size, key=sample_key)
         keys = jax.random.split(dropout_key, size) if self.settings.dropout > 0 else None
 
-        def loss(model: AbstractDynamicsModel) -> Scalar:
-            return jax.vmap(lambda episode, k: model.loss(episode, key=k))(episodes, keys).mean()
+        def loss(model: AbstractDynamicsModel, example: tuple[Trajectory, PRNGKey | None]) -> tuple[Scalar, None]:
+            episode, dropout_key = example
+            return model.loss(episode, key=dropout_key), None
 
-        grads = eqx.filter_grad(loss)(state.model)
+        grads, _ = mean_gradient(loss, state.model, (episodes, keys))
         model, optimiser_state, applied = apply_gradient(
             self._model_optimiser, state.model, state.model_optimiser, grads
         )
@@ -231,16 +183,11 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
         starts = replay.initial_states(size, key=start_key)
         noise = jax.random.normal(noise_key, (size, self.env.horizon, self.env.action_size))
 
-        def loss(policy: TanhGaussianPolicy) -> tuple[Scalar, Scalar]:
-            def one(start: Array, noise: Array) -> tuple[Scalar, Scalar]:
-                value, imagined = imagined_return(policy, state.model, self.env, start, noise, loop=self.loop)
-                return value, imagined.entropy
+        def loss(policy: TanhGaussianPolicy, example: tuple[Array, Array]) -> tuple[Scalar, Scalar]:
+            value, imagined = imagined_return(policy, state.model, self.env, *example, loop=self.loop)
+            return -(value / state.return_scale + self.settings.entropy * imagined.entropy), imagined.entropy
 
-            values, entropies = jax.vmap(one)(starts, noise)
-            objective = values.mean() / state.return_scale + self.settings.entropy * entropies.mean()
-            return -objective, entropies.mean()
-
-        grads, entropy = eqx.filter_grad(loss, has_aux=True)(state.policy)
+        grads, entropy = mean_gradient(loss, state.policy, (starts, noise))
         policy, optimiser_state, applied = apply_gradient(
             self._policy_optimiser, state.policy, state.policy_optimiser, grads
         )
@@ -285,11 +232,3 @@ def gradient_cosine(
     truth = policy_gradient(policy, Simulator(env), env, start)[1]
     product = sum(jnp.vdot(a, b) for a, b in zip(jax.tree.leaves(estimate), jax.tree.leaves(truth), strict=True))
     return product / (global_norm(estimate) * global_norm(truth))
-
-
-def repeat(condition: Array, update: Any, state: Any) -> Any:
-    """Applies `update` if the condition holds.
-
-    A loop of zero or one turns: unlike `lax.cond` it leaves the state where it is in memory when nothing happens.
-    """
-    return jax.lax.fori_loop(0, condition.astype(jnp.int32), lambda _, s: update(s), state)

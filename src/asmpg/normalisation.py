@@ -1,7 +1,5 @@
 """Frozen input and output scales: one set of statistics for the policy and the model of a run."""
 
-from typing import Self
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -30,7 +28,7 @@ class Normaliser(eqx.Module):
     difference_scale: Float[Array, " state"]
 
     @classmethod
-    def from_states(cls, states: Float[Array, "episodes horizon+1 state"]) -> Self:
+    def from_states(cls, states: Float[Array, "episodes horizon_plus_1 state"]) -> "Normaliser":
         """The statistics of whole episodes."""
         mean = states.mean(axis=(0, 1))
         scale = jnp.maximum(states.std(axis=(0, 1)), FLOOR)
@@ -38,10 +36,10 @@ class Normaliser(eqx.Module):
         return cls(mean, scale, jnp.maximum(difference, FLOOR * scale))
 
     @classmethod
-    def from_random_episodes(cls, env: AbstractEnvironment) -> Self:
+    def from_random_episodes(cls, env: AbstractEnvironment) -> "Normaliser":
         """The statistics of 64 episodes of uniform random actions under a fixed key."""
 
-        def episode(key: Array) -> Float[Array, "horizon+1 state"]:
+        def episode(key: Array) -> Float[Array, "horizon_plus_1 state"]:
             start_key, action_key = jax.random.split(key)
             return rollout(env, uniform_actions(env, key=action_key), key=start_key).states
 

@@ -1,7 +1,5 @@
 """A ring of whole episodes on the device."""
 
-from typing import Self
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -23,7 +21,7 @@ class ReplayBuffer(eqx.Module):
     count: Int[Array, ""]
 
     @classmethod
-    def create(cls, env: AbstractEnvironment, capacity: int) -> Self:
+    def create(cls, env: AbstractEnvironment, capacity: int) -> "ReplayBuffer":
         """An empty buffer for `capacity` episodes."""
         return cls(
             Trajectory(
@@ -39,7 +37,7 @@ class ReplayBuffer(eqx.Module):
         """The number of rows."""
         return self.episodes.rewards.shape[0]
 
-    def add(self, episode: Trajectory) -> Self:
+    def add(self, episode: Trajectory) -> "ReplayBuffer":
         """Writes one episode over the oldest."""
         row = self.count % self.capacity
         written = jax.tree.map(lambda old, new: old.at[row].set(new), self.episodes, episode)

@@ -22,8 +22,13 @@ class Settings:
         gradient_clip: largest global norm of a gradient.
         replay_capacity: environment steps kept, whole episodes.
         dropout: rate inside the backbone while fitting.
+        learning_rate_decay: number of updates n_0 after which the learning rates fall noticeably: update n uses
+            rate / sqrt(1 + n / n_0), which needs no knowledge of the end; 0 keeps them constant.
         exploration: "white": independent noise at every step; "correlated": first-order autoregressive noise
             whose correlation length is drawn log-uniformly from 1 to the horizon, once an episode.
+        exploration_amplitude: largest standard deviation of further noise of that kind, added to the action itself
+            (and clipped to the bounds) outside of imagination; drawn log-uniformly over a factor of 16, once an
+            episode. Without it, a policy at a bound gathers no data on what leaving the bound would do.
         normalise_return: whether the policy's objective counts returns in units of their spread over the warm-up
             episodes, so that the entropy weight means the same for every task.
     """
@@ -39,7 +44,9 @@ class Settings:
     gradient_clip: float
     replay_capacity: int
     dropout: float
+    learning_rate_decay: int
     exploration: Literal["white", "correlated"]
+    exploration_amplitude: float
     normalise_return: bool
 
 
@@ -57,7 +64,9 @@ def paper(horizon: int) -> Settings:
         gradient_clip=100.0,
         replay_capacity=1_000_000,
         dropout=0.1,
+        learning_rate_decay=0,
         exploration="white",
+        exploration_amplitude=0.0,
         normalise_return=False,
     )
 
@@ -67,16 +76,18 @@ def default(horizon: int) -> Settings:
     return Settings(
         warmup_steps=max(500, 4 * horizon),
         model_update_every=1,
-        policy_update_every=10,
-        model_batch_size=16,
-        policy_batch_size=16,
-        model_learning_rate=1e-3,
-        policy_learning_rate=1e-3,
+        policy_update_every=5,
+        model_batch_size=8,
+        policy_batch_size=8,
+        model_learning_rate=2e-3,
+        policy_learning_rate=3e-3,
         entropy=0.01,
         gradient_clip=100.0,
         replay_capacity=1_000_000,
         dropout=0.0,
+        learning_rate_decay=1000,
         exploration="correlated",
+        exploration_amplitude=0.5,
         normalise_return=True,
     )
 

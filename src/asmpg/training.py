@@ -11,13 +11,14 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from .environment import AbstractEnvironment, rollout, trajectory_rewards
+from .environment import evaluation_states, rollout, trajectory_rewards
 from .learner import AbstractLearner
 from .replay import ReplayBuffer
 from .types import Metrics, PRNGKey, Trajectory
 
 
-NUM_EVALUATION_STATES = 64
+# The added exploration noise has between 1/16 and the whole of its largest amplitude.
+AMPLITUDE_OCTAVES = 4.0
 
 
 class SeedState(eqx.Module):
@@ -82,27 +83,23 @@ def exploration_noise(
 
 
 def explore(learner: AbstractLearner, state: Any, *, key: PRNGKey) -> Trajectory:
-    """One episode of the exploration policy."""
-    env = learner.env
-    start_key, noise_key = jax.random.split(key)
-    noise = exploration_noise(env.horizon, env.action_size, learner.settings.exploration, key=noise_key)
+    """One episode of the exploration policy: the policy's own noise, then the settings' noise on the action."""
+    env, settings = learner.env, learner.settings
+    start_key, noise_key, amplitude_key, added_key = jax.random.split(key, 4)
+    noise = exploration_noise(env.horizon, env.action_size, settings.exploration, key=noise_key)
+    added = exploration_noise(env.horizon, env.action_size, settings.exploration, key=added_key)
+    octaves = jax.random.uniform(amplitude_key, minval=-AMPLITUDE_OCTAVES, maxval=0.0)
+    added = settings.exploration_amplitude * 2.0**octaves * added
     start = env.initial_state(key=start_key)
 
-    def body(env_state: Array, x: tuple[Array, Array]) -> tuple[Array, tuple[Array, Array]]:
-        action = learner.act(state, env_state, *x)
-        return env.transition(env_state, action, x[0]), (env_state, action)
+    def body(env_state: Array, x: tuple[Array, Array, Array]) -> tuple[Array, tuple[Array, Array]]:
+        step, noise, added = x
+        action = jnp.clip(learner.act(state, env_state, step, noise) + added, -1.0, 1.0)
+        return env.transition(env_state, action, step), (env_state, action)
 
-    final, (states, actions) = jax.lax.scan(body, start, (jnp.arange(env.horizon), noise))
+    final, (states, actions) = jax.lax.scan(body, start, (jnp.arange(env.horizon), noise, added))
     states = jnp.concatenate([states, final[None]])
     return Trajectory(states, actions, trajectory_rewards(env, states, actions))
-
-
-def evaluation_states(env: AbstractEnvironment) -> Float[Array, "num_states state"]:
-    """The fixed initial states that scores are averaged over: 64 random ones, or the only one there is."""
-    states = jax.vmap(lambda key: env.initial_state(key=key))(
-        jax.random.split(jax.random.key(0), NUM_EVALUATION_STATES)
-    )
-    return states[:1] if bool((states == states[0]).all()) else states
 
 
 def init_seed(learner: AbstractLearner, schedule: Schedule, capacity: int, key: PRNGKey) -> SeedState:

@@ -30,7 +30,7 @@ class Trajectory(eqx.Module):
             return.
     """
 
-    states: Float[Array, "*batch horizon+1 state"]
+    states: Float[Array, "*batch horizon_plus_1 state"]
     actions: Float[Array, "*batch horizon action"]
     rewards: Float[Array, "*batch horizon"]
 

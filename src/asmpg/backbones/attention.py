@@ -1,6 +1,6 @@
 """A GPT-2 style transformer backbone on one page (Appendix E.1): pre-norm blocks, learned positions, GELU."""
 
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -96,7 +96,7 @@ class Transformer(AbstractBackbone):
         return self.positions.shape[1]
 
     @classmethod
-    def create(cls, input_size: int, horizon: int, *, dropout: float = 0.0, key: PRNGKey) -> Self:
+    def create(cls, input_size: int, horizon: int, *, dropout: float = 0.0, key: PRNGKey) -> "Transformer":
         """The sizes of the class, for sequences of up to `horizon` elements."""
         width, num_heads, num_blocks = 72, 3, 2
         position_key, embed_key, *keys = jax.random.split(key, 2 + num_blocks)

@@ -1,7 +1,7 @@
 """What a sequence architecture is: one unbatched sequence in, one out, whole or step by step."""
 
 import abc
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -29,7 +29,7 @@ class AbstractBackbone(eqx.Module):
 
     @classmethod
     @abc.abstractmethod
-    def create(cls, input_size: int, horizon: int, *, dropout: float = 0.0, key: PRNGKey) -> Self:
+    def create(cls, input_size: int, horizon: int, *, dropout: float = 0.0, key: PRNGKey) -> "AbstractBackbone":
         """The backbone at its standard size (Appendix E.1), for sequences of up to `horizon` elements."""
 
     @abc.abstractmethod

@@ -6,11 +6,12 @@ import inspect
 import math
 from collections.abc import Callable
 from types import MappingProxyType
+from typing import Any
 
 from ..environment import AbstractEnvironment, check_horizon
 from ..types import UsageError
-from . import control, mechanics, toy
-from .control import OdeEnvironment, from_ode
+from . import mechanics, myriad, toy
+from .control import from_ode, OdeEnvironment
 from .mechanics import DoublePendulum, OneBounce
 from .stability import DiscretisationWarning
 from .toy import CreditAssignment
@@ -31,14 +32,14 @@ __all__ = [
 # Every built-in task: a function of the horizon and of keyword parameters, all with defaults.
 TASKS: MappingProxyType[str, Callable[..., AbstractEnvironment]] = MappingProxyType(
     {
-        "cancer_treatment": control.cancer_treatment,
-        "bioreactor": control.bioreactor,
-        "mould_fungicide": control.mould_fungicide,
-        "bacteria": control.bacteria,
-        "harvest": control.harvest,
-        "invasive_plant": control.invasive_plant,
-        "hiv_treatment": control.hiv_treatment,
-        "timber_harvest": control.timber_harvest,
+        "cancer_treatment": myriad.cancer_treatment,
+        "bioreactor": myriad.bioreactor,
+        "mould_fungicide": myriad.mould_fungicide,
+        "bacteria": myriad.bacteria,
+        "harvest": myriad.harvest,
+        "invasive_plant": myriad.invasive_plant,
+        "hiv_treatment": myriad.hiv_treatment,
+        "timber_harvest": myriad.timber_harvest,
         "credit_assignment": toy.credit_assignment,
         "one_bounce": mechanics.one_bounce,
         "double_pendulum": mechanics.double_pendulum,
@@ -47,7 +48,7 @@ TASKS: MappingProxyType[str, Callable[..., AbstractEnvironment]] = MappingProxyT
 MYRIAD_TASKS = tuple(TASKS)[:8]
 
 
-def make(name: str, horizon: int = 100, **parameters: float) -> AbstractEnvironment:
+def make(name: str, horizon: int | Any = 100, **parameters: float | Any) -> AbstractEnvironment:
     """A built-in task.
 
     The same arguments give the same object, so that what JAX compiled for it is found again.

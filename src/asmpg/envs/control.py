@@ -1,8 +1,4 @@
-"""Optimal-control tasks from an ordinary differential equation, and the eight of the Myriad suite.
-
-Source of the eight: Lenhart and Workman, "Optimal Control Applied to Biological Models" (2007), as collected in Howe
-et al., "Myriad: a real-world testbed to bridge trajectory optimization and deep learning" (2022).
-"""
+"""Tasks from an ordinary differential equation with a control, discretised by explicit Euler steps."""
 
 import math
 from collections.abc import Callable
@@ -14,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ..environment import AbstractEnvironment, check_horizon
+from ..environment import AbstractEnvironment, check_horizon, returned_shape
 from ..types import PRNGKey, Scalar, Step, UsageError
-from .stability import warn_if_unstable, warn_once
+from .stability import warn_if_unstable
 
 
 @final
@@ -94,15 +90,15 @@ class OdeEnvironment(AbstractEnvironment):
 
 
 def from_ode(
-    dynamics: Callable[..., Any],
-    cost: Callable[..., Any],
+    dynamics: Callable[..., Any] | Any,
+    cost: Callable[..., Any] | Any,
     *,
     initial_state: Any,
-    duration: float,
-    horizon: int,
-    control_bounds: tuple[Any, Any],
-    state_bounds: tuple[Any, Any] | None = None,
-    terminal_cost: Callable[..., Any] | None = None,
+    duration: float | Any,
+    horizon: int | Any,
+    control_bounds: tuple[Any, Any] | Any,
+    state_bounds: tuple[Any, Any] | Any | None = None,
+    terminal_cost: Callable[..., Any] | Any | None = None,
     name: str = "ode",
 ) -> OdeEnvironment:
     """A task from an ordinary differential equation, discretised by `horizon` explicit Euler steps.
@@ -128,6 +124,7 @@ def from_ode(
     if not (np.isscalar(duration) and np.isreal(duration) and 0 < duration < math.inf):
         raise UsageError(f"duration: must be a positive number of seconds, got {duration!r}")
     start, state_size = _check_initial_state(initial_state)
+    _check_callable(dynamics=dynamics, cost=cost, terminal_cost=terminal_cost or cost)
     controls = _check_bounds("control_bounds", control_bounds)
     if not np.isfinite(controls).all():
         raise UsageError(f"control_bounds: must be finite, got {control_bounds!r}")
@@ -148,6 +145,13 @@ def from_ode(
     _check_functions(env)
     warn_if_unstable(env, env.dt)
     return env
+
+
+def _check_callable(**functions: Any) -> None:
+    """A `UsageError` for the first argument that is no function."""
+    for option, function in functions.items():
+        if not callable(function):
+            raise UsageError(f"{option}: must be a function, got {function!r}")
 
 
 def _check_initial_state(initial_state: Any) -> tuple[Any, int]:
@@ -187,158 +191,7 @@ def _check_bounds(
 def _check_functions(env: OdeEnvironment) -> None:
     """What the user's functions return for a vector state, a vector control and a scalar time."""
     x, u, t = (jax.ShapeDtypeStruct(shape, float) for shape in [(env.state_size,), (env.action_size,), ()])
-    functions = {"dynamics": (env.dynamics, (x, u, t), (env.state_size,)), "cost": (env.cost, (x, u, t), ())}
+    returned_shape(f"dynamics of {env.name}", env.dynamics, x, u, t, shape=x.shape)
+    returned_shape(f"cost of {env.name}", env.cost, x, u, t, shape=())
     if env.terminal_cost is not None:
-        functions["terminal_cost"] = (env.terminal_cost, (x,), ())
-    for function_name, (function, arguments, wanted) in functions.items():
-        if not callable(function):
-            raise UsageError(f"{function_name}: must be a function, got {function!r}")
-        try:
-            out = jax.eval_shape(function, *arguments)
-        except Exception as error:  # whatever the user's code raises, the message names the function
-            reason = str(error).splitlines()[0] if str(error) else ""
-            raise UsageError(
-                f"{function_name} of {env.name}: raised {type(error).__name__}: {reason}"
-            ) from error
-        shape, dtype = getattr(out, "shape", None), getattr(out, "dtype", None)
-        if shape != wanted or not jnp.issubdtype(dtype, jnp.floating):
-            found = f"shape {shape}, dtype {dtype}" if shape is not None else f"a {type(out).__name__}"
-            raise UsageError(
-                f"{function_name} of {env.name}: must return floating-point shape {wanted}, got {found}"
-            )
-
-
-def cancer_treatment(*, horizon: int, r: float = 0.3, a: float = 3.0, d: float = 0.45) -> OdeEnvironment:
-    """Tumour density x under a drug of strength u that is itself toxic."""
-    return from_ode(
-        lambda x, u, t: r * x * jnp.log(1 / x) - d * u * x,
-        lambda x, u, t: a * x[0] ** 2 + u[0] ** 2,
-        initial_state=0.975,
-        duration=20.0,
-        horizon=horizon,
-        control_bounds=(0.0, 2.0),
-        state_bounds=(1e-3, 1.0),
-        name="cancer_treatment",
-    )
-
-
-def bioreactor(*, horizon: int, K: float = 2.0, G: float = 1.0, D: float = 1.0) -> OdeEnvironment:
-    """Bacteria x that break down a contaminant, fed at rate u."""
-    return from_ode(
-        lambda x, u, t: G * u * x - D * x**2,
-        lambda x, u, t: u[0] - K * x[0],
-        initial_state=0.5,
-        duration=2.0,
-        horizon=horizon,
-        control_bounds=(0.0, 1.0),
-        state_bounds=(0.0, 1.0),
-        name="bioreactor",
-    )
-
-
-def mould_fungicide(*, horizon: int, r: float = 0.3, M: float = 10.0, A: float = 10.0) -> OdeEnvironment:
-    """Mould x that grows towards M, held down by a fungicide u."""
-    return from_ode(
-        lambda x, u, t: r * (M - x) - u * x,
-        lambda x, u, t: A * x[0] ** 2 + u[0] ** 2,
-        initial_state=1.0,
-        duration=5.0,
-        horizon=horizon,
-        control_bounds=(0.0, 5.0),
-        state_bounds=(0.0, 5.0),
-        name="mould_fungicide",
-    )
-
-
-def bacteria(
-    *, horizon: int, r: float = 1.0, A: float = 1.0, B: float = 12.0, C: float = 1.0
-) -> OdeEnvironment:
-    """Bacteria x to be many at the end; the nutrient u feeds them, and poisons them while they are few."""
-    return from_ode(
-        lambda x, u, t: r * x + A * u * x - B * u**2 * jnp.exp(-x),
-        lambda x, u, t: u[0] ** 2,
-        terminal_cost=lambda x: -C * x[0],
-        initial_state=1.0,
-        duration=1.0,
-        horizon=horizon,
-        control_bounds=(0.0, 2.0),
-        state_bounds=(0.0, 10.0),
-        name="bacteria",
-    )
-
-
-def harvest(*, horizon: int, A: float = 5.0, k: float = 10.0, m: float = 0.2) -> OdeEnvironment:
-    """A population x harvested at rate u, whose individuals grow heavier as `k t / (t + 1)`."""
-    return from_ode(
-        lambda x, u, t: -(m + u) * x,
-        lambda x, u, t: u[0] ** 2 - A * k * t / (t + 1) * x[0] * u[0],
-        initial_state=0.4,
-        duration=10.0,
-        horizon=horizon,
-        control_bounds=(0.0, 1.0),
-        name="harvest",
-    )
-
-
-def invasive_plant(*, horizon: int, B: float = 1.0, k: float = 1.0, e: float = 0.01) -> OdeEnvironment:
-    """Five foci of an invasive plant, cleared at rates u; what matters is the total at the end."""
-    duration = 10.0
-    if horizon < duration:  # dx/dt >= -x: an Euler step longer than 1 overshoots below zero
-        warn_once("invasive_plant", horizon, "a step longer than 1 s makes a cleared focus negative")
-    return from_ode(
-        lambda x, u, t: (x + k * x / (e + x)) * (1 - u) - x,
-        lambda x, u, t: B * jnp.sum(u**2),
-        terminal_cost=lambda x: jnp.sum(x),
-        initial_state=(0.5, 1.0, 1.5, 2.0, 10.0),
-        duration=duration,
-        horizon=horizon,
-        control_bounds=(np.zeros(5), np.ones(5)),
-        name="invasive_plant",
-    )
-
-
-def hiv_treatment(
-    *,
-    horizon: int,
-    s: float = 10.0,
-    m1: float = 0.02,
-    m2: float = 0.5,
-    m3: float = 4.4,
-    r: float = 0.03,
-    Tm: float = 1500.0,
-    k: float = 2.4e-5,
-    N: float = 300.0,
-    A: float = 0.05,
-) -> OdeEnvironment:
-    """Healthy cells, infected cells and free virus under chemotherapy; u = 1 is no treatment. Stiff below H = 45."""
-
-    def dynamics(x: Array, u: Array, t: Array) -> Array:
-        healthy, infected, virus = x
-        infection = u[0] * k * healthy * virus
-        growth = s / (1 + virus) - m1 * healthy + r * healthy * (1 - (healthy + infected) / Tm)
-        return jnp.stack([growth - infection, infection - m2 * infected, N * m2 * infected - m3 * virus])
-
-    return from_ode(
-        dynamics,
-        lambda x, u, t: (1 - u[0]) ** 2 - A * x[0],
-        initial_state=(800.0, 0.04, 1.5),
-        duration=20.0,
-        horizon=horizon,
-        control_bounds=(0.0, 1.0),
-        state_bounds=((0.0, 0.0, 0.0), (1600.0, 100.0, 100.0)),
-        name="hiv_treatment",
-    )
-
-
-def timber_harvest(*, horizon: int, r: float = 0.0, k: float = 1.0) -> OdeEnvironment:
-    """Timber x whose yield is reinvested (u = 1) or sold (u = 0), discounted at rate r."""
-    return from_ode(
-        lambda x, u, t: k * x * u,
-        lambda x, u, t: -jnp.exp(-r * t) * x[0] * (1 - u[0]),
-        initial_state=100.0,
-        duration=5.0,
-        horizon=horizon,
-        control_bounds=(0.0, 1.0),
-        state_bounds=(0.0, 20000.0),
-        name="timber_harvest",
-    )
+        returned_shape(f"terminal_cost of {env.name}", env.terminal_cost, x, shape=())

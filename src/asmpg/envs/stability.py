@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from ..environment import AbstractEnvironment
+from ..environment import AbstractEnvironment, cpu_device
 
 
 # Nearly the whole range of controls. An instability that only extreme controls cause is part of the discretised task,
@@ -66,12 +66,20 @@ def _modes_along_trajectories(env: AbstractEnvironment, dt: float) -> tuple[np.n
         actions = jnp.full((env.action_size,), action)
 
         def body(state: Array, step: Array) -> tuple[Array, tuple[Array, Array]]:
-            jacobian = jax.jacfwd(env.transition)(state, actions, step)
-            return env.transition(state, actions, step), (state, jacobian)
+            def transition(state: Array) -> tuple[Array, Array]:
+                after = env.transition(state, actions, step)
+                return after, after
+
+            jacobian, after = jax.jacfwd(transition, has_aux=True)(state)
+            return after, (state, jacobian)
 
         return jax.lax.scan(body, env.initial_state(), jnp.arange(env.horizon))[1]
 
-    states, jacobians = jax.jit(jax.vmap(episode))(jnp.array(_PROBED_ACTIONS))
+    # Run once, so compiled for speed of compilation: a loop over the controls, and no optimisation.
+    with jax.default_device(cpu_device()):
+        actions = jnp.array(_PROBED_ACTIONS)
+        program = jax.jit(lambda actions: jax.lax.map(episode, actions)).lower(actions)
+        states, jacobians = program.compile({"xla_backend_optimization_level": 0})(actions)
     states, jacobians = np.asarray(states, np.float64), np.asarray(jacobians, np.float64)
     if not (np.isfinite(states).all() and np.isfinite(jacobians).all()):
         return np.full_like(states, np.nan), jacobians

@@ -1,0 +1,142 @@
+"""Score against environment steps and seconds: the `default` preset on the eight Myriad tasks (`make bench-score`).
+
+Every (model, horizon, task) is one item: all its seeds in one process pinned to one core, stopped once every seed held
+0.99 for three records. Finished items are kept in `benchmarks/results/score.json` with the settings they were run with
+and are not run again; delete the file to start over. The table is printed and written as Markdown beside it.
+"""
+
+import argparse
+import concurrent.futures
+import dataclasses
+import json
+import multiprocessing
+import os
+import pathlib
+import platform
+import time
+
+
+HERE = pathlib.Path(__file__).parent
+RESULTS = HERE / "results" / "score.json"
+TABLE = HERE / "results" / "score.md"
+LEVELS = (0.9, 0.95, 0.99)
+# name: model, horizon, steps, record interval.
+SUITES = {
+    "lstm-50": ("lstm", 50, 10_000, 250),
+    "transformer-50": ("transformer", 50, 10_000, 250),
+    "lstm-100": ("lstm", 100, 10_000, 500),
+    "lstm-500": ("lstm", 500, 20_000, 500),
+}
+
+
+def run_item(suite: str, task: str, num_seeds: int, core: int | None) -> dict:
+    """Trains one item and returns its records."""
+    if core is not None and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {core})
+    import asmpg
+
+    model, horizon, steps, interval = SUITES[suite]
+    clock: list[float] = []
+    config = asmpg.TrainConfig(
+        task, horizon=horizon, model=model, steps=steps, num_seeds=num_seeds, chunk_steps=interval, stop_score=0.99
+    )
+    start = time.perf_counter()
+    result = asmpg.train(config, progress=lambda report: clock.append(time.perf_counter() - start))
+    records = len(result.metrics["score"])
+    return {
+        "suite": suite,
+        "task": task,
+        "num_seeds": num_seeds,
+        "settings": dataclasses.asdict(config.settings()),
+        "steps": result.metrics["steps"][:, 0].tolist(),
+        "seconds": [round(seconds / num_seeds, 2) for seconds in clock[-records - 1 : -1]],
+        "scores": result.metrics["score"].round(4).tolist(),
+    }
+
+
+def reached(item: dict, level: float) -> tuple[float, float] | None:
+    """Steps and seconds per seed after which every seed had reached a level at least once."""
+    best = [float("-inf")] * item["num_seeds"]
+    for steps, seconds, scores in zip(item["steps"], item["seconds"], item["scores"], strict=True):
+        best = [max(pair) for pair in zip(best, scores, strict=True)]
+        if min(best) >= level:
+            return steps, seconds
+    return None
+
+
+def score_at(item: dict, steps: int) -> list[float]:
+    """Every seed's score at a number of steps; a run that stopped early counts with its last record."""
+    index = max(i for i, done in enumerate(item["steps"]) if done <= max(steps, item["steps"][0]))
+    return item["scores"][index]
+
+
+def interquartile_mean(values: list[float]) -> float:
+    """The mean of the middle half."""
+    values, cut = sorted(values), len(values) // 4
+    middle = values[cut : len(values) - cut]
+    return sum(middle) / len(middle)
+
+
+def table(items: list[dict]) -> str:
+    """One Markdown table a suite."""
+    lines = [f"Hardware: {platform.processor() or platform.machine()}, one core an item.", ""]
+    for suite, (model, horizon, steps, _) in SUITES.items():
+        rows = [item for item in items if item["suite"] == suite]
+        if not rows:
+            continue
+        marks = [mark for mark in (5_000, 10_000, 20_000) if mark <= steps]
+        lines += [f"### {model}, H = {horizon}, {rows[0]['num_seeds']} seeds (minimum over seeds)", ""]
+        head = ["task", *(f"at {mark:,}" for mark in marks), *(f"{level}: steps / s" for level in LEVELS)]
+        lines += ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+        for item in rows:
+            cells = [item["task"], *(f"{min(score_at(item, mark)):.3f}" for mark in marks)]
+            for level in LEVELS:
+                hit = reached(item, level)
+                cells.append("not reached" if hit is None else f"{hit[0]:,.0f} / {hit[1]:.0f}")
+            lines.append("| " + " | ".join(cells) + " |")
+        means = [interquartile_mean([s for item in rows for s in score_at(item, mark)]) for mark in marks]
+        lines += ["", "Interquartile mean: " + ", ".join(
+            f"{mean:.4f} at {mark:,}" for mean, mark in zip(means, marks, strict=True)
+        ) + " steps.", ""]
+    return "\n".join(lines)
+
+
+def save(items: list[dict]) -> None:
+    """Writes results and table beside their places and renames them."""
+    RESULTS.parent.mkdir(exist_ok=True)
+    for path, text in ((RESULTS, json.dumps(items, indent=1)), (TABLE, table(items))):
+        beside = path.with_suffix(".new")
+        beside.write_text(text + "\n")
+        beside.replace(path)
+
+
+def main() -> None:
+    """Runs what is missing, `--workers` items at a time."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--suites", nargs="+", default=list(SUITES), choices=list(SUITES))
+    parser.add_argument("--tasks", nargs="+")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    arguments = parser.parse_args()
+    from asmpg.envs import MYRIAD_TASKS
+
+    items = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    done = {(item["suite"], item["task"]) for item in items}
+    wanted = [(suite, task) for suite in arguments.suites for task in arguments.tasks or MYRIAD_TASKS]
+    wanted = [pair for pair in wanted if pair not in done]
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(arguments.workers, context, max_tasks_per_child=1) as pool:
+        futures = [
+            pool.submit(run_item, *pair, arguments.seeds, index % arguments.workers)
+            for index, pair in enumerate(wanted)
+        ]
+        for future in concurrent.futures.as_completed(futures):
+            item = future.result()
+            items.append(item)
+            save(items)
+            print(item["suite"], item["task"], item["steps"][-1], item["scores"][-1], item["seconds"][-1], flush=True)
+    print(table(items))
+
+
+if __name__ == "__main__":
+    main()

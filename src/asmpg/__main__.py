@@ -1,0 +1,9 @@
+"""`python -m asmpg` is `asmpg`."""
+
+import sys
+
+from .cli import main
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""The command line: `asmpg list`, `train`, `evaluate`, `optimal`."""
+
+import dataclasses
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from importlib import metadata
+from typing import Any
+
+from ..envs import DiscretisationWarning
+from ..runs import RunWarning, StorageError
+from ..types import UsageError
+from . import commands, options
+from .machine import INTERRUPTED
+
+
+# Fields of the configuration that are typed by another name.
+_TYPED = {"num_seeds": "--seeds", "task": "TASK", "run": "RUN"}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        arguments: what was typed after `asmpg`; by default the arguments of this process.
+
+    Returns:
+        The exit status: 0 done, 2 the input was wrong, 130 interrupted, 1 anything else.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments == ["--version"]:
+        sys.stdout.write(f"asmpg {metadata.version('asmpg')}\n")
+        return 0
+    try:
+        command = options.parse(arguments or ["--help"])
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 2
+    run = {
+        options.Train: commands.run_train,
+        options.Evaluate: commands.run_evaluate,
+        options.Optimal: commands.run_optimal,
+        options.List: commands.run_list,
+    }[type(command)]
+    return guarded(lambda: run(command))
+
+
+def guarded(run: Callable[[], int]) -> int:
+    """Runs something; whatever the user or the machine did wrong becomes one line and an exit status."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", RunWarning)
+        warnings.showwarning = _show_warning(warnings.showwarning)
+        try:
+            status = run()
+            sys.stdout.flush()
+            return status
+        except UsageError as error:
+            return _fail(_in_words_typed(str(error)), 2)
+        except StorageError as error:
+            return _fail(str(error), 1)
+        except KeyboardInterrupt:
+            return _fail("interrupted", INTERRUPTED)
+        except BrokenPipeError:
+            # Whoever reads has enough. What is still buffered must not raise once more at the end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+
+
+def _in_words_typed(message: str) -> str:
+    """The message with the field it names as the option that was typed."""
+    name, colon, rest = message.partition(":")
+    names = {
+        field.name for part in (options.Train, options.SettingOptions) for field in dataclasses.fields(part)
+    }
+    if name in _TYPED:
+        return _TYPED[name] + colon + rest
+    return f"--{name.replace('_', '-')}{colon}{rest}" if colon and name in names else message
+
+
+def _fail(message: str, status: int) -> int:
+    line = " ".join(message.split())
+    sys.stderr.write(f"asmpg: {line}\n")
+    return status
+
+
+def _show_warning(default: Any) -> Any:
+    """Our own warnings as one line; all others as usual."""
+
+    def show(message: Any, category: type[Warning], filename: str, lineno: int, *rest: Any) -> None:
+        if issubclass(category, RunWarning | DiscretisationWarning):
+            sys.stderr.write(f"asmpg: {message}\n")
+        else:
+            default(message, category, filename, lineno, *rest)
+
+    return show

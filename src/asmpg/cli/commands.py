@@ -1,0 +1,262 @@
+"""What the commands do."""
+
+import dataclasses
+import inspect
+import json
+import pathlib
+import re
+import shlex
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .. import task_files
+from ..backbones import BACKBONES
+from ..config import MODELS, TrainConfig
+from ..environment import AbstractEnvironment, validate
+from ..envs import make, TASKS
+from ..models import ActionSequenceModel, OneStepModel, Simulator
+from ..optimal_control import best_constant_return, optimal, random_return
+from ..runs.checkpoint import DamagedError
+from ..runs.folder import RunFolder
+from ..runs.lifecycle import load, start, take_up
+from ..runs.progress import duration, Progress, ProgressCallback, terminal
+from ..runs.results import finite, Result, scores_as_json
+from ..types import UsageError
+from .machine import INTERRUPTED, Interrupts, keep_compiled, use_cores
+from .options import Evaluate, List, Optimal, Train
+
+
+def run_list(options: List) -> int:
+    """`asmpg list`."""
+    tables = {
+        "tasks": {name: _first_line(task) for name, task in TASKS.items()},
+        "backbones": {name: _first_line(backbone) for name, backbone in BACKBONES.items()},
+        "models": {name: _describe_model(name) for name in MODELS},
+    }
+    chosen = [name for name in tables if getattr(options, name)]
+    if options.json:
+        # Figures to reproduce will be listed here once there are any.
+        _print_json({name: list(table) for name, table in tables.items()} | {"figures": []})
+    elif chosen:
+        _print("\n".join(entry for name in chosen for entry in tables[name]))
+    else:
+        width = max(len(entry) for table in tables.values() for entry in table)
+        for name, table in tables.items():
+            _print(name)
+            for entry, description in table.items():
+                _print(f"  {entry:{width}}  {description}")
+    return 0
+
+
+def _first_line(thing: Any) -> str:
+    return (inspect.getdoc(thing) or "").partition("\n")[0]
+
+
+def _describe_model(name: str) -> str:
+    kinds = {"one-step": OneStepModel, "simulator": Simulator}
+    if name in BACKBONES:
+        return f"{ActionSequenceModel.__name__} with the backbone {name}"
+    return _first_line(kinds[name]) if name in kinds else ""
+
+
+def run_train(options: Train) -> int:
+    """`asmpg train`."""
+    task = _only_one(options.task, options.task_file)
+    if options.resume is not None:
+        _refuse_with_resume(options)
+        folder = RunFolder(options.resume)
+        _prepare(_stored_seeds(folder))
+
+        def go(report: ProgressCallback, stop: Callable[[], bool]) -> Result:
+            own = task if task is not None and task_files.is_task_file(task) else None
+            if task is not None and own is None:
+                raise UsageError("task: with --resume a task is only given if it is FILE.py:NAME")
+            return take_up(folder.path, report, steps=options.steps, task=own, stop=stop)
+
+    else:
+        if task is None:
+            raise UsageError(f"task: is missing; it must be one of {', '.join(TASKS)}, or FILE.py:NAME")
+        _prepare(options.seeds or 1)
+        config = train_config(task, options)
+        folder = RunFolder(config.out or "")
+
+        def go(report: ProgressCallback, stop: Callable[[], bool]) -> Result:
+            return start(config, report, stop)
+
+    result = run_interruptibly(go, folder.path, task)
+    if options.json:
+        _print_json(result.summary())
+    if not result.finished:
+        sys.stderr.write(f"asmpg: stopped at step {result.steps}; {how_to_resume(folder.path, task)}\n")
+        return INTERRUPTED
+    if not options.json:
+        _print(_report(result))
+    return 0
+
+
+def _only_one(positional: str | None, named: str | None) -> str | None:
+    if positional is not None and named is not None:
+        raise UsageError("task: give TASK or --task, not both")
+    return named if positional is None else positional
+
+
+def _refuse_with_resume(options: Train) -> None:
+    """A run that goes on keeps its configuration."""
+    allowed = ("task", "task_file", "resume", "steps", "json", "settings")
+    for part, names in (
+        (options, dataclasses.fields(options)),
+        (options.settings, dataclasses.fields(options.settings)),
+    ):
+        for field in names:
+            if field.name not in allowed and getattr(part, field.name) not in (None, False):
+                raise UsageError(
+                    f"{field.name}: cannot be given with --resume, which goes on with the run as it is"
+                )
+
+
+def _stored_seeds(folder: RunFolder) -> int:
+    """How many seeds a run has, as far as its configuration can be read."""
+    try:
+        return max(1, int(folder.read_config()["num_seeds"]))
+    except (DamagedError, KeyError, TypeError, ValueError):
+        return 1
+
+
+def _prepare(num_seeds: int) -> None:
+    use_cores(max(1, num_seeds))
+    keep_compiled()
+
+
+def train_config(task: str, options: Train) -> TrainConfig:
+    """The configuration that was typed, checked, with a run folder."""
+    names = ("horizon", "model", "steps", "seed", "preset", "out", "loop", "chunk_steps", "stop_score")
+    values: dict[str, Any] = {name: getattr(options, name) for name in names} | {"num_seeds": options.seeds}
+    values = {name: value for name, value in values.items() if value is not None}
+    overrides = {name: value for name, value in vars(options.settings).items() if value is not None}
+    if task_files.is_task_file(task):
+        values["horizon"] = task_files.load_task(task, options.horizon).horizon
+    config = TrainConfig(
+        task, record_cosine=options.record_cosine, optimum=options.optimum, overrides=overrides, **values
+    ).checked()
+    return config if config.out else dataclasses.replace(config, out=str(default_folder(config)))
+
+
+def default_folder(config: TrainConfig) -> pathlib.Path:
+    """A readable name from what distinguishes a run; not from its number of steps, so that it can be extended."""
+    name = re.sub(r"[^\w.-]+", "_", config.environment().name)
+    last = config.seed + config.num_seeds - 1
+    seeds = f"seed{config.seed}" if config.num_seeds == 1 else f"seeds{config.seed}-{last}"
+    parts = [name, f"H{config.horizon}", config.model, seeds]
+    parts += [config.preset] * (config.preset != "default") + [config.loop] * (config.loop != "open")
+    parts += [f"{setting}={value}" for setting, value in sorted(config.overrides.items())]
+    return pathlib.Path("runs") / "-".join(parts)
+
+
+def how_to_resume(path: pathlib.Path, task: str | None) -> str:
+    """The line that goes on with a run."""
+    own = f" {shlex.quote(task)}" if task is not None and task_files.is_task_file(task) else ""
+    return f"go on with: asmpg train{own} --resume {shlex.quote(str(path))}"
+
+
+def run_interruptibly(
+    go: Callable[[ProgressCallback, Callable[[], bool]], Result],
+    path: pathlib.Path,
+    task: str | None = None,
+    label: str = "",
+) -> Result:
+    """Trains with a bar, or lines, on standard error, and stops after a chunk when a signal asks for it.
+
+    Args:
+        go: trains; it is given the function to report to and the one that says whether to stop.
+        path: the run folder.
+        task: as typed.
+        label: before the bar.
+    """
+    with terminal(label=label) as shown, Interrupts(lambda: how_to_resume(path, task)) as interrupts:
+
+        def report(progress: Progress) -> None:
+            interrupts.patient = progress.stage == "training"
+            shown(progress)
+
+        return go(report, lambda: interrupts.requested)
+
+
+def run_evaluate(options: Evaluate) -> int:
+    """`asmpg evaluate`."""
+    keep_compiled()
+    run = load(options.run, task=options.task)
+    returns = run.evaluate()
+    scores = None if run.reference is None else run.reference.score(returns)
+    run = dataclasses.replace(run, returns=returns, scores=scores)
+    if options.json:
+        _print_json(run.summary() | scores_as_json(scores, returns))
+    else:
+        _print(_report(run))
+    return 0
+
+
+def run_optimal(options: Optimal) -> int:
+    """`asmpg optimal`."""
+    keep_compiled()
+    env = _task(options.task, options.horizon)
+    begin = time.monotonic()
+    solution = optimal(env)
+    content = {
+        "task": env.name,
+        "horizon": env.horizon,
+        "episode_return": finite(solution.episode_return),
+        "random_return": finite(random_return(env)),
+        "best_constant_return": finite(best_constant_return(env)),
+        "residual": finite(solution.residual),
+        "starts_agree": solution.starts_agree,
+        "replay_error": finite(solution.replay_error),
+        "message": solution.message,
+        "seconds": round(time.monotonic() - begin, 3),
+    }
+    if options.json:
+        _print_json(content)
+        return 0
+    _print(f"{env.name}, H = {env.horizon}")
+    for label, name in {
+        "optimum": "episode_return",
+        "best constant": "best_constant_return",
+        "random": "random_return",
+    }.items():
+        _print(f"  {label:14} {content[name]:.8g}")
+    _print(f"  {'residual':14} {solution.residual:.2g}\n  {solution.message}")
+    return 0
+
+
+def _task(task: str, horizon: int | None) -> AbstractEnvironment:
+    if not task_files.is_task_file(task):
+        return make(task, 100 if horizon is None else horizon)
+    env = task_files.load_task(task, horizon)
+    validate(env)
+    return env
+
+
+def _report(result: Result) -> str:
+    """A few lines about a run."""
+    seeds = "1 seed" if result.config.num_seeds == 1 else f"{result.config.num_seeds} seeds"
+    head = f"{result.env.name}, H = {result.env.horizon}, {result.config.model}, {seeds}"
+    lines = [f"{head}: {result.steps} steps each in {duration(result.seconds)}"]
+    if result.scores is not None and result.reference is not None:
+        values = " ".join(f"{score:.4f}" for score in result.scores)
+        lines.append(f"  score   {values}  (mean {result.scores.mean():.4f})")
+    values = " ".join(f"{value:.6g}" for value in result.returns)
+    lines.append(f"  return  {values}  (mean {result.returns.mean():.6g})")
+    if result.reference is not None:
+        lines[-1] += (
+            f", optimum {result.reference.optimal_return:.6g}, random {result.reference.random_return:.6g}"
+        )
+    return "\n".join([*lines, f"  folder  {result.path}"])
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+def _print_json(content: Mapping[str, Any]) -> None:
+    sys.stdout.write(json.dumps(content, allow_nan=False) + "\n")

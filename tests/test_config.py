@@ -1,0 +1,261 @@
+"""Configurations: what is not allowed is named, and what was written is read back."""
+
+import dataclasses
+import json
+import pathlib
+import typing
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asmpg import make, TASKS, TrainConfig, UsageError
+from asmpg.config import check_setting, from_json, MODELS, to_json
+from asmpg.settings import PRESETS, Settings
+from asmpg.task_files import load_task, sha256
+from probes import RewardIsAction, RewardIsState
+
+
+CONFIG = TrainConfig("bioreactor", horizon=10, model="lstm", steps=100)
+
+TASK_FILE = """
+from __future__ import annotations
+import asmpg, jax.numpy as jnp
+
+class Own(asmpg.AbstractEnvironment):
+    horizon: int = 12
+    name: str = "own"
+    state_size: int = 1
+    action_size: int = 1
+    def initial_state(self, *, key=None): return jnp.zeros(1)
+    def transition(self, state, action, step): return state + action
+    def reward(self, state, action, step): return -state[0] ** 2
+
+class Broken(Own):
+    def reward(self, state, action, step): return state
+
+instance = Own(horizon=7)
+def of_horizon(horizon): return Own(horizon=horizon)
+def of_steps(num_steps): return Own(horizon=num_steps)
+def of_nothing(): return Own(horizon=9)
+def failing(): raise RuntimeError("out of order")
+number = 3
+"""
+
+
+@pytest.fixture
+def task_file(tmp_path):
+    path = tmp_path / "own_task.py"
+    path.write_text(TASK_FILE)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"task": "chess"}, "task"),
+        ({"horizon": 1}, "horizon"),
+        ({"model": "gpt"}, "model"),
+        ({"preset": "fast"}, "preset"),
+        ({"steps": 9}, "steps"),
+        ({"num_seeds": 0}, "num_seeds"),
+        ({"seed": -1}, "seed"),
+        ({"seed": 2**31}, "seed"),
+        ({"chunk_steps": 0}, "chunk_steps"),
+        ({"stop_score": float("nan")}, "stop_score"),
+        ({"overrides": {"speed": 3}}, "setting"),
+        ({"overrides": {"entropy": -0.1}}, "entropy"),
+        ({"overrides": {"dropout": 1.0}}, "dropout"),
+        ({"overrides": {"model_batch_size": 0}}, "model_batch_size"),
+        ({"overrides": {"model_batch_size": 1.5}}, "model_batch_size"),
+        ({"overrides": {"exploration": "brown"}}, "exploration"),
+        ({"task": RewardIsAction(), "stop_score": 0.9}, "stop_score"),
+    ],
+)
+def test_a_value_that_is_not_allowed_is_named_on_one_line(change, field):
+    with pytest.raises(UsageError) as error:
+        dataclasses.replace(CONFIG, **change).checked()
+    message = str(error.value)
+    assert message.startswith(f"{field}:")
+    assert "\n" not in message
+    value = change.get(field, change.get("overrides", {}).get(field, "one-line"))
+    assert str(value) in message or value == "one-line" or field == "seed" or field == "stop_score"
+
+
+@pytest.mark.parametrize("field", ["task", "model", "preset"])
+def test_the_message_lists_what_is_allowed(field):
+    allowed = {"task": TASKS, "model": MODELS, "preset": PRESETS}[field]
+    with pytest.raises(UsageError) as error:
+        dataclasses.replace(CONFIG, **{field: "nonsense"}).checked()
+    assert all(name in str(error.value) for name in allowed)
+
+
+def test_what_is_allowed_passes_unchanged():
+    assert CONFIG.checked() == CONFIG
+    for name in MODELS:
+        dataclasses.replace(CONFIG, model=name).checked()
+
+
+def test_an_environment_brings_its_own_horizon():
+    assert TrainConfig(RewardIsState(horizon=9), horizon=50).checked().horizon == 9
+
+
+@pytest.mark.parametrize("field", dataclasses.fields(Settings), ids=lambda field: field.name)
+def test_every_setting_has_a_range(field):
+    """What the presets say is allowed; something absurd is refused by its name."""
+    for make_preset in PRESETS.values():
+        check_setting(field.name, getattr(make_preset(50), field.name))
+    is_word = typing.get_origin(field.type) is typing.Literal
+    with pytest.raises(UsageError, match=f"^{field.name}: "):
+        check_setting(field.name, "nonsense" if is_word or field.type is bool else -1)
+
+
+configurations = st.builds(
+    TrainConfig,
+    task=st.sampled_from([*TASKS]),
+    horizon=st.integers(20, 60),
+    model=st.sampled_from([*MODELS]),
+    steps=st.integers(60, 10**6),
+    seed=st.integers(0, 1000),
+    num_seeds=st.integers(1, 20),
+    preset=st.sampled_from([*PRESETS]),
+    out=st.none() | st.text(min_size=1),
+    loop=st.sampled_from(["open", "closed"]),
+    record_cosine=st.booleans(),
+    chunk_steps=st.integers(1, 1000),
+    stop_score=st.none() | st.floats(-1, 1),
+    overrides=st.fixed_dictionaries(
+        {}, optional={"entropy": st.floats(0, 1), "model_batch_size": st.integers(1, 9)}
+    ),
+)
+
+
+@pytest.mark.filterwarnings("ignore::asmpg.envs.DiscretisationWarning")
+@settings(max_examples=40, deadline=None)
+@given(configurations)
+def test_json_round_trip(config):
+    text = json.dumps(to_json(config), allow_nan=False)
+    again = from_json(json.loads(text))
+    assert again == config
+    assert again.settings() == config.settings()
+
+
+def test_changed_constants_of_a_built_in_task_are_kept():
+    env = make("timber_harvest", horizon=10, r=0.1)
+    again = from_json(json.loads(json.dumps(to_json(TrainConfig(env).checked()))))
+    assert again.environment() is env
+    assert again.environment() is not make("timber_harvest", horizon=10)
+
+
+def test_the_settings_of_a_run_outlive_a_change_of_the_preset(monkeypatch):
+    content = to_json(CONFIG)
+    monkeypatch.setitem(PRESETS, "default", lambda horizon: PRESETS["paper"](horizon))
+    assert CONFIG.settings() != Settings(**content["settings"])
+    assert from_json(content).settings() == Settings(**content["settings"])
+
+
+@pytest.mark.parametrize("name", [*to_json(CONFIG)])
+def test_a_configuration_that_lacks_a_field_is_refused(name):
+    content = to_json(CONFIG)
+    del content[name]
+    with pytest.raises(UsageError, match=name):
+        from_json(content)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"horizon": "10"},
+        {"horizon": 10.0},
+        {"horizon": True},
+        {"overrides": []},
+        {"loop": "half"},
+        {"task": 3},
+        {"unheard_of": 1},
+        {"settings": {}},
+        {"task_source": {"kind": "pickle"}},
+        {"task": "chess"},
+        {"steps": None},
+    ],
+)
+def test_a_configuration_with_a_wrong_type_is_refused(change):
+    with pytest.raises(UsageError):
+        from_json(to_json(CONFIG) | change)
+
+
+@pytest.mark.parametrize(
+    ("name", "horizon", "expected"),
+    [
+        ("Own", None, 12),
+        ("Own", 5, 5),
+        ("instance", None, 7),
+        ("instance", 7, 7),
+        ("of_horizon", 6, 6),
+        ("of_horizon", None, 100),
+        ("of_steps", 4, 4),
+        ("of_nothing", None, 9),
+    ],
+)
+def test_a_task_from_a_file(task_file, name, horizon, expected):
+    env = load_task(f"{task_file}:{name}", horizon)
+    assert env.horizon == expected
+    assert load_task(f"{task_file}:{name}", horizon) is env
+
+
+@pytest.mark.parametrize(
+    ("name", "horizon", "words"),
+    [
+        ("instance", 5, "horizon: .* 7, got 5"),
+        ("nothing_here", None, "task: .* it has Own"),
+        ("number", None, "int"),
+        ("failing", None, "RuntimeError: out of order"),
+        ("of_nothing", 4, "horizon: .* 9, got 4"),
+        ("two names", None, "FILE.py:NAME"),
+    ],
+)
+def test_a_task_file_that_gives_no_task(task_file, name, horizon, words):
+    with pytest.raises(UsageError, match=words):
+        load_task(f"{task_file}:{name}", horizon)
+
+
+def test_a_task_file_that_cannot_be_run(tmp_path):
+    for name, text in {"syntax": "def", "error": "1 / 0", "empty": ""}.items():
+        (tmp_path / f"{name}.py").write_text(text)
+        with pytest.raises(UsageError, match=f"^task: .*{name}.py"):
+            load_task(f"{tmp_path / name}.py:Own")
+    with pytest.raises(UsageError, match="no file"):
+        load_task(f"{tmp_path}/missing.py:Own")
+
+
+def test_a_task_file_may_import_its_neighbour(tmp_path):
+    (tmp_path / "neighbour_of_a_task.py").write_text(TASK_FILE)
+    (tmp_path / "own.py").write_text("from neighbour_of_a_task import Own")
+    assert load_task(f"{tmp_path}/own.py:Own").horizon == 12
+
+
+def test_a_wrong_function_in_a_task_file_is_named(task_file):
+    with pytest.raises(UsageError, match=r"^reward of own"):
+        TrainConfig(f"{task_file}:Broken", horizon=12).checked()
+
+
+def test_of_a_task_file_only_name_and_hash_are_kept(task_file):
+    task = f"{task_file}:Own"
+    content = to_json(TrainConfig(task, horizon=12).checked())
+    assert content["task"] == "own_task.py:Own"
+    assert content["task_source"]["sha256"] == sha256(task)
+    assert "class" not in json.dumps(content)
+    with pytest.raises(UsageError, match="give it again"):
+        from_json(content)
+    assert from_json(content, task).environment().name == "own"
+    pathlib.Path(task_file).write_text(TASK_FILE + "\n")
+    with pytest.raises(UsageError, match="has changed"):
+        from_json(content, task)
+
+
+def test_a_task_given_again_must_be_the_same():
+    content = to_json(TrainConfig(RewardIsAction(horizon=8)).checked())
+    assert from_json(content, RewardIsAction(horizon=8)).horizon == 8
+    with pytest.raises(UsageError, match="horizon"):
+        from_json(content, RewardIsAction(horizon=9))
+    with pytest.raises(UsageError, match="built-in"):
+        from_json(to_json(CONFIG), RewardIsAction(horizon=8))

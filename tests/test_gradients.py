@@ -1,0 +1,421 @@
+"""Policy gradients: two passes against one, Definition 1 written out, finite differences, the adjoint recursion."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+from asmpg.backbones import BACKBONES
+from asmpg.environment import AbstractEnvironment, rollout, trajectory_rewards
+from asmpg.envs import make
+from asmpg.gradients import action_gradient, imagine, imagine_in_two_passes, imagined_return, policy_gradient
+from asmpg.models import AbstractDynamicsModel, ActionSequenceModel, OneStepModel, Simulator
+from asmpg.normalisation import Normaliser
+from asmpg.policies import TanhGaussianPolicy
+from asmpg.types import UsageError
+from toys import Drift, flatten, LinearQuadratic, relative_error, unit_normaliser
+
+
+MODELS = (*BACKBONES, "one-step", "simulator")
+# With clips, a terminal reward, time in the reward, several states and actions, and chaos.
+TASKS: dict[str, Callable[[], AbstractEnvironment]] = {
+    "timber_harvest": lambda: make("timber_harvest", 8),
+    "bacteria": lambda: make("bacteria", 8),
+    "harvest": lambda: make("harvest", 9),
+    "invasive_plant": lambda: make("invasive_plant", 10),
+    "credit_assignment": lambda: make("credit_assignment", 5),
+    "double_pendulum": lambda: make("double_pendulum", 6),
+    "drift": Drift,
+    "linear_quadratic": LinearQuadratic,
+}
+
+
+def make_model(name: str, env: AbstractEnvironment) -> AbstractDynamicsModel:
+    if name == "simulator":
+        return Simulator(env)
+    options: dict[str, Any] = {"key": jax.random.key(1), "normaliser": unit_normaliser(env)}
+    return OneStepModel(env, **options) if name == "one-step" else ActionSequenceModel(env, name, **options)
+
+
+def make_policy(env: AbstractEnvironment, seed: int = 0, blind: bool = False) -> TanhGaussianPolicy:
+    """A policy that is not nearly constant; a blind one sees the time only.
+
+    Its biases are random too: where they are zero and all inputs are, every unit sits on its kink.
+    """
+    states = jax.jit(lambda: rollout(env, make_noise(env).clip(-1, 1)).states)()
+    policy = TanhGaussianPolicy(
+        env, key=jax.random.key(seed), normaliser=Normaliser.from_states(states[None])
+    )
+    layers = random_like(policy.layers, seed)
+    if blind:
+        layers = without_state_inputs(layers, env)
+    return eqx.tree_at(lambda p: p.layers, policy, layers)
+
+
+def random_like(layers: Any, seed: int) -> Any:
+    """Layers of these shapes with random weights of a usual size and random biases."""
+    random = np.random.default_rng(seed)
+    size = {2: lambda shape: shape[0] ** -0.5, 1: lambda shape: 0.3}
+    return jax.tree.map(
+        lambda x: jnp.asarray(size[x.ndim](x.shape) * random.normal(size=x.shape), x.dtype), layers
+    )
+
+
+def without_state_inputs(layers: Any, env: AbstractEnvironment) -> Any:
+    """The same with zero weights from the state."""
+    return eqx.tree_at(lambda ls: ls[0].weight, layers, replace_fn=lambda w: w.at[: env.state_size].set(0.0))
+
+
+def make_noise(env: AbstractEnvironment, dtype: Any = float) -> jax.Array:
+    noise = np.random.default_rng(3).normal(size=(env.horizon, env.action_size))
+    return jnp.asarray(0.5 * noise, dtype)
+
+
+def two_ways(model, policy, env, noise):
+    """Value and gradient of return plus entropy, in two passes and in one."""
+
+    @eqx.filter_jit
+    def run(model, policy, noise):
+        def objective(policy, two_pass):
+            start = env.initial_state()
+            value, imagined = imagined_return(policy, model, env, start, noise, two_pass=two_pass)
+            return value + 0.7 * imagined.entropy, imagined
+
+        both = [
+            eqx.filter_value_and_grad(objective, has_aux=True)(policy, two_pass) for two_pass in (True, False)
+        ]
+        return [(value, imagined, grads) for (value, imagined), grads in both]
+
+    return run(model, policy, noise)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_two_passes_give_what_one_gives(name):
+    env = Drift()
+    two, one = two_ways(make_model(name, env), make_policy(env), env, make_noise(env))
+    for field in ("states", "actions", "log_probs"):
+        assert relative_error(getattr(two[1], field), getattr(one[1], field)) < 1e-5
+    np.testing.assert_allclose(two[0], one[0], rtol=1e-6)
+    assert relative_error(two[2], one[2]) < 1e-5
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_two_passes_give_what_one_gives_in_double_precision(name, x64):
+    env = Drift()
+    two, one = two_ways(make_model(name, env), make_policy(env), env, make_noise(env))
+    np.testing.assert_allclose(two[0], one[0], rtol=1e-13)
+    assert relative_error(two[2], one[2]) < 1e-12
+
+
+def reverse_scans(jaxpr: Any) -> int:
+    """How many loops of a program run backwards."""
+    found = 0
+    for equation in jaxpr.eqns:
+        found += equation.primitive.name == "scan" and equation.params["reverse"]
+        for parameter in jax.tree.leaves(
+            list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")
+        ):
+            inner = getattr(parameter, "jaxpr", parameter)
+            found += reverse_scans(inner) if hasattr(inner, "eqns") else 0
+    return found
+
+
+def test_two_passes_keep_a_parallel_backbone_parallel():
+    """By default a parallel model's gradient holds no loop that runs backwards over time; in one pass it does."""
+    env = Drift()
+    model, policy, noise = make_model("transformer", env), make_policy(env), make_noise(env)
+    arrays, static = eqx.partition(policy, eqx.is_array)
+
+    def gradient(arrays, **options):
+        def objective(arrays):
+            return imagined_return(
+                eqx.combine(arrays, static), model, env, env.initial_state(), noise, **options
+            )[0]
+
+        return jax.grad(objective)(arrays)
+
+    assert reverse_scans(jax.make_jaxpr(gradient)(arrays).jaxpr) == 0
+    assert reverse_scans(jax.make_jaxpr(lambda a: gradient(a, two_pass=False))(arrays).jaxpr) > 0
+
+
+def written_out(
+    env: AbstractEnvironment, policy: TanhGaussianPolicy, noise: jax.Array
+) -> tuple[float, np.ndarray]:
+    """Definition 1 as it stands: a double sum over rewards and earlier actions of products of Jacobians.
+
+    `sum_t [dr_t/ds_t sum_{k<t} (prod_{k<i<t} ds_{i+1}/ds_i) ds_{k+1}/da_k + dr_t/da_t] da/dtheta`, the terminal
+    reward being one more reward, at t = H and without an action.
+    """
+    flat, unravel = ravel_pytree(eqx.filter(policy, eqx.is_inexact_array))
+    static = eqx.filter(policy, eqx.is_inexact_array, inverse=True)
+
+    def act(parameters, state, step, noise):
+        return eqx.combine(unravel(parameters), static).sample_and_log_prob(state, step, noise)[0]
+
+    @jax.jit
+    def derivatives(flat):
+        states, actions, state = [], [], env.initial_state()
+        for step in range(env.horizon):
+            states.append(state)
+            actions.append(act(flat, state, step, noise[step]))
+            state = env.transition(state, actions[-1], step)
+        steps, states, actions = jnp.arange(env.horizon), jnp.stack(states), jnp.stack(actions)
+        by_state, by_action = jax.vmap(jax.jacfwd(env.transition, (0, 1)))(states, actions, steps)
+        reward = jax.vmap(jax.value_and_grad(env.reward, (0, 1)))(states, actions, steps)
+        by_parameters = jax.vmap(jax.jacrev(act), (None, 0, 0, 0))(flat, states, steps, noise)
+        return by_state, by_action, reward, jax.value_and_grad(env.terminal_reward)(state), by_parameters
+
+    by_state, by_action, (rewards, (r_s, r_a)), (last, last_s), by_parameters = derivatives(flat)
+    by_state, by_action, by_parameters = map(np.asarray, (by_state, by_action, by_parameters))
+    reward_gradients = [*np.asarray(r_s), np.asarray(last_s)]
+    total = np.zeros(flat.size)
+    for t, reward_gradient in enumerate(reward_gradients):
+        for k in range(t):
+            product = by_action[k]
+            for i in range(k + 1, t):
+                product = by_state[i] @ product
+            total += reward_gradient @ product @ by_parameters[k]
+        if t < env.horizon:
+            total += np.asarray(r_a)[t] @ by_parameters[t]
+    return float(rewards.sum() + last), total
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_open_loop_gradient_is_definition_1_written_out(name, x64):
+    env = TASKS[name]()
+    for seed in (0, 1):
+        policy, noise = make_policy(env, seed), make_noise(env)
+        value, grads = eqx.filter_jit(
+            lambda policy, noise: eqx.filter_value_and_grad(
+                lambda p: imagined_return(p, Simulator(env), env, env.initial_state(), noise)[0]
+            )(policy)
+        )(policy, noise)
+        expected_value, expected = written_out(env, policy, noise)
+        np.testing.assert_allclose(value, expected_value, rtol=1e-10)
+        assert relative_error(grads, expected) < 1e-9
+
+
+def slope(objective: Callable[[Any], jax.Array], policy: TanhGaussianPolicy, direction: Any) -> float:
+    """The derivative of a function of a policy along a direction, by central differences of fourth order."""
+    step = 1e-6
+
+    @eqx.filter_jit
+    def values(policy):
+        def ahead(size):
+            moved = jax.tree.map(lambda x, d: x + size * d, policy.layers, direction)
+            return objective(eqx.tree_at(lambda p: p.layers, policy, moved))
+
+        return jax.lax.map(ahead, step * jnp.array([1.0, -1.0, 2.0, -2.0]))
+
+    near, near_back, far, far_back = np.asarray(values(policy))
+    return float((8 * (near - near_back) - (far - far_back)) / (12 * step))
+
+
+@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("blind", [True, False], ids=["blind", "seeing"])
+def test_gradients_are_finite_differences_of_the_return(name, blind, x64):
+    """Closed loop always; open loop for a policy that ignores the state, and (nearly) only then."""
+    env = TASKS[name]()
+    policy, noise = make_policy(env, blind=blind), make_noise(env)
+    direction = random_like(policy.layers, seed=4)
+    direction = without_state_inputs(direction, env) if blind else direction
+
+    def true_return(policy):
+        def body(state, x):
+            action = policy.sample_and_log_prob(state, *x)[0]
+            return env.transition(state, action, x[0]), (state, action)
+
+        final, (states, actions) = jax.lax.scan(body, env.initial_state(), (jnp.arange(env.horizon), noise))
+        return trajectory_rewards(env, jnp.concatenate([states, final[None]]), actions).sum()
+
+    @eqx.filter_jit
+    def gradients(policy):
+        def objective(policy, loop):
+            return imagined_return(policy, Simulator(env), env, env.initial_state(), noise, loop=loop)[0]
+
+        return [eqx.filter_grad(objective)(policy, loop) for loop in ("closed", "open")]
+
+    closed, opened = (flatten(grads.layers) @ flatten(direction) for grads in gradients(policy))
+    expected = slope(true_return, policy, direction)
+    np.testing.assert_allclose(closed, expected, rtol=1e-6)
+    if blind:
+        np.testing.assert_allclose(opened, closed, rtol=1e-10)
+    elif name not in (
+        "credit_assignment",
+        "double_pendulum",
+    ):  # no state of theirs leads to an action that counts
+        assert abs(opened - closed) > 1e-4 * abs(closed)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_closed_loop_through_a_model_is_finite_differences(name, x64):
+    """The derivative through the model's states, by its step-by-step form, entropy included."""
+    env = Drift()
+    model, policy, noise = make_model(name, env), make_policy(env), make_noise(env)
+    direction = random_like(policy.layers, seed=4)
+
+    def objective(policy):
+        value, imagined = imagined_return(policy, model, env, env.initial_state(), noise, loop="closed")
+        return value + imagined.entropy
+
+    grads = eqx.filter_jit(eqx.filter_grad(objective))(policy)
+    np.testing.assert_allclose(
+        flatten(grads) @ flatten(direction), slope(objective, policy, direction), rtol=1e-6
+    )
+
+
+def adjoint(env: LinearQuadratic, states: np.ndarray, actions: np.ndarray) -> np.ndarray:
+    """dJ/da of the linear-quadratic task: costates backwards from the end."""
+    m = env.matrices()
+    costate, gradients = m["f"] - m["F"] @ states[-1], []
+    for state, action in zip(states[-2::-1], actions[::-1], strict=True):
+        gradients.append(m["q"] - m["R"] @ action + m["N"].T @ state + m["B"].T @ costate)
+        costate = m["p"] - m["Q"] @ state + m["N"] @ action + m["A"].T @ costate
+    return np.stack(gradients[::-1])
+
+
+def test_action_gradient_is_the_adjoint_recursion(x64):
+    env = LinearQuadratic()
+    actions = jnp.asarray(np.random.default_rng(5).uniform(-1, 1, size=(6, 2)))
+    value, gradient = eqx.filter_jit(action_gradient)(Simulator(env), env, env.initial_state(), actions)
+    trajectory = jax.jit(lambda actions: rollout(env, actions))(actions)
+    expected = adjoint(env, np.asarray(trajectory.states), np.asarray(actions))
+    assert relative_error(gradient, expected) < 1e-10
+    np.testing.assert_allclose(value, trajectory.episode_return, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["rnn", "simulator"])
+def test_open_loop_is_the_action_gradient_times_the_policys_jacobian(name, x64):
+    """The chain rule that the open loop is: how the return changes with the actions, and they with the policy."""
+    env = Drift()
+    model, policy, noise = make_model(name, env), make_policy(env), make_noise(env)
+    start = env.initial_state()
+    imagined = eqx.filter_jit(imagine)(policy, model, start, noise)
+
+    def actions(policy):
+        steps = jnp.arange(env.horizon)
+        return jax.vmap(policy.sample_and_log_prob)(imagined.states[:-1], steps, noise)[0]
+
+    value, by_actions = eqx.filter_jit(action_gradient)(model, env, start, imagined.actions)
+    expected = eqx.filter_jit(eqx.filter_grad(lambda p: jnp.vdot(actions(p), by_actions)))(policy)
+    for two_pass in (True, False):
+        imagined_value, grads = eqx.filter_jit(
+            eqx.filter_value_and_grad(
+                lambda p, two=two_pass: imagined_return(p, model, env, start, noise, two_pass=two)[0]
+            )
+        )(policy)
+        np.testing.assert_allclose(imagined_value, value, rtol=1e-12)
+        assert relative_error(grads, expected) < 1e-11
+
+
+class Meter(AbstractEnvironment):
+    """The state sums the actions. Pays weights: of each action, of the step index, and of the last state."""
+
+    action_weight: Any = 0.0
+    step_weight: Any = 0.0
+    terminal_weight: Any = 0.0
+    horizon: int = 5
+    name: str = "meter"
+    state_size: int = 1
+    action_size: int = 1
+
+    def initial_state(self, *, key=None):
+        return jnp.array([3.0])
+
+    def transition(self, state, action, step):
+        return state + action
+
+    def reward(self, state, action, step):
+        return self.action_weight * action[0] + self.step_weight * step
+
+    def terminal_reward(self, state):
+        return self.terminal_weight * state[0]
+
+
+@pytest.mark.parametrize("two_pass", [True, False])
+def test_every_reward_is_counted_once_at_its_step(two_pass):
+    """Terminal: at the state after the last action. Of an action: directly, without a detour through a state."""
+    policy, noise, start = make_policy(Meter()), make_noise(Meter()), jnp.array([3.0])
+
+    @eqx.filter_jit
+    def run(policy, env):
+        simulator = Simulator(env)
+        value, imagined = imagined_return(policy, simulator, env, start, noise, two_pass=two_pass)
+        return value, imagined.actions[:, 0], *action_gradient(simulator, env, start, imagined.actions)
+
+    for weights, expected, slopes in (
+        ((0.0, 0.0, 2.0), lambda actions: 2.0 * (3.0 + actions.sum()), 2.0),
+        ((2.0, 0.0, 0.0), lambda actions: 2.0 * actions.sum(), 2.0),
+        ((0.0, 1.0, 0.0), lambda actions: 0 + 1 + 2 + 3 + 4, 0.0),
+    ):
+        value, actions, again, gradient = run(policy, Meter(*map(jnp.asarray, weights)))
+        np.testing.assert_allclose([value, again], expected(actions), rtol=1e-5)
+        np.testing.assert_allclose(gradient, slopes, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["timber_harvest", "invasive_plant", "drift"])
+def test_the_value_through_the_simulator_is_the_return_of_a_rollout(name):
+    env = TASKS[name]()
+    policy = make_policy(env)
+    deterministic, _ = eqx.filter_jit(policy_gradient)(policy, Simulator(env), env, env.initial_state())
+    np.testing.assert_allclose(deterministic, rollout(env, policy).episode_return, rtol=1e-5)
+
+
+def test_the_key_draws_standard_normal_noise():
+    """`policy_gradient` with a key is the gradient for the noise that this key gives; without one, for none."""
+    env = Drift()
+    model, policy, start = make_model("rnn", env), make_policy(env), env.initial_state()
+    gradient = eqx.filter_jit(policy_gradient)
+
+    @jax.jit
+    def reference(noise):
+        return eqx.filter_value_and_grad(lambda p: imagined_return(p, model, env, start, noise)[0])(policy)
+
+    shape = (env.horizon, env.action_size)
+    for key, noise in (
+        (None, jnp.zeros(shape)),
+        (jax.random.key(7), jax.random.normal(jax.random.key(7), shape)),
+    ):
+        value, grads = gradient(policy, model, env, start, key=key)
+        expected_value, expected = reference(noise)
+        np.testing.assert_allclose(value, expected_value, rtol=1e-5)
+        assert relative_error(grads, expected) < 1e-4
+    again = gradient(policy, model, env, start, key=jax.random.key(7))
+    np.testing.assert_array_equal(flatten(again), flatten((value, grads)))
+
+
+def test_imagined_entropy_is_minus_the_mean_log_probability():
+    env = Drift()
+    policy, model, noise = make_policy(env), make_model("rnn", env), make_noise(env)
+    for imagined in (
+        imagine(policy, model, env.initial_state(), noise),
+        imagine_in_two_passes(policy, model, env.initial_state(), noise),
+    ):
+        expected = [policy.sample_and_log_prob(s, t, noise[t])[1] for t, s in enumerate(imagined.states[:-1])]
+        np.testing.assert_allclose(imagined.log_probs, expected, rtol=1e-4)
+        np.testing.assert_allclose(imagined.entropy, -np.mean(expected), rtol=1e-4)
+
+
+def test_what_is_not_a_parameter_gets_no_gradient():
+    """Statistics are frozen: an optimiser that takes the gradient as it comes leaves them alone."""
+    env = Drift()
+    policy = make_policy(env)
+    grads = policy_gradient(policy, make_model("rnn", env), env, env.initial_state(), key=jax.random.key(0))[
+        1
+    ]
+    assert all((leaf == 0.0).all() for leaf in jax.tree.leaves(grads.normaliser))
+    assert all((leaf != 0.0).any() for leaf in jax.tree.leaves(grads.layers))
+
+
+def test_unknown_loops_are_named():
+    env = Drift()
+    policy, start = make_policy(env), env.initial_state()
+    with pytest.raises(UsageError, match="loop: 'half' is not one of open, closed"):
+        policy_gradient(policy, Simulator(env), env, start, loop="half")
+    with pytest.raises(UsageError, match="two_pass: "):
+        policy_gradient(policy, Simulator(env), env, start, loop="closed", two_pass=True)
