@@ -153,14 +153,13 @@ def test_a_crash_at_any_call_leaves_the_last_checkpoint_whole(tmp_path, monkeypa
         for step in (1, 2):
             write(folder, step)
 
-    limit = None
-    begin(tmp_path / "count") if (tmp_path / "count").mkdir() is None else None
+    (tmp_path / "complete").mkdir()
+    begin(tmp_path / "complete")
     calls = 0
-    write(tmp_path / "count", 3)
+    write(tmp_path / "complete", 3)
     total = calls
     assert total >= 6
     for last in range(total):
-        limit = None
         folder = tmp_path / str(last)
         folder.mkdir()
         begin(folder)

@@ -126,7 +126,7 @@ RANGES = {
     "bacteria": ([0], [10]),
     "harvest": ([0], [0.4]),
     "invasive_plant": ([0.1] * 5, [20] * 5),
-    "hiv_treatment": ([0, 0, 0], [1600, 100, 100]),
+    "hiv_treatment": ([0, 0, 0], [1600, 1, 80]),
     "timber_harvest": ([1], [20000]),
     "credit_assignment": ([-1, -1], [1, 1]),
     "one_bounce": ([-1, -30], [1, 30]),

@@ -1,0 +1,466 @@
+"""Runs: what a folder holds, and that stopping, damage and kills change nothing about what comes out."""
+
+import dataclasses
+import errno
+import json
+import multiprocessing
+import os
+import pathlib
+import random
+import shutil
+import signal
+import sys
+import time
+
+import equinox as eqx
+import jax
+import numpy as np
+import pytest
+
+import asmpg
+from asmpg import TrainConfig, UsageError
+from asmpg.config import from_json, to_json
+from asmpg.runs import checkpoint, lifecycle, RunWarning, StorageError
+from asmpg.runs.folder import from_lines, RunFolder
+from asmpg.runs.session import History
+from probes import RewardIsState
+from toys import bits
+
+
+# Two episodes a record, a warm-up of four, an end in the middle of a chunk.
+CONFIG = TrainConfig(
+    RewardIsState(horizon=8),
+    model="one-step",
+    steps=200,
+    num_seeds=2,
+    chunk_steps=16,
+    overrides={"warmup_steps": 32, "model_batch_size": 4, "policy_batch_size": 4},
+)
+NUM_RECORDS = 1 + 11  # one after the warm-up, one a chunk
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compile_quickly():
+    """These runs are short: compiling them well would take longer than running them badly."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that was never stopped."""
+    return asmpg.train(dataclasses.replace(CONFIG, out=str(tmp_path_factory.mktemp("runs") / "whole")))
+
+
+@pytest.fixture
+def copy(whole, tmp_path):
+    """The same in a folder that a test may spoil."""
+    return pathlib.Path(shutil.copytree(whole.path, tmp_path / "copy"))
+
+
+def stop_after(num_records: int):
+    """A function that asks a run to stop once it has made so many records."""
+    calls = iter(range(10**6))
+    return lambda: next(calls) + 1 >= num_records
+
+
+def train_until(config: TrainConfig, num_records: int) -> asmpg.Result:
+    result = lifecycle.start(config.checked(), lambda progress: None, stop_after(num_records))
+    assert not result.finished
+    return result
+
+
+def resume(path, **options) -> asmpg.Result:
+    return asmpg.resume(path, task=CONFIG.task, **options)
+
+
+def load(path) -> asmpg.Result:
+    return asmpg.load(path, task=CONFIG.task)
+
+
+def checkpoints(path) -> list[pathlib.Path]:
+    return sorted((pathlib.Path(path) / "checkpoint").iterdir())
+
+
+def assert_same_files(one, other):
+    """Metrics and both checkpoints are equal byte for byte: networks, optimisers, buffer, keys and records."""
+    one, other = pathlib.Path(one), pathlib.Path(other)
+    assert (one / "metrics.jsonl").read_bytes() == (other / "metrics.jsonl").read_bytes()
+    pairs = list(zip(checkpoints(one), checkpoints(other), strict=True))
+    assert [a.name for a, _ in pairs] == [b.name for _, b in pairs]
+    for a, b in pairs:
+        assert (a / checkpoint.ARRAYS).read_bytes() == (b / checkpoint.ARRAYS).read_bytes()
+
+
+# What a run gives and what it leaves
+
+
+def test_a_folder_holds_everything(whole):
+    assert {path.name for path in whole.path.iterdir()} >= {
+        *("config.json", "metrics.jsonl", "timings.jsonl", "summary.json", "checkpoint", "learning_curve.png")
+    }
+    assert (whole.path / "learning_curve.png").read_bytes().startswith(b"\x89PNG\r\n")
+    assert json.loads((whole.path / "summary.json").read_text()) == whole.summary()
+    config = json.loads((whole.path / "config.json").read_text())
+    assert config["config"] == to_json(whole.config)
+    assert {"asmpg", "jax", "python"} <= config["versions"].keys()
+    records = from_lines((whole.path / "metrics.jsonl").read_bytes())
+    timings = from_lines((whole.path / "timings.jsonl").read_bytes())
+    assert [record["steps"] for record in records] == [32, *range(48, 200, 16), 200]
+    assert [timing["steps"] for timing in timings] == [record["steps"] for record in records]
+    assert all(timing["peak_memory_bytes"] > 10**7 for timing in timings)
+    assert not [name for name in records[0] if "second" in name or "time" in name]
+    assert [path.name for path in checkpoints(whole.path)] == ["000000192", "000000200"]
+
+
+def test_a_result_has_a_leading_seed_axis(whole):
+    assert whole.finished
+    assert whole.steps == 200
+    assert whole.scores is None
+    assert {array.shape for array in whole.metrics.values()} == {(NUM_RECORDS, 2)}
+    for network in (whole.policy, whole.model):
+        assert {leaf.shape[0] for leaf in jax.tree.leaves(network) if eqx.is_array(leaf)} == {2}
+    actions = eqx.filter_vmap(lambda policy: policy.mode(whole.env.initial_state(), 0))(whole.policy)
+    assert actions.shape == (2, 1)
+    assert actions[0] != actions[1]
+    np.testing.assert_allclose(whole.evaluate(), whole.returns, rtol=1e-6)
+    assert (whole.returns == whole.metrics["return"][-1]).all()
+
+
+def test_a_folder_is_read_back(whole):
+    run = load(whole.path)
+    assert bits((run.policy, run.model)) == bits((whole.policy, whole.model))
+    assert run.metrics.keys() == whole.metrics.keys()
+    assert all((run.metrics[name] == whole.metrics[name]).all() for name in run.metrics)
+    assert run.config == dataclasses.replace(whole.config, out=str(whole.path))
+    assert (run.steps, run.seconds, run.finished) == (whole.steps, whole.seconds, True)
+    assert run.env.horizon == 8
+
+
+def test_nothing_is_written_without_out_and_a_configuration_can_be_run_again(whole, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    content = json.loads((whole.path / "config.json").read_text())["config"]
+    reports = []
+    result = asmpg.train(from_json(content | {"out": None}, CONFIG.task), progress=reports.append)
+    assert not list(tmp_path.iterdir())
+    assert result.path is None
+    assert bits((result.policy, result.model)) == bits((whole.policy, whole.model))
+    assert all((result.metrics[name] == whole.metrics[name]).all() for name in whole.metrics)
+    stages = [report.stage for report in reports]
+    assert stages == ["starting", *["training"] * NUM_RECORDS, "done"]
+    assert [report.steps for report in reports[1:-1]] == whole.metrics["steps"][:, 0].tolist()
+    assert {report.total_steps for report in reports[1:]} == {200}
+
+
+def test_a_finished_run_is_not_run_again(whole):
+    before = {path: path.stat().st_mtime_ns for path in whole.path.rglob("*")}
+    result = asmpg.train(whole.config)
+    assert bits(result.policy) == bits(whole.policy)
+    assert resume(whole.path).summary() == whole.summary()
+    after = {path: path.stat().st_mtime_ns for path in whole.path.rglob("*")}
+    assert {path.name for path in after if after[path] != before[path]} <= {".lock"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"steps": 208}, {"seed": 1}, {"num_seeds": 3}, {"overrides": {"warmup_steps": 40}}, {"loop": "closed"}],
+)
+def test_a_run_of_another_configuration_is_left_alone(whole, change):
+    before = {path: path.read_bytes() for path in whole.path.rglob("*") if path.is_file()}
+    with pytest.raises(UsageError, match=r"^out: .* another configuration"):
+        asmpg.train(dataclasses.replace(whole.config, **change))
+    assert {path: path.read_bytes() for path in whole.path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "below a file"])
+def test_an_out_that_is_no_run_is_left_alone(tmp_path, kind):
+    (tmp_path / "notes.txt").write_text("mine")
+    out = {
+        "file": tmp_path / "notes.txt",
+        "folder": tmp_path,
+        "below a file": tmp_path / "notes.txt" / "run",
+    }[kind]
+    with pytest.raises(UsageError, match=r"^out: "):
+        asmpg.train(dataclasses.replace(CONFIG, out=str(out)))
+    assert [path.name for path in tmp_path.rglob("*")] == ["notes.txt"]
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_only_one_process_may_write(copy):
+    with RunFolder(copy).writing(), pytest.raises(UsageError, match="another process"):
+        resume(copy)
+    assert resume(copy).finished
+
+
+def test_a_curve_needs_matplotlib_and_a_run_does_not(copy, monkeypatch):
+    (copy / "learning_curve.png").unlink()
+    (copy / "summary.json").unlink()
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.warns(RunWarning, match="needs matplotlib"):
+        resume(copy)
+    assert (copy / "summary.json").exists()
+    assert not (copy / "learning_curve.png").exists()
+
+
+def test_numbers_that_are_not_finite_stay_valid_json():
+    history = History()
+    history.add(8, 1, {"return": np.array([1.5, np.nan]), "loss": np.array([np.inf, -np.inf])})
+    assert json.loads(history.lines, parse_constant=pytest.fail)["return"] == [1.5, None]
+    assert history.records[0]["num_null"] == [1, 2]
+    again = History(history.lines).metrics()
+    assert np.isnan(again["loss"]).all()
+    assert again["return"][0, 0] == 1.5
+
+
+def test_a_score_must_hold_for_every_seed_three_records_in_a_row():
+    history, held = History(), []
+    for scores in ([0.9, 0.9], [0.9, 0.8], [0.9, 0.9], [0.9, 0.9], [1.0, 0.9]):
+        history.add(8, 1, {"return": np.zeros(2), "score": np.array(scores)})
+        held.append(history.held(0.9))
+    assert held == [False, False, False, False, True]
+    assert not history.held(None)
+
+
+def test_a_run_stops_early_at_a_score(tmp_path):
+    """Of a task of the user's own, solved because that was asked for."""
+    config = dataclasses.replace(CONFIG, stop_score=-10.0, optimum=True, out=str(tmp_path / "run"))
+    result = asmpg.train(config)
+    assert result.finished
+    assert len(result.metrics["steps"]) == 3
+    assert result.reference is not None
+    assert result.reference.optimal_return == pytest.approx(CONFIG.task.best_return)
+    np.testing.assert_allclose(result.scores, asmpg.score(CONFIG.task, result.returns))
+    assert resume(tmp_path / "run").summary() == result.summary()
+
+
+# Stopped and resumed, extended
+
+
+def test_resumed_is_never_stopped(whole, tmp_path):
+    """Stopped after the warm-up and in the middle: files and networks are equal bit for bit."""
+    config = dataclasses.replace(CONFIG, out=str(tmp_path / "run"))
+    stopped = train_until(config, 1)
+    assert stopped.steps == 32
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["finished"] is False
+    assert (
+        lifecycle.take_up(tmp_path / "run", lambda _: None, task=CONFIG.task, stop=stop_after(5)).steps == 96
+    )
+    result = resume(tmp_path / "run")
+    assert result.finished
+    assert_same_files(whole.path, tmp_path / "run")
+    assert bits((result.policy, result.model)) == bits((whole.policy, whole.model))
+    timings = from_lines((tmp_path / "run" / "timings.jsonl").read_bytes())
+    assert [timing["steps"] for timing in timings] == whole.metrics["steps"][:, 0].tolist()
+    seconds = [timing["seconds"] for timing in timings]
+    assert seconds == sorted(seconds)
+
+
+@pytest.mark.parametrize("steps", [120, 24], ids=["ends inside a chunk", "shorter than the warm-up"])
+@pytest.mark.filterwarnings("ignore:.*begins again:asmpg.runs.RunWarning")
+def test_extended_is_meant_to_be_that_long_all_along(whole, tmp_path, steps):
+    short = asmpg.train(dataclasses.replace(CONFIG, steps=steps, out=str(tmp_path / "run")))
+    assert short.finished
+    assert short.steps == steps
+    result = resume(tmp_path / "run", steps=200)
+    assert result.steps == 200
+    assert_same_files(whole.path, tmp_path / "run")
+    assert load(tmp_path / "run").config.steps == 200
+
+
+def test_a_run_cannot_be_shortened(copy):
+    with pytest.raises(UsageError, match=r"^steps: .* 200 already"):
+        resume(copy, steps=100)
+    with pytest.raises(UsageError, match=r"^steps: "):
+        resume(copy, steps=-5)
+    assert resume(copy).summary()["steps"] == 200
+
+
+def test_the_task_of_a_run_is_never_run_by_itself(tmp_path):
+    """A task from a file has to be given again, unchanged; loading touches neither the file nor what it defines."""
+    witness, file = tmp_path / "witness", tmp_path / "own.py"
+    file.write_text(
+        f"import pathlib\npathlib.Path({str(witness)!r}).touch()\nfrom probes import RewardIsState as Own\n"
+    )
+    config = dataclasses.replace(CONFIG, task=f"{file}:Own", horizon=8, steps=40, out=str(tmp_path / "run"))
+    train_until(config, 1)
+    witness.unlink()
+    with pytest.raises(UsageError, match=r"own.py:Own.*give it again"):
+        asmpg.load(tmp_path / "run")
+    with pytest.raises(UsageError, match="give it again"):
+        asmpg.resume(tmp_path / "run")
+    assert not witness.exists()
+    assert str(tmp_path) not in (tmp_path / "run" / "config.json").read_text().replace(
+        str(tmp_path / "run"), ""
+    )
+    assert asmpg.load(tmp_path / "run", task=f"{file}:Own").steps == 32
+    file.write_text(file.read_text() + "# changed\n")
+    with pytest.raises(UsageError, match="has changed"):
+        asmpg.resume(tmp_path / "run", task=f"{file}:Own")
+
+
+# Damage
+
+
+def spoil(path: pathlib.Path, how: str) -> None:
+    content = path.read_bytes()
+    if how == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    elif how == "edited":
+        path.write_bytes(content.replace(b"8", b"9"))
+    elif how == "foreign":
+        sealed = checkpoint.unseal(content)
+        path.write_bytes(checkpoint.seal(sealed | {"format": 99}))
+    else:
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("file", "how"),
+    [
+        ("arrays.safetensors", "truncated"),
+        ("arrays.safetensors", "edited"),
+        ("arrays.safetensors", "missing"),
+        ("meta.json", "truncated"),
+        ("meta.json", "edited"),
+        ("meta.json", "missing"),
+        ("meta.json", "foreign"),
+    ],
+)
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(copy, file, how):
+    spoil(checkpoints(copy)[-1] / file, how)
+    with pytest.warns(RunWarning, match=r"checkpoint 000000200 .*; falling back to the one at step 192"):
+        assert load(copy).steps == 192
+
+
+def test_after_falling_back_a_run_ends_as_ever(whole, copy):
+    spoil(checkpoints(copy)[-1] / "arrays.safetensors", "truncated")
+    with pytest.warns(RunWarning, match="falling back"):
+        result = resume(copy)
+    assert result.finished
+    assert_same_files(whole.path, copy)
+
+
+@pytest.mark.parametrize("how", ["truncated", "edited", "missing", "foreign"])
+def test_a_damaged_configuration_is_taken_from_the_checkpoint(whole, copy, how):
+    spoil(copy / "config.json", how)
+    with pytest.warns(RunWarning, match=r"config.json .* taken from the checkpoint at step 200"):
+        assert load(copy).config == dataclasses.replace(whole.config, out=str(copy))
+    with pytest.warns(RunWarning, match=r"config\.json"):
+        resume(copy)
+    assert load(copy).steps == 200  # and it is whole again: without a warning
+
+
+@pytest.mark.parametrize("how", ["truncated", "edited", "missing"])
+def test_damaged_metrics_are_restored_from_the_checkpoint(whole, copy, how):
+    spoil(copy / "metrics.jsonl", how)
+    assert (load(copy).metrics["return"] == whole.metrics["return"]).all()
+    with pytest.warns(RunWarning, match="metrics.jsonl was cut off or edited"):
+        resume(copy)
+    assert_same_files(whole.path, copy)
+
+
+def test_a_line_of_a_chunk_that_was_lost_is_no_damage(whole, copy):
+    with (copy / "metrics.jsonl").open("ab") as file:
+        file.write(b'{"steps": 208, "retu')
+    resume(copy)
+    assert_same_files(whole.path, copy)
+
+
+def test_without_a_whole_checkpoint_nothing_is_touched(copy):
+    for path in checkpoints(copy):
+        spoil(path / "arrays.safetensors", "truncated")
+    before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+    for function in (load, resume):
+        with pytest.raises(UsageError, match="no whole checkpoint left"):
+            function(copy)
+    assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("how", ["truncated", "edited", "foreign"])
+def test_a_run_with_neither_configuration_nor_checkpoint_is_refused(copy, how):
+    shutil.rmtree(copy / "checkpoint")
+    spoil(copy / "config.json", how)
+    for function in (load, resume):
+        with pytest.raises(UsageError, match=r"config\.json"):
+            function(copy)
+
+
+@pytest.mark.parametrize("function", [load, resume])
+def test_what_is_no_run_is_refused(tmp_path, function):
+    with pytest.raises(UsageError, match="not a run"):
+        function(tmp_path)
+    with pytest.raises(UsageError, match="not a run"):
+        function(tmp_path / "nowhere")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_says_where_it_stopped_and_what_is_safe(whole, tmp_path, monkeypatch):
+    path, real = tmp_path / "run", checkpoint.write_file
+
+    def write_file(path, data):
+        if "000000112" in str(path):
+            path.write_bytes(data[:100])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(path, data)
+
+    monkeypatch.setattr(checkpoint, "write_file", write_file)
+    with pytest.raises(StorageError) as error:
+        asmpg.train(dataclasses.replace(CONFIG, out=str(path)))
+    assert "checkpoint at step 112" in str(error.value)
+    assert "No space left" in str(error.value)
+    assert "at step 96 is whole" in str(error.value)
+    assert "\n" not in str(error.value)
+    assert load(path).steps == 96
+    monkeypatch.undo()
+    jax.config.update("jax_disable_most_optimizations", True)
+    resume(path)
+    assert_same_files(whole.path, path)
+
+
+# Kills
+
+
+def train_in_another_process(path: str) -> None:
+    """Begins the run or takes it up."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    asmpg.train(dataclasses.replace(CONFIG, steps=LONG, out=path))
+
+
+LONG = 1600
+
+
+def count_lines(path: pathlib.Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def test_killed_at_ten_random_moments_nothing_is_lost(tmp_path):
+    """At most the chunk in flight is, and what comes out in the end is the same bit for bit."""
+    path, expected = tmp_path / "killed", tmp_path / "expected"
+    asmpg.train(dataclasses.replace(CONFIG, steps=LONG, out=str(expected)))
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["asmpg", "probes"])
+    moments = random.Random(0)
+    for kill in range(10):
+        lines = count_lines(path / "metrics.jsonl")
+        process = context.Process(target=train_in_another_process, args=(str(path),))
+        process.start()
+        if kill == 0:
+            time.sleep(moments.uniform(0.0, 1.0))  # before the first checkpoint
+        else:
+            patience = time.monotonic() + 60
+            while count_lines(path / "metrics.jsonl") < lines + moments.randint(1, 9):
+                assert process.is_alive()
+                assert time.monotonic() < patience
+                time.sleep(0.002)
+            time.sleep(moments.uniform(0.0, 0.03))
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        lines = count_lines(path / "metrics.jsonl")
+        saved, problems = RunFolder(path).read_checkpoints()
+        assert not problems
+        assert (saved[0].meta["records"] if saved else 0) >= lines - 1
+    assert not (path / "summary.json").exists()
+    asmpg.train(dataclasses.replace(CONFIG, steps=LONG, out=str(path)))
+    assert_same_files(expected, path)
