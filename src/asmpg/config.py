@@ -158,7 +158,9 @@ def check_number(option: str, value: Any) -> None:
         raise UsageError(f"{option}: must be a finite number, got {value!r}")
 
 
-# Real numbers may be zero unless they are named here; rates of chance must stay below one.
+# Integers are at least one unless they are named here, where zero means none. Real numbers may be zero unless they are
+# named here; probabilities must stay below one.
+_MAY_BE_NONE = {"learning_rate_decay"}
 _POSITIVE = {"model_learning_rate", "policy_learning_rate", "gradient_clip"}
 _BELOW_ONE = {"dropout"}
 
@@ -178,7 +180,7 @@ def check_setting(name: str, value: Any) -> None:
         if not isinstance(value, bool):
             raise UsageError(f"{name}: must be true or false, got {value!r}")
     elif kind is int:
-        check_integer(name, value, 1)
+        check_integer(name, value, 0 if name in _MAY_BE_NONE else 1)
     elif kind is float:
         check_number(name, value)
         if value < 0 or (name in _POSITIVE and value == 0):

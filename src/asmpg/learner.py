@@ -77,7 +77,9 @@ def with_normaliser(network: Any, normaliser: Normaliser) -> Any:
     def is_normaliser(node: Any) -> bool:
         return isinstance(node, Normaliser)
 
-    return jax.tree.map(lambda node: normaliser if is_normaliser(node) else node, network, is_leaf=is_normaliser)
+    return jax.tree.map(
+        lambda node: normaliser if is_normaliser(node) else node, network, is_leaf=is_normaliser
+    )
 
 
 class ModelBasedLearner(AbstractLearner[ModelBasedState]):
@@ -136,7 +138,11 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
         )
 
     def act(
-        self, state: ModelBasedState, env_state: Float[Array, " state"], step: Step, noise: Float[Array, " action"]
+        self,
+        state: ModelBasedState,
+        env_state: Float[Array, " state"],
+        step: Step,
+        noise: Float[Array, " action"],
     ) -> Float[Array, " action"]:
         """The policy's action for the given noise."""
         return state.policy.sample_and_log_prob(env_state, step, noise)[0]
@@ -163,7 +169,9 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
         episodes = replay.sample(size, key=sample_key)
         keys = jax.random.split(dropout_key, size) if self.settings.dropout > 0 else None
 
-        def loss(model: AbstractDynamicsModel, example: tuple[Trajectory, PRNGKey | None]) -> tuple[Scalar, None]:
+        def loss(
+            model: AbstractDynamicsModel, example: tuple[Trajectory, PRNGKey | None]
+        ) -> tuple[Scalar, None]:
             episode, dropout_key = example
             return model.loss(episode, key=dropout_key), None
 
@@ -177,7 +185,9 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
             (model, optimiser_state, state.statistics.add_outcome(applied)),
         )
 
-    def _update_policy(self, state: ModelBasedState, replay: ReplayBuffer, *, key: PRNGKey) -> ModelBasedState:
+    def _update_policy(
+        self, state: ModelBasedState, replay: ReplayBuffer, *, key: PRNGKey
+    ) -> ModelBasedState:
         start_key, noise_key = jax.random.split(key)
         size = self.settings.policy_batch_size
         starts = replay.initial_states(size, key=start_key)
@@ -193,7 +203,9 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
         )
         statistics = state.statistics.add(global_norm(grads), entropy).add_outcome(applied)
         return eqx.tree_at(
-            lambda s: (s.policy, s.policy_optimiser, s.statistics), state, (policy, optimiser_state, statistics)
+            lambda s: (s.policy, s.policy_optimiser, s.statistics),
+            state,
+            (policy, optimiser_state, statistics),
         )
 
     def policy(self, state: ModelBasedState) -> TanhGaussianPolicy:
@@ -225,10 +237,15 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
 
 
 def gradient_cosine(
-    policy: AbstractPolicy, model: AbstractDynamicsModel, env: AbstractEnvironment, start: Float[Array, " state"]
+    policy: AbstractPolicy,
+    model: AbstractDynamicsModel,
+    env: AbstractEnvironment,
+    start: Float[Array, " state"],
 ) -> Scalar:
     """Cosine between the open-loop gradients of the deterministic policy through the model and the true dynamics."""
     estimate = policy_gradient(policy, model, env, start)[1]
     truth = policy_gradient(policy, Simulator(env), env, start)[1]
-    product = sum(jnp.vdot(a, b) for a, b in zip(jax.tree.leaves(estimate), jax.tree.leaves(truth), strict=True))
+    product = sum(
+        jnp.vdot(a, b) for a, b in zip(jax.tree.leaves(estimate), jax.tree.leaves(truth), strict=True)
+    )
     return product / (global_norm(estimate) * global_norm(truth))

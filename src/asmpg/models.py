@@ -57,7 +57,9 @@ class AbstractDynamicsModel(eqx.Module):
 
 
 def free_run(
-    model: AbstractDynamicsModel, initial_state: Float[Array, " state"], actions: Float[Array, "horizon action"]
+    model: AbstractDynamicsModel,
+    initial_state: Float[Array, " state"],
+    actions: Float[Array, "horizon action"],
 ) -> Float[Array, "horizon state"]:
     """`predict` by repeated `step` on the model's own states."""
 
@@ -124,7 +126,9 @@ class ActionSequenceModel(AbstractDynamicsModel):
         if isinstance(backbone, str):
             if backbone not in BACKBONES:
                 raise UsageError(f"backbone: {backbone!r} is not one of {', '.join(BACKBONES)}")
-            backbone = BACKBONES[backbone].create(EMBEDDING_SIZE, env.horizon, dropout=dropout, key=backbone_key)
+            backbone = BACKBONES[backbone].create(
+                EMBEDDING_SIZE, env.horizon, dropout=dropout, key=backbone_key
+            )
         self.backbone = backbone
         features = env.action_size + 1 + env.state_size
         self.encoder = Linear(features, backbone.input_size, key=encoder_key)

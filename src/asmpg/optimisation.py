@@ -89,7 +89,9 @@ def mean_gradient(
         batch: examples along the leading axis; on a CPU it is worked off in micro-batches that fit the cache.
     """
     size = jax.tree.leaves(batch)[0].shape[0]
-    micro = CPU_MICRO_BATCH_SIZE if jax.default_backend() == "cpu" and size % CPU_MICRO_BATCH_SIZE == 0 else size
+    micro = (
+        CPU_MICRO_BATCH_SIZE if jax.default_backend() == "cpu" and size % CPU_MICRO_BATCH_SIZE == 0 else size
+    )
 
     def total(network: Any, examples: Any) -> tuple[Scalar, PyTree[Array]]:
         values, others = jax.vmap(lambda example: loss(network, example))(examples)

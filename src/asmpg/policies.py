@@ -98,4 +98,6 @@ class TanhGaussianPolicy(AbstractPolicy):
         if key is None:
             return self.mode(state, step)
         normal = self.distribution(state, step)
-        return jnp.tanh(normal.loc + normal.scale * jax.random.normal(key, normal.loc.shape, normal.loc.dtype))
+        return jnp.tanh(
+            normal.loc + normal.scale * jax.random.normal(key, normal.loc.shape, normal.loc.dtype)
+        )

@@ -137,7 +137,9 @@ def advance_seed(
         elapsed = (index - warmup_episodes) * horizon
 
         def update(step: Array, learner_state: Any) -> Any:
-            return learner.update(learner_state, replay, elapsed + step + 1, key=jax.random.fold_in(update_key, step))
+            return learner.update(
+                learner_state, replay, elapsed + step + 1, key=jax.random.fold_in(update_key, step)
+            )
 
         return SeedState(jax.lax.fori_loop(0, horizon, update, state.learner), replay, state.key)
 
@@ -170,7 +172,9 @@ def over_seeds(function: Callable[..., Any], num_seeds: int) -> Callable[..., An
     def sharded(states: Any, *shared: Any) -> Any:
         specs = (spec, *[PartitionSpec()] * len(shared))
         padded = jax.tree.map(lambda x: jnp.concatenate([x, x[-1:].repeat(padding, axis=0)]), states)
-        results = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=spec, check_vma=False)(padded, *shared)
+        results = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=spec, check_vma=False)(
+            padded, *shared
+        )
         return jax.tree.map(lambda x: x[:num_seeds], results)
 
     return local if len(devices) == 1 else sharded

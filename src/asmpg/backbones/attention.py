@@ -72,7 +72,9 @@ def attention_weights(
     return jax.nn.softmax(jnp.where(causal, scores, -jnp.inf), axis=-1)
 
 
-Carry = tuple[Float[Array, "blocks length heads head"], Float[Array, "blocks length heads head"], Int[Array, ""]]
+Carry = tuple[
+    Float[Array, "blocks length heads head"], Float[Array, "blocks length heads head"], Int[Array, ""]
+]
 
 
 class Transformer(AbstractBackbone):

@@ -29,7 +29,9 @@ class AbstractBackbone(eqx.Module):
 
     @classmethod
     @abc.abstractmethod
-    def create(cls, input_size: int, horizon: int, *, dropout: float = 0.0, key: PRNGKey) -> "AbstractBackbone":
+    def create(
+        cls, input_size: int, horizon: int, *, dropout: float = 0.0, key: PRNGKey
+    ) -> "AbstractBackbone":
         """The backbone at its standard size (Appendix E.1), for sequences of up to `horizon` elements."""
 
     @abc.abstractmethod

@@ -97,7 +97,9 @@ def _lstm_backward(residuals: tuple[Array, ...], cotangent: Array) -> tuple[Arra
 
 
 @jax.custom_vjp
-def lstm_scan(recurrent: Float[Array, "n 4*n"], projected: Float[Array, "length 4*n"]) -> Float[Array, "length n"]:
+def lstm_scan(
+    recurrent: Float[Array, "n 4*n"], projected: Float[Array, "length 4*n"]
+) -> Float[Array, "length n"]:
     """All hidden states of an LSTM, given its input projections; derivative as in `rnn_scan`."""
     return _lstm_forward(recurrent, projected)[0]
 
@@ -116,7 +118,9 @@ class RNNCell(eqx.Module):
         input_key, recurrent_key = jax.random.split(key)
         bound = hidden_size**-0.5
         self.inputs = Linear(input_size, hidden_size, key=input_key)
-        self.recurrent = jax.random.uniform(recurrent_key, (hidden_size, hidden_size), minval=-bound, maxval=bound)
+        self.recurrent = jax.random.uniform(
+            recurrent_key, (hidden_size, hidden_size), minval=-bound, maxval=bound
+        )
 
     def init(self) -> Float[Array, " hidden"]:
         """The zero carry."""
@@ -150,7 +154,9 @@ class LSTMCell(eqx.Module):
         input_key, recurrent_key, bias_key = jax.random.split(key, 3)
         bound = hidden_size**-0.5
         inputs = Linear(input_size, 4 * hidden_size, key=input_key)
-        memory = jnp.log(jax.random.uniform(bias_key, (hidden_size,), minval=1.0, maxval=max(horizon - 1.0, 2.0)))
+        memory = jnp.log(
+            jax.random.uniform(bias_key, (hidden_size,), minval=1.0, maxval=max(horizon - 1.0, 2.0))
+        )
         bias = jnp.concatenate([-memory, memory, jnp.zeros(2 * hidden_size)])
         self.inputs = eqx.tree_at(lambda linear: linear.bias, inputs, bias)
         self.recurrent = jax.random.uniform(
@@ -163,7 +169,9 @@ class LSTMCell(eqx.Module):
         return zeros, zeros
 
     def step(
-        self, carry: tuple[Float[Array, " hidden"], Float[Array, " hidden"]], projected: Float[Array, " gates"]
+        self,
+        carry: tuple[Float[Array, " hidden"], Float[Array, " hidden"]],
+        projected: Float[Array, " gates"],
     ) -> tuple[tuple[Float[Array, " hidden"], Float[Array, " hidden"]], Float[Array, " hidden"]]:
         """Advances by one element whose input projection `x W + b` is given."""
         hidden, cell = carry
