@@ -38,7 +38,13 @@ def run_item(suite: str, task: str, num_seeds: int, core: int | None) -> dict:
     model, horizon, steps, interval = SUITES[suite]
     clock: list[float] = []
     config = asmpg.TrainConfig(
-        task, horizon=horizon, model=model, steps=steps, num_seeds=num_seeds, chunk_steps=interval, stop_score=0.99
+        task,
+        horizon=horizon,
+        model=model,
+        steps=steps,
+        num_seeds=num_seeds,
+        chunk_steps=interval,
+        stop_score=0.99,
     )
     start = time.perf_counter()
     result = asmpg.train(config, progress=lambda report: clock.append(time.perf_counter() - start))
@@ -95,9 +101,13 @@ def table(items: list[dict]) -> str:
                 cells.append("not reached" if hit is None else f"{hit[0]:,.0f} / {hit[1]:.0f}")
             lines.append("| " + " | ".join(cells) + " |")
         means = [interquartile_mean([s for item in rows for s in score_at(item, mark)]) for mark in marks]
-        lines += ["", "Interquartile mean: " + ", ".join(
-            f"{mean:.4f} at {mark:,}" for mean, mark in zip(means, marks, strict=True)
-        ) + " steps.", ""]
+        lines += [
+            "",
+            "Interquartile mean: "
+            + ", ".join(f"{mean:.4f} at {mark:,}" for mean, mark in zip(means, marks, strict=True))
+            + " steps.",
+            "",
+        ]
     return "\n".join(lines)
 
 
@@ -112,7 +122,9 @@ def save(items: list[dict]) -> None:
 
 def main() -> None:
     """Runs what is missing, `--workers` items at a time."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--suites", nargs="+", default=list(SUITES), choices=list(SUITES))
     parser.add_argument("--tasks", nargs="+")
     parser.add_argument("--seeds", type=int, default=3)
@@ -134,7 +146,14 @@ def main() -> None:
             item = future.result()
             items.append(item)
             save(items)
-            print(item["suite"], item["task"], item["steps"][-1], item["scores"][-1], item["seconds"][-1], flush=True)
+            print(
+                item["suite"],
+                item["task"],
+                item["steps"][-1],
+                item["scores"][-1],
+                item["seconds"][-1],
+                flush=True,
+            )
     print(table(items))
 
 

@@ -30,7 +30,11 @@ def loop_times(model: str, num_seeds: int, cores: list[int], repeats: int) -> di
     from asmpg.training import Schedule, Trainer
 
     config = asmpg.TrainConfig(
-        "timber_harvest", horizon=HORIZON, model=model, preset="paper", overrides={"dropout": 0.0, "warmup_steps": 400}
+        "timber_harvest",
+        horizon=HORIZON,
+        model=model,
+        preset="paper",
+        overrides={"dropout": 0.0, "warmup_steps": 400},
     )
     trainer = Trainer(config.learner(), Schedule.create(20_000, 400, HORIZON, HORIZON), range(num_seeds))
     start = time.perf_counter()
@@ -57,7 +61,9 @@ def loop_times(model: str, num_seeds: int, cores: list[int], repeats: int) -> di
 
 def main() -> None:
     """Times every model alone, then ten seeds on all cores."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--models", nargs="+", default=["one-step", "rnn", "lstm", "transformer"])
     parser.add_argument("--repeats", type=int, default=7)
     arguments = parser.parse_args()
@@ -66,7 +72,9 @@ def main() -> None:
     jobs += [(model, seeds, cores) for model in arguments.models for seeds in (1, 10)]
     rows = []
     context = multiprocessing.get_context("spawn")
-    print("| model | seeds | cores | ms per environment step (min .. max) | first episode, s |\n|---|---|---|---|---|")
+    print(
+        "| model | seeds | cores | ms per environment step (min .. max) | first episode, s |\n|---|---|---|---|---|"
+    )
     with concurrent.futures.ProcessPoolExecutor(1, context, max_tasks_per_child=1) as pool:
         for job in jobs:
             row = pool.submit(loop_times, *job, arguments.repeats).result()

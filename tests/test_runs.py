@@ -81,7 +81,8 @@ REAL_LEARNER = TrainConfig.learner
 
 
 def use_the_wanderer() -> None:
-    """Most of what is tested here has nothing to do with what is learnt, and networks take long to compile."""
+    """Most of what is tested here has nothing to do with what is learnt, and good programs take long to compile."""
+    jax.config.update("jax_disable_most_optimizations", True)
     TrainConfig.learner = lambda config: Wanderer(config.environment(), config.settings())
 
 
@@ -90,6 +91,7 @@ def quickly():
     use_the_wanderer()
     yield
     TrainConfig.learner = REAL_LEARNER
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture

@@ -108,7 +108,7 @@ def rollout(
             wanted = (env.horizon, env.action_size)
             raise UsageError(f"rollout: actions have shape {inputs.shape}, {env.name} needs {wanted}")
 
-    def act(state: Array, step: Array, x: Array | None) -> Array:
+    def act(state: Array, step: Array, x: Any) -> Array:
         if not callable(policy):
             return x
         return deterministic(state, step) if x is None else policy(state, step, key=x)

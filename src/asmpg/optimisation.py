@@ -7,9 +7,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 from jaxtyping import Array, Int, PyTree
 
-from .types import all_finite, Scalar
+from .types import global_norm, Scalar
 
 
 # A batch of sequences leaves a CPU core's cache: for 64 sequences of 100 steps, eight at a time take half as long.
@@ -54,7 +55,7 @@ def optimiser(learning_rate: float, decay: int, gradient_clip: float) -> optax.G
         gradient_clip: largest global norm.
     """
 
-    def rate(num_updates: Array) -> Array:
+    def rate(num_updates: ArrayLike) -> Array:
         return learning_rate / jnp.sqrt(1.0 + num_updates / decay)
 
     return optax.chain(optax.clip_by_global_norm(gradient_clip), optax.adam(rate if decay else learning_rate))
@@ -63,12 +64,13 @@ def optimiser(learning_rate: float, decay: int, gradient_clip: float) -> optax.G
 def apply_gradient(
     transformation: optax.GradientTransformation, network: Any, optimiser_state: optax.OptState, grads: Any
 ) -> tuple[Any, optax.OptState, Array]:
-    """One descent step, skipped as a whole if any gradient is not finite.
+    """One descent step, skipped as a whole if the gradient or its norm is not finite.
 
     Returns:
         The network, the optimiser state, and whether the step was applied.
     """
-    applied = all_finite(grads)
+    # Finite numbers whose norm overflows count too: the clip would turn them into zeros.
+    applied = jnp.isfinite(global_norm(grads))
     updates, new_state = transformation.update(grads, optimiser_state)
     new_network = eqx.apply_updates(network, updates)
 
@@ -115,4 +117,14 @@ def repeat(condition: Array, update: Any, state: Any) -> Any:
 
     A loop of zero or one turns: unlike `lax.cond` it leaves the state where it is in memory when nothing happens.
     """
-    return jax.lax.fori_loop(0, condition.astype(jnp.int32), lambda _, s: update(s), state)
+    return loop(0, condition.astype(jnp.int32), lambda _, s: update(s), state)
+
+
+def loop(first: ArrayLike, last: ArrayLike, body: Callable[[Array, Any], Any], state: Any) -> Any:
+    """`lax.fori_loop` over the arrays of a state; what else it holds, a task's name for one, stays outside."""
+    arrays, static = eqx.partition(state, eqx.is_array)
+
+    def arrays_body(index: Array, arrays: Any) -> Any:
+        return eqx.filter(body(index, eqx.combine(arrays, static)), eqx.is_array)
+
+    return eqx.combine(jax.lax.fori_loop(first, last, arrays_body, arrays), static)

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from .environment import evaluation_states, rollout, trajectory_rewards
 from .learner import AbstractLearner
+from .optimisation import loop
 from .replay import ReplayBuffer
 from .types import Metrics, PRNGKey, Trajectory
 
@@ -141,10 +142,10 @@ def advance_seed(
                 learner_state, replay, elapsed + step + 1, key=jax.random.fold_in(update_key, step)
             )
 
-        return SeedState(jax.lax.fori_loop(0, horizon, update, state.learner), replay, state.key)
+        return SeedState(loop(0, horizon, update, state.learner), replay, state.key)
 
     last = first_episode + num_episodes
-    state = jax.lax.fori_loop(first_episode, last, episode, state)
+    state = loop(first_episode, last, episode, state)
     record_key = jax.random.fold_in(jax.random.fold_in(state.key, last), 1)
     learner_state, metrics = learner.diagnose(state.learner, state.replay, key=record_key)
     policy = learner.policy(learner_state)

@@ -57,8 +57,8 @@ class Linear(eqx.Module):
 
     def __init__(self, input_size: int, output_size: int, *, key: PRNGKey, scale: float | None = None):
         """Draws the weight from N(0, scale^2), by default with scale = 1/sqrt(input size); the bias is zero."""
-        scale = input_size**-0.5 if scale is None else scale
-        self.weight = scale * jax.random.normal(key, (input_size, output_size))
+        deviation = input_size**-0.5 if scale is None else scale
+        self.weight = deviation * jax.random.normal(key, (input_size, output_size))
         self.bias = jnp.zeros(output_size)
 
     def __call__(self, x: Float[Array, "*batch input"]) -> Float[Array, "*batch output"]:

@@ -121,7 +121,7 @@ def from_ode(
         UsageError: an argument, or what one of the functions returns, is not as described.
     """
     horizon = check_horizon(horizon)
-    if not (np.isscalar(duration) and np.isreal(duration) and 0 < duration < math.inf):
+    if not (isinstance(duration, int | float | np.number) and 0 < float(duration) < math.inf):
         raise UsageError(f"duration: must be a positive number of seconds, got {duration!r}")
     start, state_size = _check_initial_state(initial_state)
     _check_callable(dynamics=dynamics, cost=cost, terminal_cost=terminal_cost or cost)
@@ -157,7 +157,8 @@ def _check_callable(**functions: Any) -> None:
 def _check_initial_state(initial_state: Any) -> tuple[Any, int]:
     """The start as an `OdeEnvironment` keeps it, and the number of state components."""
     if callable(initial_state):
-        shape = np.shape(initial_state(jax.random.key(0)))
+        drawn: Any = initial_state(jax.random.key(0))
+        shape = np.shape(drawn)
         if len(shape) != 1 or shape[0] == 0:
             raise UsageError(f"initial_state: the function must return a vector, got shape {shape}")
         return initial_state, shape[0]

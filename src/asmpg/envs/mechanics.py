@@ -169,7 +169,7 @@ def _ahead(state: tuple[Any, ...], slopes: tuple[Any, ...], time: float) -> tupl
 
 def one_bounce(*, horizon: int, goal: float = 0.4) -> OneBounce:
     """The one-bounce task at a horizon."""
-    return OneBounce(horizon, float(goal))
+    return OneBounce(horizon=horizon, goal=float(goal))
 
 
 def double_pendulum(*, horizon: int, goal_action: float = -0.4, substeps: int = 8) -> DoublePendulum:
@@ -179,4 +179,4 @@ def double_pendulum(*, horizon: int, goal_action: float = -0.4, substeps: int = 
     # In plain floats: takes milliseconds, and is exact in whatever precision JAX is set to.
     for _ in range((horizon - 1) * int(substeps)):
         state = runge_kutta_4(math, state, _STEP / int(substeps))
-    return DoublePendulum(horizon, state, float(goal_action), int(substeps))
+    return DoublePendulum(horizon=horizon, goal=state, goal_action=float(goal_action), substeps=int(substeps))

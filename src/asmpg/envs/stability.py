@@ -1,6 +1,7 @@
 """Warns where explicit Euler steps are too long for the equation they discretise."""
 
 import warnings
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +45,7 @@ def warn_if_unstable(env: AbstractEnvironment, dt: float) -> None:
     if not np.isfinite(states).all():
         warn_once(env.name, env.horizon, "a constant control drives the state to a non-finite value")
         return
-    factors = np.where(rates.real < 0, np.abs(1 + dt * rates), 0.0).max(axis=-1)
+    factors = np.where(np.real(rates) < 0, np.abs(1 + dt * rates), 0.0).max(axis=-1)
     growth = np.log(np.maximum(factors, 1e-300)).sum(axis=-1)
     if (growth > np.log(_TOLERATED_GROWTH)).all():
         worst = np.unravel_index(factors.argmax(), factors.shape)
@@ -78,8 +79,9 @@ def _modes_along_trajectories(env: AbstractEnvironment, dt: float) -> tuple[np.n
     # Run once, so compiled for speed of compilation: a loop over the controls, and no optimisation.
     with jax.default_device(cpu_device()):
         actions = jnp.array(_PROBED_ACTIONS)
+        compiler_options: Any = {"xla_backend_optimization_level": 0}
         program = jax.jit(lambda actions: jax.lax.map(episode, actions)).lower(actions)
-        states, jacobians = program.compile({"xla_backend_optimization_level": 0})(actions)
+        states, jacobians = program.compile(compiler_options)(actions)
     states, jacobians = np.asarray(states, np.float64), np.asarray(jacobians, np.float64)
     if not (np.isfinite(states).all() and np.isfinite(jacobians).all()):
         return np.full_like(states, np.nan), jacobians
