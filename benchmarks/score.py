@@ -19,6 +19,7 @@ import time
 HERE = pathlib.Path(__file__).parent
 RESULTS = HERE / "results" / "score.json"
 TABLE = HERE / "results" / "score.md"
+PICTURE = HERE / "results" / "score.png"
 LEVELS = (0.9, 0.95, 0.99)
 # name: model, horizon, steps, record interval.
 SUITES = {
@@ -120,6 +121,30 @@ def save(items: list[dict]) -> None:
         beside.replace(path)
 
 
+def draw(items: list[dict], suite: str) -> None:
+    """The README's picture: score against environment steps, one panel a task, every seed a line."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    rows = [item for item in items if item["suite"] == suite]
+    model, horizon, _, _ = SUITES[suite]
+    figure, axes = plt.subplots(2, 4, figsize=(11, 4.6), sharey=True, layout="constrained")
+    for panel, item in zip(axes.flat, sorted(rows, key=lambda item: item["task"]), strict=False):
+        panel.axhline(1.0, color="0.6", linewidth=0.8, linestyle="--")
+        panel.plot(item["steps"], item["scores"], color="#1f6fb4", linewidth=1.3)
+        panel.set_title(item["task"].replace("_", " "), fontsize=10)
+        panel.set_ylim(-0.05, 1.08)
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.tick_params(labelsize=8)
+    figure.suptitle(
+        f"Score (0 random, 1 optimal) against environment steps: {model} ASM, H = {horizon}", fontsize=11
+    )
+    figure.savefig(PICTURE, dpi=140)
+    plt.close(figure)
+
+
 def main() -> None:
     """Runs what is missing, `--workers` items at a time."""
     parser = argparse.ArgumentParser(
@@ -154,6 +179,7 @@ def main() -> None:
                 item["seconds"][-1],
                 flush=True,
             )
+    draw(items, "lstm-50")
     print(table(items))
 
 

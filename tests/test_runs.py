@@ -14,57 +14,17 @@ import time
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import asmpg
 from asmpg import TrainConfig, UsageError
 from asmpg.config import from_json, to_json
-from asmpg.learner import AbstractLearner
 from asmpg.runs import checkpoint, lifecycle, RunWarning, StorageError
 from asmpg.runs.folder import from_lines, RunFolder
 from asmpg.runs.session import History
 from probes import RewardIsState
 from toys import bits
-
-
-class State(eqx.Module):
-    """A policy that does the same whatever the state is, and what makes it change."""
-
-    push: jax.Array
-
-    def mode(self, state, step):
-        return jnp.tanh(self.push)
-
-    def __call__(self, state, step, *, key=None):
-        return self.mode(state, step)
-
-
-class Wanderer(AbstractLearner):
-    """Learns nothing, at once: its state depends on every key and on the replayed episodes. It stands for a method."""
-
-    env: asmpg.AbstractEnvironment
-    settings: asmpg.Settings = eqx.field(static=True)
-
-    def init(self, *, key):
-        return State(jax.random.normal(key, (1,)))
-
-    def observe_warmup(self, state, episodes):
-        return State(state.push + episodes.episode_return.mean())
-
-    def act(self, state, env_state, step, noise):
-        return jnp.tanh(state.push + noise)
-
-    def update(self, state, replay, elapsed, *, key):
-        change = 0.1 * jax.random.normal(key, (1,)) + 1e-3 * replay.sample(1, key=key).rewards.mean()
-        return State(0.9 * state.push + change + 1e-4 * elapsed)
-
-    def policy(self, state):
-        return state
-
-    def diagnose(self, state, replay, *, key):
-        return state, {"push": state.push[0]}
 
 
 # Two episodes a record, a warm-up of four, an end in the middle of a chunk.
@@ -77,27 +37,18 @@ CONFIG = TrainConfig(
     overrides={"warmup_steps": 32, "model_batch_size": 4, "policy_batch_size": 4},
 )
 NUM_RECORDS = 1 + 11  # one after the warm-up, one a chunk
-REAL_LEARNER = TrainConfig.learner
-
-
-def use_the_wanderer() -> None:
-    """Most of what is tested here has nothing to do with what is learnt, and good programs take long to compile."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    TrainConfig.learner = lambda config: Wanderer(config.environment(), config.settings())
 
 
 @pytest.fixture(scope="module", autouse=True)
 def quickly():
-    use_the_wanderer()
-    yield
-    TrainConfig.learner = REAL_LEARNER
-    jax.config.update("jax_disable_most_optimizations", False)
+    with wanderer.instead_of_every_method():
+        yield
 
 
 @pytest.fixture
 def real(monkeypatch):
     """The method that the configuration names after all."""
-    monkeypatch.setattr(TrainConfig, "learner", REAL_LEARNER)
+    monkeypatch.setattr(TrainConfig, "learner", wanderer.REAL_LEARNER)
 
 
 @pytest.fixture(scope="module")
@@ -486,8 +437,8 @@ def test_a_full_disk_says_where_it_stopped_and_what_is_safe(whole, tmp_path, mon
 
 def train_in_another_process(path: str) -> None:
     """Begins the run or takes it up."""
-    use_the_wanderer()
-    asmpg.train(dataclasses.replace(CONFIG, steps=LONG, out=path))
+    with wanderer.instead_of_every_method():
+        asmpg.train(dataclasses.replace(CONFIG, steps=LONG, out=path))
 
 
 LONG = 1600
@@ -502,7 +453,7 @@ def test_killed_at_ten_random_moments_nothing_is_lost(tmp_path):
     path, expected = tmp_path / "killed", tmp_path / "expected"
     asmpg.train(dataclasses.replace(CONFIG, steps=LONG, out=str(expected)))
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["asmpg", "probes"])
+    context.set_forkserver_preload(["asmpg", "probes", "wanderer"])
     moments = random.Random(0)
     for kill in range(10):
         lines = count_lines(path / "metrics.jsonl")

@@ -1,0 +1,405 @@
+"""The command line: exit statuses, one JSON object and nothing else, one line for every mistake, signals and pipes."""
+
+import json
+import os
+import pathlib
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import asmpg
+import wanderer
+from asmpg import demo
+from asmpg.cli import commands, machine, main, options
+from asmpg.config import MODELS
+from asmpg.settings import PRESETS
+from test_config import TASK_FILE
+
+
+SMALL = "--horizon 8 --model one-step --chunk-steps 16 --warmup-steps 32 --model-batch-size 4 --policy-batch-size 4"
+TRAIN = f"train bioreactor {SMALL} --steps 90 --seeds 2"
+KEYS = {"task", "horizon", "model", "scores", "score", "returns", "steps", "seconds", "out"}
+# For programs that tests start: what they compile need not be fast.
+ENVIRONMENT = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quickly():
+    with wanderer.instead_of_every_method():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path, monkeypatch):
+    """Every test works in an empty folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A finished run, made by the command line; its folder and what it printed."""
+    out = tmp_path_factory.mktemp("cli") / "run"
+    assert main([*TRAIN.split(), "--out", str(out)]) == 0
+    return out
+
+
+@pytest.fixture
+def call(capfd):
+    """Runs a command; gives the exit status, standard output and standard error."""
+
+    def run(line: str) -> tuple[int, str, str]:
+        status = main(shlex.split(line))
+        return status, *capfd.readouterr()
+
+    return run
+
+
+def only_json(out: str) -> dict:
+    """The object on the only line of standard output."""
+    assert out.count("\n") == 1
+    return json.loads(out, parse_constant=pytest.fail)
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("line", "option", "allowed"),
+    [
+        ("train chess", "TASK", "timber_harvest"),
+        ("train", "TASK", "FILE.py:NAME"),
+        ("train bioreactor --horizon 1", "--horizon", ">= 2"),
+        ("train bioreactor --model gpt", "--model", "transformer"),
+        ("train bioreactor --preset fast", "--preset", "paper"),
+        ("train bioreactor --steps 99", "--steps", "100 steps"),
+        ("train bioreactor --seeds 0", "--seeds", ">= 1"),
+        ("train bioreactor --seed -1", "--seed", ">= 0"),
+        ("train bioreactor --chunk-steps 0", "--chunk-steps", ">= 1"),
+        ("train bioreactor --stop-score nan", "--stop-score", "finite"),
+        ("train bioreactor --entropy -1", "--entropy", ">= 0"),
+        ("train bioreactor --policy-learning-rate 0", "--policy-learning-rate", "> 0"),
+        ("train bioreactor --dropout 1", "--dropout", "below 1"),
+        ("train bioreactor --out notes.txt", "--out", "folder"),
+        ("train bioreactor --out .", "--out", "does not exist"),
+        ("train bioreactor --task own.py:Own", "TASK", "not both"),
+        ("train nowhere.py:Own", "TASK", "nowhere.py"),
+        ("train own.py:Nothing", "TASK", "Own"),
+        ("train own.py", "TASK", "FILE.py:NAME"),
+        ("train own.py:instance --horizon 5", "--horizon", "7"),
+        ("train own.py:Broken", "reward of own", "shape ()"),
+        ("train own.py:Own --stop-score 1", "--stop-score", "optimum"),
+        ("train --resume nowhere", "--resume", "run folder"),
+        ("train --resume nowhere --model lstm", "--model", "--resume"),
+        ("train --resume nowhere --entropy 1", "--entropy", "--resume"),
+        ("train --resume nowhere --record-cosine", "--record-cosine", "--resume"),
+        ("train bioreactor --resume nowhere", "TASK", "FILE.py:NAME"),
+        ("evaluate nowhere", "RUN", "run folder"),
+        ("evaluate .", "RUN", "run folder"),
+        ("optimal chess", "TASK", "timber_harvest"),
+        ("optimal bioreactor --horizon 1", "--horizon", ">= 2"),
+        ("optimal own.py:Broken", "reward of own", "shape ()"),
+    ],
+)
+def test_a_mistake_is_one_line_and_changes_nothing(call, workplace, line, option, allowed):
+    (workplace / "notes.txt").write_text("mine")
+    (workplace / "own.py").write_text(TASK_FILE)
+    status, out, err = call(line)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"asmpg: {option}")
+    assert allowed in err
+    assert {path.name for path in workplace.rglob("*")} - {"__pycache__"} == {"notes.txt", "own.py"}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "frobnicate",
+        "train bioreactor --frobnicate",
+        "train bioreactor --horizon 2.5",
+        "train bioreactor --horizon ten",
+        "train bioreactor --loop half",
+        "train bioreactor --normalise-return maybe",
+        "evaluate",
+        "optimal",
+        "list 3",
+    ],
+)
+def test_what_cannot_be_parsed_gives_status_two(call, workplace, line):
+    status, out, err = call(line)
+    assert (status, out) == (2, "")
+    assert "Traceback" not in err
+    assert line.split()[-1].lstrip("-") in err.lower() or line in ("evaluate", "optimal")
+    assert not list(workplace.iterdir())
+
+
+def test_a_damaged_run_is_one_line(call, trained, workplace):
+    copy = shutil.copytree(trained, workplace / "copy")
+    for path in (copy / "checkpoint").rglob("arrays.safetensors"):
+        path.write_bytes(path.read_bytes()[:-5])
+    for line in ("evaluate copy", "train --resume copy"):
+        status, out, err = call(line)
+        assert (status, out, err.count("\n")) == (2, "", 1)
+        assert "no whole checkpoint left" in err
+
+
+def test_falling_back_is_said_on_one_line(call, trained, workplace):
+    copy = shutil.copytree(trained, workplace / "copy")
+    newest = max((copy / "checkpoint").iterdir())
+    (newest / "meta.json").write_text("{")
+    status, out, err = call("evaluate copy --json")
+    assert status == 0
+    assert only_json(out)["steps"] == 80
+    assert re.fullmatch(
+        r"asmpg: copy: checkpoint \d+ is cut off .*; falling back to the one at step 80\n", err
+    )
+
+
+def test_a_full_disk_is_one_line_and_status_one(call, workplace, monkeypatch):
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limits[1]))
+    try:
+        status, out, err = call(f"{TRAIN} --out run")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (status, out) == (1, "")
+    last = err.splitlines()[-1]
+    assert last.startswith("asmpg: cannot write ")
+    assert "File too large" in last
+    assert "Traceback" not in err
+
+
+# What commands print
+
+
+def test_without_arguments_help_is_printed(call):
+    for line in ("", "--help", "train --help"):
+        status, out, _ = call(line)
+        assert status == 0
+        assert "usage: asmpg" in out
+        assert "{None}" not in out
+    assert all(f"--{name.replace('_', '-')}" in out for name in asmpg.Settings.__annotations__)
+    assert call("--version")[1].startswith("asmpg ")
+
+
+def test_list(call):
+    content = only_json(call("list --json")[1])
+    assert content.keys() >= {"tasks", "backbones", "models", "figures"}
+    assert content["tasks"] == [*asmpg.TASKS]
+    assert content["backbones"] == [*asmpg.BACKBONES]
+    assert content["models"] == [*MODELS]
+    assert call("list --models")[1].split() == [*MODELS]
+    lines = call("list")[1].splitlines()
+    described = {line.split()[0]: line.split()[1:] for line in lines if line.startswith("  ")}
+    assert described.keys() == {*asmpg.TASKS, *asmpg.BACKBONES, *MODELS}
+    assert all(described.values())
+
+
+def test_optimal(call):
+    status, out, err = call("optimal bioreactor --horizon 8 --json")
+    assert (status, err) == (0, "")
+    content = only_json(out)
+    env = asmpg.make("bioreactor", horizon=8)
+    assert content["task"] == "bioreactor"
+    assert content["horizon"] == 8
+    assert content["episode_return"] == asmpg.optimal(env).episode_return
+    assert content["random_return"] == asmpg.random_return(env)
+    assert content["best_constant_return"] == asmpg.best_constant_return(env)
+    assert f"{content['episode_return']:.8g}" in call("optimal bioreactor --horizon 8")[1]
+
+
+def test_train_evaluate_and_resume_give_the_same_json(call, trained, workplace):
+    status, out, err = call(f"{TRAIN} --out run --json")
+    assert status == 0
+    assert "\x1b" not in err  # no bar in a pipe
+    assert "96/96 steps, score" in err
+    content = only_json(out)
+    assert content.keys() >= KEYS
+    assert content == json.loads((workplace / "run" / "summary.json").read_text())
+    assert (content["steps"], content["horizon"], len(content["scores"])) == (96, 8, 2)
+    assert content["score"] == pytest.approx(np.mean(content["scores"]))
+    expected = asmpg.score(asmpg.make("bioreactor", horizon=8), np.array(content["returns"]))
+    np.testing.assert_allclose(content["scores"], expected)
+    assert only_json(call("train --resume run --json")[1]) == content
+    again = only_json(call("evaluate run --json")[1])
+    assert again.keys() == content.keys()
+    np.testing.assert_allclose(again.pop("returns"), content.pop("returns"), rtol=1e-6)
+    np.testing.assert_allclose(again.pop("scores"), content.pop("scores"), rtol=1e-5)
+    assert again.pop("score") == pytest.approx(content.pop("score"), rel=1e-5)
+    assert again == content
+    other = json.loads((trained / "summary.json").read_text())
+    assert other["returns"] == json.loads((workplace / "run" / "summary.json").read_text())["returns"]
+
+
+def test_resume_extends(call, workplace):
+    call(f"{TRAIN} --out run")
+    before = (workplace / "run" / "metrics.jsonl").read_bytes()
+    status, out, _ = call("train --resume run --steps 120 --json")
+    assert status == 0
+    assert only_json(out)["steps"] == 120
+    assert (workplace / "run" / "metrics.jsonl").read_bytes().startswith(before)
+    status, out, err = call("train --resume run --steps 100")
+    assert (status, out) == (2, "")
+    assert "--steps: run has done 120 already" in err
+
+
+def test_the_default_folder_is_never_overwritten(call, workplace):
+    assert call(TRAIN)[0] == 0
+    (folder,) = (workplace / "runs").iterdir()
+    assert folder.name.startswith("bioreactor-H8-one-step-seeds0-1")
+    content = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    status, _, err = call(TRAIN)
+    assert status == 0
+    assert "was finished already" in err
+    status, _, err = call(TRAIN.replace("--steps 90", "--steps 120"))
+    assert status == 2
+    assert re.match(r"asmpg: --out: runs/.* steps is 90, not 120", err)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == content
+
+
+def test_default_folders_tell_runs_apart():
+    lines = [
+        f"bioreactor --horizon {horizon} --seed {seed} --seeds {seeds}"
+        for horizon in (8, 9)
+        for seed in (0, 1)
+        for seeds in (1, 2)
+    ]
+    extra = ("", " --model rnn", " --preset paper", " --loop closed", " --entropy 0.5", " --entropy 0.25")
+    folders = set()
+    for line in [line + more for line in lines for more in extra]:
+        typed = options.parse(["train", *line.split()])
+        folders.add(commands.train_config("bioreactor", typed).out)
+    assert len(folders) == len(lines) * len(extra)
+
+
+def test_every_setting_can_be_typed():
+    for preset in PRESETS.values():
+        settings = vars(preset(8))
+        line = [
+            part for name, value in settings.items() for part in (f"--{name.replace('_', '-')}", str(value))
+        ]
+        typed = options.parse(["train", "bioreactor", "--horizon", "8", "--steps", "800", *line])
+        assert vars(commands.train_config("bioreactor", typed).settings()) == settings
+
+
+def test_a_task_from_a_file_is_given_again(call, workplace):
+    (workplace / "own.py").write_text(TASK_FILE)
+    small = SMALL.replace("--horizon 8", "")
+    status, out, _ = call(f"train own.py:Own {small} --steps 60 --json --out run")
+    assert status == 0
+    content = only_json(out)
+    assert (content["task"], content["horizon"], content["scores"], content["score"]) == (
+        "own",
+        12,
+        None,
+        None,
+    )
+    assert len(content["returns"]) == 1
+    for line in ("evaluate run", "train --resume run --steps 72"):
+        status, _, err = call(line)
+        assert status == 2
+        assert "own.py:Own" in err
+    assert only_json(call("evaluate run --task own.py:Own --json")[1])["returns"] == pytest.approx(
+        content["returns"]
+    )
+    assert call("train --resume run --task own.py:Own --steps 72")[0] == 0
+    assert call("train own.py:Own --resume run --steps 84")[0] == 0
+    (workplace / "own.py").write_text(TASK_FILE + "# changed")
+    status, _, err = call("evaluate run --task own.py:Own")
+    assert status == 2
+    assert "changed" in err
+
+
+# The machine
+
+
+@pytest.mark.parametrize(
+    ("cores", "seeds", "expected"),
+    [(2, 1, 1), (2, 2, 2), (2, 3, 2), (8, 10, 5), (8, 5, 5), (8, 8, 8), (1, 4, 1), (4, 6, 3)],
+)
+def test_devices_share_the_seeds_evenly(monkeypatch, cores, seeds, expected):
+    chosen = []
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(cores), raising=False)
+    monkeypatch.setattr(machine.jax.config, "update", lambda name, value: chosen.append((name, value)))
+    machine.use_cores(seeds)
+    assert chosen == [("jax_num_cpu_devices", expected)]
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=3")
+    machine.use_cores(seeds)
+    assert len(chosen) == 1
+
+
+def test_the_demo_leaves_two_curves_and_earlier_runs_alone(workplace, capfd, monkeypatch):
+    monkeypatch.setattr(demo, "STEPS", {"lstm": 1000, "transformer": 1000})
+    for _ in range(2):
+        assert demo.main() == 0
+        out = capfd.readouterr().out
+        assert all(word in out for word in ("lstm", "transformer", "optimum", "random", "mean score"))
+    names = sorted(path.parent.name for path in workplace.rglob("learning_curve.png"))
+    assert names == ["demo-lstm", "demo-lstm-2", "demo-transformer", "demo-transformer-2"]
+
+
+# Programs of their own, with the real method
+
+
+def start(line: str, **files) -> subprocess.Popen:
+    command = [sys.executable, "-m", "asmpg", *line.split()]
+    return subprocess.Popen(
+        command, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **files
+    )
+
+
+def wait_for_records(process: subprocess.Popen, path: pathlib.Path, number: int) -> None:
+    while not path.exists() or path.read_bytes().count(b"\n") < number:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(workplace):
+    """And standard output holds the JSON object only; and the line that is printed works."""
+    process = start(f"train bioreactor {SMALL} --steps 100000 --out run --json")
+    wait_for_records(process, workplace / "run" / "metrics.jsonl", 3)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    content = only_json(out)
+    assert content["finished"] is False
+    records = (workplace / "run" / "metrics.jsonl").read_bytes().splitlines()
+    assert json.loads(records[-1])["steps"] == content["steps"]
+    (command,) = re.findall(r"go on with: asmpg (.*)", err)
+    process = start(f"{command} --steps {content['steps'] + 32} --json")
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert only_json(out)["steps"] == content["steps"] + 32
+    assert (workplace / "run" / "metrics.jsonl").read_bytes().splitlines()[: len(records)] == records
+
+
+def test_a_second_signal_ends_at_once(workplace):
+    process = start(f"train bioreactor {SMALL} --steps 100000 --chunk-steps 90000 --out run")
+    wait_for_records(process, workplace / "run" / "metrics.jsonl", 1)
+    time.sleep(0.2)
+    for _ in range(2):
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.2)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    assert "once more to stop at once" in err
+    assert "asmpg train --resume run" in err
+    assert asmpg.runs.folder.RunFolder(workplace / "run").read_checkpoints()[0][0].meta["steps"] == 32
+
+
+def test_a_closed_pipe_is_quiet():
+    process = start("list")
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    process.wait(timeout=60)

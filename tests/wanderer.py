@@ -1,0 +1,61 @@
+"""A method that learns nothing, at once: for tests of everything around the learning."""
+
+import contextlib
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+import asmpg
+from asmpg.learner import AbstractLearner
+
+
+class State(eqx.Module):
+    """A policy that does the same whatever the state is, and what makes it change."""
+
+    push: jax.Array
+
+    def mode(self, state, step):
+        return jnp.tanh(self.push)
+
+    def __call__(self, state, step, *, key=None):
+        return self.mode(state, step)
+
+
+class Wanderer(AbstractLearner):
+    """Its state depends on every key, on the replayed episodes and on the number of updates."""
+
+    env: asmpg.AbstractEnvironment
+    settings: asmpg.Settings = eqx.field(static=True)
+
+    def init(self, *, key):
+        return State(jax.random.normal(key, (1,)))
+
+    def observe_warmup(self, state, episodes):
+        return State(state.push + episodes.episode_return.mean())
+
+    def act(self, state, env_state, step, noise):
+        return jnp.tanh(state.push + noise)
+
+    def update(self, state, replay, elapsed, *, key):
+        change = 0.1 * jax.random.normal(key, (1,)) + 1e-3 * replay.sample(1, key=key).rewards.mean()
+        return State(0.9 * state.push + change + 1e-4 * elapsed)
+
+    def policy(self, state):
+        return state
+
+    def diagnose(self, state, replay, *, key):
+        return state, {"push": state.push[0]}
+
+
+REAL_LEARNER = asmpg.TrainConfig.learner
+
+
+@contextlib.contextmanager
+def instead_of_every_method():
+    """Every configuration trains a `Wanderer`, and programs are compiled quickly rather than well."""
+    asmpg.TrainConfig.learner = lambda config: Wanderer(config.environment(), config.settings())
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+    asmpg.TrainConfig.learner = REAL_LEARNER
