@@ -15,8 +15,8 @@ class RewardIsAction(AbstractEnvironment):
     horizon: int = eqx.field(static=True, default=8)
     target: float = eqx.field(static=True, default=0.3)
     name: str = eqx.field(static=True, default="reward_is_action")
-    state_size = property(lambda self: 1)
-    action_size = property(lambda self: 1)
+    state_size: int = eqx.field(static=True, default=1)
+    action_size: int = eqx.field(static=True, default=1)
     best_return = property(lambda self: 0.0)
 
     def initial_state(self, *, key=None):
@@ -35,8 +35,8 @@ class RewardIsState(AbstractEnvironment):
 
     horizon: int = eqx.field(static=True, default=8)
     name: str = eqx.field(static=True, default="reward_is_state")
-    state_size = property(lambda self: 1)
-    action_size = property(lambda self: 1)
+    state_size: int = eqx.field(static=True, default=1)
+    action_size: int = eqx.field(static=True, default=1)
     best_return = property(lambda self: (self.horizon - 1) / 2)
 
     def initial_state(self, *, key=None):
@@ -56,8 +56,8 @@ class DelayedReward(AbstractEnvironment):
     horizon: int = eqx.field(static=True, default=8)
     target: float = eqx.field(static=True, default=-0.25)
     name: str = eqx.field(static=True, default="delayed_reward")
-    state_size = property(lambda self: 1)
-    action_size = property(lambda self: 1)
+    state_size: int = eqx.field(static=True, default=1)
+    action_size: int = eqx.field(static=True, default=1)
     best_return = property(lambda self: 0.0)
 
     def initial_state(self, *, key=None):

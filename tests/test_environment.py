@@ -23,8 +23,9 @@ class Clock(AbstractEnvironment):
 
     horizon: int = 4
     name: str = "clock"
-    state_size = property(lambda self: 2)
-    action_size = property(lambda self: 3)
+    # As properties, which is allowed just as well as fields.
+    state_size = property(lambda self: 2)  # pyright: ignore[reportAssignmentType]
+    action_size = property(lambda self: 3)  # pyright: ignore[reportAssignmentType]
 
     def initial_state(self, *, key=None):
         return jnp.zeros(2) if key is None else jax.random.normal(key, (2,))

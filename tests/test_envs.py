@@ -280,9 +280,8 @@ def test_parameters_change_the_task(x64):
     ],
 )
 def test_make_names_what_is_wrong(arguments, words):
-    name, horizon, parameters = (*arguments, {})[:3]
     with pytest.raises(UsageError) as error:
-        envs.make(name, horizon, **parameters)
+        envs.make(*arguments[:2], **dict(*arguments[2:]))
     for word in words:
         assert word in str(error.value)
     assert "\n" not in str(error.value)
