@@ -13,8 +13,8 @@ class Cart(asmpg.AbstractEnvironment):
 
     horizon: int = 30
     name: str = "cart"
-    state_size = property(lambda self: 2)
-    action_size = property(lambda self: 1)
+    state_size: int = 2
+    action_size: int = 1
 
     def initial_state(self, *, key=None):
         return jnp.array([1.0, 0.0])

@@ -8,7 +8,6 @@ import os
 import pathlib
 import random
 import shutil
-import signal
 import sys
 import time
 
@@ -28,8 +27,9 @@ from toys import bits
 
 
 # Two episodes a record, a warm-up of four, an end in the middle of a chunk.
+TASK = RewardIsState(horizon=8)
 CONFIG = TrainConfig(
-    RewardIsState(horizon=8),
+    TASK,
     model="one-step",
     steps=200,
     num_seeds=2,
@@ -76,11 +76,11 @@ def train_until(config: TrainConfig, num_records: int) -> asmpg.Result:
 
 
 def resume(path, **options) -> asmpg.Result:
-    return asmpg.resume(path, task=CONFIG.task, **options)
+    return asmpg.resume(path, task=TASK, **options)
 
 
 def load(path) -> asmpg.Result:
-    return asmpg.load(path, task=CONFIG.task)
+    return asmpg.load(path, task=TASK)
 
 
 def checkpoints(path) -> list[pathlib.Path]:
@@ -157,7 +157,7 @@ def test_nothing_is_written_without_out_and_a_configuration_can_be_run_again(who
     monkeypatch.chdir(tmp_path)
     content = json.loads((whole.path / "config.json").read_text())["config"]
     reports = []
-    result = asmpg.train(from_json(content | {"out": None}, CONFIG.task), progress=reports.append)
+    result = asmpg.train(from_json(content | {"out": None}, TASK), progress=reports.append)
     assert not list(tmp_path.iterdir())
     assert result.path is None
     assert bits(result.policy) == bits(whole.policy)
@@ -244,8 +244,9 @@ def test_a_run_stops_early_at_a_score(tmp_path):
     assert result.finished
     assert len(result.metrics["steps"]) == 3
     assert result.reference is not None
-    assert result.reference.optimal_return == pytest.approx(CONFIG.task.best_return)
-    np.testing.assert_allclose(result.scores, asmpg.score(CONFIG.task, result.returns))
+    assert result.reference.optimal_return == pytest.approx(TASK.best_return)
+    assert result.scores is not None
+    np.testing.assert_allclose(result.scores, asmpg.score(TASK, result.returns))
     assert resume(tmp_path / "run").summary() == result.summary()
 
 
@@ -258,9 +259,7 @@ def test_resumed_is_never_stopped(whole, tmp_path):
     stopped = train_until(config, 1)
     assert stopped.steps == 32
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["finished"] is False
-    assert (
-        lifecycle.take_up(tmp_path / "run", lambda _: None, task=CONFIG.task, stop=stop_after(5)).steps == 96
-    )
+    assert lifecycle.take_up(tmp_path / "run", lambda _: None, task=TASK, stop=stop_after(5)).steps == 96
     result = resume(tmp_path / "run")
     assert result.finished
     assert_same_files(whole.path, tmp_path / "run")
@@ -468,7 +467,7 @@ def test_killed_at_ten_random_moments_nothing_is_lost(tmp_path):
                 assert time.monotonic() < patience
                 time.sleep(0.002)
             time.sleep(moments.uniform(0.0, 0.03))
-        os.kill(process.pid, signal.SIGKILL)
+        process.kill()
         process.join()
         lines = count_lines(path / "metrics.jsonl")
         saved, problems = RunFolder(path).read_checkpoints()

@@ -54,7 +54,11 @@ REAL_LEARNER = asmpg.TrainConfig.learner
 @contextlib.contextmanager
 def instead_of_every_method():
     """Every configuration trains a `Wanderer`, and programs are compiled quickly rather than well."""
-    asmpg.TrainConfig.learner = lambda config: Wanderer(config.environment(), config.settings())
+
+    def learner(self: asmpg.TrainConfig) -> AbstractLearner:
+        return Wanderer(self.environment(), self.settings())
+
+    asmpg.TrainConfig.learner = learner
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)

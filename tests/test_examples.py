@@ -1,0 +1,57 @@
+"""The examples run, and show what they say."""
+
+import importlib.util
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+
+EXAMPLES = sorted((pathlib.Path(__file__).parents[1] / "examples").glob("*.py"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compile_quickly():
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def load_main(name: str):
+    (path,) = (path for path in EXAMPLES if path.stem == name)
+    spec = importlib.util.spec_from_file_location(f"example_{name}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_examples_are_short_and_tested(path):
+    assert len(path.read_text().splitlines()) < 60
+    assert f'load_main("{path.stem}")' in pathlib.Path(__file__).read_text()
+
+
+def test_own_task(capsys):
+    result = load_main("own_task")(steps=540, num_seeds=1)
+    assert result.env.name == "cart"
+    assert result.scores.shape == (1,)
+    assert result.scores[0] < 1
+    assert "starts" in capsys.readouterr().out
+
+
+def test_compare_gradients():
+    """The one-step model's gradient at the first action is not where the LSTM's and the transformer's are."""
+    ratios = load_main("compare_gradients")(horizon=100, num_models=4)
+    assert 1e-3 < ratios["lstm"] < 1e3
+    assert 1e-3 < ratios["transformer"] < 1e3
+    assert not 1e-6 < ratios["rnn"] < 1e6
+
+
+def test_stop_and_go_on(tmp_path):
+    run = load_main("stop_and_go_on")(steps=510, more_steps=525, folder=str(tmp_path))
+    assert run.path == tmp_path / "harvest"
+    assert run.steps == 525
+    np.testing.assert_allclose(run.evaluate(), run.returns, rtol=1e-5)
