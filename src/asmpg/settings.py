@@ -82,7 +82,7 @@ def default(horizon: int) -> Settings:
         warmup_steps=max(500, 4 * horizon),
         model_update_every=1,
         policy_update_every=2,
-        model_batch_size=8,
+        model_batch_size=16,
         policy_batch_size=8,
         model_learning_rate=4e-3,
         policy_learning_rate=3e-3,
