@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import asmpg
+import wanderer
 from asmpg import TrainConfig, UsageError
 from asmpg.config import from_json, to_json
 from asmpg.runs import checkpoint, lifecycle, RunWarning, StorageError

@@ -36,7 +36,7 @@ class Scattered(Drift):
         return base if key is None else base + 0.3 * jax.random.normal(key, (3,))
 
 
-# 37 steps every 3 and every 5: updates fall into the middle of episodes, whose length divides neither.
+# Updates every 3 and every 5 steps fall into the middle of episodes of 7.
 INTERVALS = {"model_update_every": 3, "policy_update_every": 5}
 HORIZON, NUM_SEEDS = 7, 5
 SCHEDULE = Schedule(num_episodes=13, warmup_episodes=3, chunk_episodes=4)
@@ -343,22 +343,28 @@ def test_exploration_acts_with_the_policy_and_beyond_it():
 
 
 def train_probe(task: AbstractEnvironment, model: str, steps: int) -> float:
-    """The last return of a short run of the default preset with a small warm-up."""
+    """The last return, below the best possible one, of a short run of the default preset with a small warm-up."""
     config = TrainConfig(task=task, model=model, overrides={"warmup_steps": 64})
     trainer = Trainer(config.learner(), Schedule.create(steps, 64, steps, task.horizon), [0])
     state, first = trainer.init(), trainer.schedule.warmup_episodes
-    return float(trainer.advance(state, first, trainer.schedule.num_episodes - first)[1]["return"][0])
+    reached = trainer.advance(state, first, trainer.schedule.num_episodes - first)[1]["return"]
+    return float(task.best_return - reached[0])
 
 
 @pytest.mark.parametrize("model", ["lstm", "rnn", "transformer", "one-step", "simulator"])
 def test_a_delayed_reward_is_found_by_every_model(model):
-    task = DelayedReward()
-    assert train_probe(task, model, 1200) > task.best_return - 0.01
+    """Actions of zero, with which training starts, stay 0.06 below the best return."""
+    assert train_probe(DelayedReward(), model, 240) < 0.005
 
 
-@pytest.mark.parametrize("task", [RewardIsAction(), RewardIsState()], ids=lambda task: task.name)
-def test_immediate_and_accumulated_rewards_are_found(task):
-    assert train_probe(task, "one-step", 1200) > task.best_return - 0.05
+@pytest.mark.parametrize(
+    ("task", "model"),
+    [(RewardIsAction(), "simulator"), (RewardIsState(), "one-step")],
+    ids=["action", "state"],
+)
+def test_immediate_and_accumulated_rewards_are_found(task, model):
+    """Actions of zero stay 0.7 and 3.5 below; what is left is the price of the entropy."""
+    assert train_probe(task, model, 320) < 0.05
 
 
 @pytest.mark.slow
