@@ -1,0 +1,9 @@
+"""Training from a configuration, and the run folders that it leaves. The only part that writes files."""
+
+from .folder import RunWarning as RunWarning
+from .folder import StorageError as StorageError
+from .lifecycle import load as load
+from .lifecycle import resume as resume
+from .lifecycle import train as train
+from .progress import Progress as Progress
+from .results import Result as Result

@@ -1,0 +1,207 @@
+"""The folder of a run: who may write in it, and its files, none of which is ever seen half written."""
+
+import contextlib
+import json
+import os
+import pathlib
+import warnings
+from collections.abc import Mapping
+from typing import Any, IO
+
+from ..types import UsageError
+from . import checkpoint
+from .checkpoint import Checkpoint, DamagedError
+
+
+FORMAT = 1
+CONFIG, METRICS, TIMINGS, SUMMARY = "config.json", "metrics.jsonl", "timings.jsonl", "summary.json"
+CURVE, CHECKPOINTS, LOCK = "learning_curve.png", "checkpoint", ".lock"
+
+
+class StorageError(Exception):
+    """The disk refused: full, read-only or gone. One line that says where, and what is safe."""
+
+
+class RunWarning(UserWarning):
+    """Something about a run folder that the user should know."""
+
+
+class RunFolder:
+    """A run's files. Reading needs no lock; writing does.
+
+    Attributes:
+        path: the folder.
+    """
+
+    def __init__(self, path: str | pathlib.Path):
+        """Nothing is looked at or made yet."""
+        self.path = pathlib.Path(path)
+        self._lock: IO[bytes] | None = None
+
+    def is_run(self) -> bool:
+        """Whether a run was ever begun here."""
+        return (self.path / CONFIG).exists() or (self.path / CHECKPOINTS).is_dir()
+
+    def check_usable(self) -> None:
+        """Raises a UsageError unless a new run may begin here: nothing there, or an empty folder."""
+        if not self.path.exists():
+            return
+        if not self.path.is_dir():
+            raise UsageError(f"out: {self.path} is a file, it must be a run folder or not exist yet")
+        if any(entry.name != LOCK and not entry.name.endswith(".tmp") for entry in self.path.iterdir()):
+            raise UsageError(
+                f"out: {self.path} has files in it but is not a run, choose a folder that does not exist"
+            )
+
+    def make(self) -> None:
+        """Makes the folder.
+
+        Raises:
+            UsageError: it cannot be made.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"out: cannot make the folder {self.path}: {error.strerror}") from error
+
+    @contextlib.contextmanager
+    def writing(self) -> Any:
+        """Keeps every other writer out; the system lifts the lock when this process ends, however it ends.
+
+        Raises:
+            UsageError: another process is writing, or the folder cannot be written.
+        """
+        try:
+            import fcntl
+        except ImportError:  # a system without it
+            yield
+            return
+        try:
+            lock = (self.path / LOCK).open("ab")
+        except OSError as error:
+            raise UsageError(f"out: cannot write in {self.path}: {error.strerror}") from error
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UsageError(
+                    f"out: another process is writing the run {self.path}; wait for it"
+                ) from error
+            yield
+
+    def write(self, name: str, data: bytes) -> None:
+        """A whole file, written beside its place and renamed."""
+        beside = self.path / f".{name}.tmp"
+        try:
+            checkpoint.write_file(beside, data)
+            os.replace(beside, self.path / name)
+            checkpoint.sync_folder(self.path)
+        except OSError as error:
+            raise self.storage_error(name, error) from error
+
+    def append(self, name: str, line: bytes) -> None:
+        """One line more."""
+        try:
+            with (self.path / name).open("ab") as file:
+                file.write(line)
+        except OSError as error:
+            raise self.storage_error(name, error) from error
+
+    def read(self, name: str) -> bytes:
+        """A file's content; nothing where there is none."""
+        try:
+            return (self.path / name).read_bytes()
+        except OSError:
+            return b""
+
+    def write_config(self, content: Mapping[str, Any], versions: Mapping[str, str]) -> None:
+        """`config.json`, sealed."""
+        self.write(
+            CONFIG, checkpoint.seal({"format": FORMAT, "versions": dict(versions), "config": dict(content)})
+        )
+
+    def read_config(self) -> dict[str, Any]:
+        """The configuration in `config.json`.
+
+        Raises:
+            DamagedError: it is missing, cut off, edited or of another version.
+        """
+        if not (self.path / CONFIG).exists():
+            raise DamagedError("is missing")
+        content = checkpoint.unseal(self.read(CONFIG))
+        if content.get("format") != FORMAT:
+            made_by = content.get("versions", {})
+            raise DamagedError(
+                f"has the format {content.get('format')!r}, this version reads {FORMAT}; made by {made_by}"
+            )
+        return content["config"]
+
+    def write_checkpoint(self, steps: int, arrays: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
+        """A checkpoint of the state after this many steps."""
+        try:
+            checkpoint.write(self.path / CHECKPOINTS, f"{steps:09d}", arrays, meta)
+        except OSError as error:
+            raise self.storage_error(f"the checkpoint at step {steps}", error) from error
+
+    def read_checkpoints(self) -> tuple[list[Checkpoint], list[str]]:
+        """All whole checkpoints, the newest first, and a line about each of the others."""
+        return checkpoint.read_all(self.path / CHECKPOINTS)
+
+    def go_back(self, saved: Checkpoint | None, lines: bytes) -> None:
+        """Makes every file what it was when a checkpoint was written, or at the beginning if there is none.
+
+        Args:
+            saved: the checkpoint.
+            lines: `metrics.jsonl` as it was then.
+        """
+        metrics, timings = self.read(METRICS), self.read(TIMINGS)
+        if not metrics.startswith(lines):
+            message = f"{self.path}: {METRICS} was cut off or edited; it is restored from the checkpoint"
+            warnings.warn(message, RunWarning, stacklevel=2)
+        if metrics != lines:
+            self.write(METRICS, lines)
+        steps = -1 if saved is None else saved.meta["steps"]
+        kept = b"".join(
+            to_line(line) for line in from_lines(timings) if line.get("steps", steps + 1) <= steps
+        )
+        if kept != timings:
+            self.write(TIMINGS, kept)
+        try:
+            checkpoint.remove_after(self.path / CHECKPOINTS, "" if saved is None else saved.path.name)
+        except OSError as error:
+            raise self.storage_error("an old checkpoint", error) from error
+
+    def storage_error(self, what: str, error: OSError) -> StorageError:
+        """What to tell the user when a file cannot be written."""
+        try:
+            whole = self.read_checkpoints()[0]
+        except OSError:
+            whole = []
+        safe = (
+            f"the checkpoint at step {whole[0].meta['steps']} is whole"
+            if whole
+            else "no checkpoint was written yet"
+        )
+        reason = error.strerror or type(error).__name__
+        return StorageError(
+            f"cannot write {what} in {self.path}: {reason}; {safe}, --resume continues from there"
+        )
+
+
+def to_line(content: Mapping[str, Any]) -> bytes:
+    """One line of a `.jsonl` file."""
+    return (json.dumps(content, allow_nan=False) + "\n").encode()
+
+
+def from_lines(data: bytes) -> list[dict[str, Any]]:
+    """The whole lines of a `.jsonl` file, up to the first that is not."""
+    lines = []
+    for line in data.split(b"\n")[:-1]:
+        try:
+            content = json.loads(line)
+        except (ValueError, RecursionError):
+            break
+        if not isinstance(content, dict):
+            break
+        lines.append(content)
+    return lines

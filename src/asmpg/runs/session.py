@@ -1,0 +1,298 @@
+"""One run in progress: the compiled loop, its records, and what of it is on disk."""
+
+import dataclasses
+import functools
+import sys
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ..config import TrainConfig
+from ..optimal_control import optimal, random_return
+from ..training import Schedule, SeedState, Trainer
+from . import checkpoint
+from . import folder as files
+from .checkpoint import Checkpoint
+from .folder import RunFolder
+from .progress import Progress, ProgressCallback
+from .results import finite, Reference, Result
+
+
+# A score must hold for this many records in a row before a run stops early.
+NUM_HELD = 3
+
+
+class History:
+    """The records of a run, as the lines of `metrics.jsonl` and as arrays.
+
+    A number that is not finite stands as null in a line and as NaN in an array; `num_null` counts them.
+    """
+
+    def __init__(self, lines: bytes = b""):
+        """Continues from the given lines."""
+        self.lines = lines
+        self.records = files.from_lines(lines)
+
+    def add(self, steps: int, episodes: int, metrics: Mapping[str, np.ndarray]) -> bytes:
+        """One record more, of metrics [num_seeds]; returns its line."""
+        values = {name: np.asarray(value, np.float64) for name, value in metrics.items()}
+        values["num_null"] = np.sum([~np.isfinite(value) for value in values.values()], axis=0)
+        record = {"steps": steps, "episodes": episodes}
+        record |= {name: [finite(number) for number in value.tolist()] for name, value in values.items()}
+        line = files.to_line(record)
+        self.records.append(record)
+        self.lines += line
+        return line
+
+    def metrics(self) -> dict[str, np.ndarray]:
+        """Every metric [records, num_seeds]; `steps` and `episodes` too."""
+        if not self.records:
+            return {}
+        lists = {name: [record[name] for record in self.records] for name in self.records[-1]}
+        num_seeds = len(lists["return"][0])
+        counts = {
+            name: np.tile(np.array(lists.pop(name))[:, None], num_seeds) for name in ("steps", "episodes")
+        }
+        return counts | {name: np.array(values, np.float64) for name, values in lists.items()}
+
+    def held(self, score: float | None) -> bool:
+        """Whether every seed had at least this score in each of the last three records."""
+        last = self.metrics().get("score") if score is not None else None
+        return last is not None and len(last) >= NUM_HELD and bool((last[-NUM_HELD:] >= score).all())
+
+
+class Session:
+    """A run that can be begun or taken up from a checkpoint, and then driven to its end.
+
+    Attributes:
+        config: checked.
+        trainer: the compiled loop.
+        history: the records so far.
+        reference: what scores are measured by; None where the optimum is not asked for.
+        seconds: spent on training so far, earlier sessions included.
+        episodes: episodes done, per seed; 0 before the warm-up.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        report: ProgressCallback,
+        folder: RunFolder | None = None,
+        content: Mapping[str, Any] | None = None,
+    ):
+        """Prepares the loop; compiles and writes nothing.
+
+        Args:
+            config: checked.
+            report: is told how far the run is.
+            folder: where records and checkpoints go, if anywhere.
+            content: the configuration as it is in the folder; every checkpoint has a copy.
+        """
+        self.config, self.folder, self._content = config, folder, content
+        self.env = config.environment()
+        learner = config.learner()
+        horizon = self.env.horizon
+        schedule = Schedule.create(config.steps, learner.settings.warmup_steps, config.chunk_steps, horizon)
+        seeds = range(config.seed, config.seed + config.num_seeds)
+        self.trainer = Trainer(learner, schedule, seeds)
+        self.history, self.reference = History(), None
+        self.seconds, self.episodes = 0.0, 0
+        self._state: Any = None
+        self._report = report
+        self._clock = time.monotonic()
+
+    @property
+    def steps(self) -> int:
+        """Environment steps done, per seed."""
+        return self.episodes * self.env.horizon
+
+    @property
+    def total_steps(self) -> int:
+        """Environment steps in all, per seed: whole episodes."""
+        return self.trainer.schedule.num_episodes * self.env.horizon
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.episodes >= self.trainer.schedule.num_episodes or self.history.held(
+            self.config.stop_score
+        )
+
+    def result(self) -> Result:
+        """The run as of its last record."""
+        state = self.trainer.combine(self._state).learner
+        metrics = self.history.metrics()
+        return Result(
+            scores=metrics["score"][-1] if "score" in metrics else None,
+            returns=metrics["return"][-1],
+            policy=self.trainer.learner.policy(state),
+            model=getattr(state, "model", None),
+            metrics=metrics,
+            steps=self.steps,
+            seconds=self.seconds,
+            config=self.config,
+            env=self.env,
+            reference=self.reference,
+            finished=self.finished,
+            path=None if self.folder is None else self.folder.path,
+        )
+
+    def restore(self, saved: Checkpoint) -> None:
+        """Takes up a checkpoint.
+
+        Raises:
+            DamagedError: its arrays do not fit.
+        """
+        shapes = jax.eval_shape(self.trainer.init)
+        arrays = {name: array for name, array in saved.arrays.items() if name != files.METRICS}
+        self._state = checkpoint.unflatten(shapes, _with_all_rows(arrays, shapes))
+        self.history = History(saved.arrays[files.METRICS].tobytes())
+        self.episodes, self.seconds = saved.meta["episodes"], saved.meta["seconds"]
+        self.reference = Reference(**saved.meta["reference"]) if saved.meta["reference"] else None
+
+    def drive(self, stop: Callable[[], bool] = lambda: False) -> None:
+        """Trains to the end, or until `stop()` holds after a record; every record is followed by a checkpoint."""
+        self._clock = time.monotonic() - self.seconds
+        if not self.finished:
+            self._compile()
+            if not self.history.records:
+                self._advance(self.episodes, 0)
+        for first, number in self.trainer.schedule.chunks(self.episodes):
+            if stop() or self.finished:
+                return
+            self._advance(first, number)
+
+    def _compile(self) -> None:
+        """Warm-up, compilation and the optimum at the same time, each on a core of its own where there are several."""
+        begun = self._state is not None
+        message = f"compiling {self.config.model}"
+        unsolved = not begun and (self.env.identity() is not None or self.config.optimum)
+        self._report(Progress("starting", message + (f", solving {self.env.name}" if unsolved else "")))
+        pool = ThreadPoolExecutor(2)
+        try:
+            # Precision is a setting of the calling thread.
+            in_precision = functools.partial(_with_precision, jnp.result_type(float) == jnp.float64)
+            compiling = pool.submit(in_precision, self._compile_loop)
+            solving: Future[Reference] | None = pool.submit(in_precision, self._solve) if unsolved else None
+            if not begun:
+                self._state = self._place(self.trainer.init())
+                self.episodes = self.trainer.schedule.warmup_episodes
+            else:
+                self._state = self._place(self._state)
+            compiling.result()
+            if solving is not None:
+                if not solving.done():
+                    self._report(Progress("starting", f"solving {self.env.name} for its optimum"))
+                self.reference = solving.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _solve(self) -> Reference:
+        return Reference(random_return(self.env), optimal(self.env).episode_return)
+
+    def _compile_loop(self) -> None:
+        """Compiles the loop by running no episode of it on zeros."""
+        shapes = jax.eval_shape(self.trainer.init)
+        self.trainer.advance(self._place(checkpoint.zeros(shapes)), self.trainer.schedule.warmup_episodes, 0)
+
+    def _place(self, state: Any) -> Any:
+        """The state where the compiled loop leaves it, so that it is compiled for one place only."""
+        devices = jax.local_devices()[: self.config.num_seeds]
+        if len(devices) == 1:
+            return state
+        spec = PartitionSpec() if self.config.num_seeds % len(devices) else PartitionSpec("seed")
+        return jax.device_put(state, NamedSharding(Mesh(np.array(devices), ("seed",)), spec))
+
+    def _advance(self, first: int, number: int) -> None:
+        """One chunk, its record and its checkpoint."""
+        start = time.monotonic()
+        self._state, device_metrics = self.trainer.advance(self._state, first, number)
+        metrics = {name: np.asarray(value) for name, value in jax.device_get(device_metrics).items()}
+        now = time.monotonic()
+        self.episodes, self.seconds = first + number, now - self._clock
+        if self.reference is not None:
+            metrics = {"score": self.reference.score(metrics["return"]), **metrics}
+        line = self.history.add(self.steps, self.episodes, metrics)
+        speed = number * self.env.horizon * self.config.num_seeds / (now - start)
+        if self.folder is not None:
+            self._save(self.folder, line, now - start, speed)
+        self._report(
+            Progress(
+                "training",
+                steps=self.steps,
+                total_steps=self.total_steps,
+                seconds=self.seconds,
+                steps_per_second=speed if number else None,
+                seconds_left=(self.total_steps - self.steps) * self.config.num_seeds / speed
+                if number
+                else None,
+                score=None if self.reference is None else float(np.mean(metrics["score"])),
+                episode_return=float(np.mean(metrics["return"])),
+            )
+        )
+
+    def _save(self, folder: RunFolder, line: bytes, chunk_seconds: float, speed: float) -> None:
+        """The record, its time and the checkpoint, in an order that a kill in between can do no harm."""
+        timing = {
+            "steps": self.steps,
+            "seconds": round(self.seconds, 3),
+            "chunk_seconds": round(chunk_seconds, 3),
+            "steps_per_second": round(speed, 2),
+            "peak_memory_bytes": peak_memory(),
+        }
+        folder.append(files.METRICS, line)
+        folder.append(files.TIMINGS, files.to_line(timing))
+        arrays = _filled_rows(checkpoint.flatten(self._state))
+        arrays[files.METRICS] = np.frombuffer(self.history.lines, np.uint8)
+        meta = {
+            "steps": self.steps,
+            "episodes": self.episodes,
+            "warmup_episodes": self.trainer.schedule.warmup_episodes,
+            "records": len(self.history.records),
+            "seconds": self.seconds,
+            "reference": None if self.reference is None else dataclasses.asdict(self.reference),
+            "config": self._content,
+        }
+        folder.write_checkpoint(self.steps, arrays, meta)
+
+
+# Where the replayed episodes are in the state; only the rows in use are written.
+_ROWS, _COUNT = ".replay.episodes.", ".replay.count"
+
+
+def _filled_rows(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Without the rows of the replay buffer that hold no episode yet."""
+    count = int(arrays[_COUNT].max())
+    return {name: array[:, :count] if name.startswith(_ROWS) else array for name, array in arrays.items()}
+
+
+def _with_all_rows(arrays: Mapping[str, np.ndarray], shapes: SeedState) -> dict[str, np.ndarray]:
+    """With empty rows added up to the capacity of this run, which grows when a run is extended."""
+    capacity = shapes.replay.episodes.rewards.shape[1]
+    filled = {}
+    for name, array in arrays.items():
+        missing = capacity - array.shape[1] if name.startswith(_ROWS) else 0
+        widths = [(0, 0), (0, missing)] + [(0, 0)] * (array.ndim - 2)
+        filled[name] = np.pad(array, widths) if missing > 0 else array
+    return filled
+
+
+def _with_precision(double: bool, function: Callable[[], Any]) -> Any:
+    with jax.enable_x64(double):
+        return function()
+
+
+def peak_memory() -> int | None:
+    """The most memory this process ever held, in bytes; None where the system does not say."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
