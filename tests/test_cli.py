@@ -98,7 +98,6 @@ def only_json(out: str) -> dict:
         ("train --resume nowhere --model lstm", "--model", "--resume"),
         ("train --resume nowhere --entropy 1", "--entropy", "--resume"),
         ("train --resume nowhere --record-cosine", "--record-cosine", "--resume"),
-        ("train bioreactor --resume nowhere", "TASK", "FILE.py:NAME"),
         ("evaluate nowhere", "RUN", "run folder"),
         ("evaluate .", "RUN", "run folder"),
         ("optimal chess", "TASK", "timber_harvest"),
@@ -228,6 +227,10 @@ def test_train_evaluate_and_resume_give_the_same_json(call, trained, workplace):
     expected = asmpg.score(asmpg.make("bioreactor", horizon=8), np.array(content["returns"]))
     np.testing.assert_allclose(content["scores"], expected)
     assert only_json(call("train --resume run --json")[1]) == content
+    assert only_json(call("train bioreactor --resume run --json")[1]) == content
+    status, _, err = call("train harvest --resume run --json")
+    assert status == 2
+    assert err.startswith("asmpg: TASK: the run is of bioreactor")
     again = only_json(call("evaluate run --json")[1])
     assert again.keys() == content.keys()
     np.testing.assert_allclose(again.pop("returns"), content.pop("returns"), rtol=1e-6)
@@ -261,6 +264,9 @@ def test_the_default_folder_is_never_overwritten(call, workplace):
     status, _, err = call(TRAIN.replace("--steps 90", "--steps 120"))
     assert status == 2
     assert re.match(r"asmpg: --out: runs/.* \(steps is 90, not 120\)", err)
+    status, _, err = call(f"{TRAIN} --entropy 0.5 --out {folder}")
+    assert status == 2
+    assert re.search(r"\(entropy is [\d.]+, not 0.5\)", err)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == content
 
 

@@ -9,6 +9,7 @@ from .cli.commands import how_to_resume, run_interruptibly
 from .cli.machine import INTERRUPTED, keep_compiled, use_cores
 from .config import TrainConfig
 from .runs import Result
+from .runs.folder import CURVE
 from .runs.lifecycle import start
 from .runs.progress import duration
 
@@ -78,7 +79,9 @@ def _show(results: list[Result]) -> None:
     console = Console()
     console.print(table)
     for result in results:
-        console.print(f"{result.path}/learning_curve.png", highlight=False, soft_wrap=True)
+        if result.path is not None:
+            curve = result.path / CURVE
+            console.print(str(curve if curve.exists() else result.path), highlight=False, soft_wrap=True)
 
 
 def _say(text: str) -> None:

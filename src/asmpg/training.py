@@ -133,7 +133,7 @@ def advance_seed(
     horizon = learner.env.horizon
 
     def episode(index: Array, state: SeedState) -> SeedState:
-        explore_key, update_key = jax.random.split(jax.random.fold_in(state.key, index))
+        explore_key, update_key, _ = jax.random.split(jax.random.fold_in(state.key, index), 3)
         replay = state.replay.add(explore(learner, state.learner, key=explore_key))
         elapsed = (index - warmup_episodes) * horizon
 
@@ -146,7 +146,8 @@ def advance_seed(
 
     last = first_episode + num_episodes
     state = loop(first_episode, last, episode, state)
-    record_key = jax.random.fold_in(jax.random.fold_in(state.key, last), 1)
+    # The third key of the episode to come, which does not use it.
+    record_key = jax.random.split(jax.random.fold_in(state.key, last), 3)[2]
     learner_state, metrics = learner.diagnose(state.learner, state.replay, key=record_key)
     policy = learner.policy(learner_state)
     returns = jax.vmap(lambda s: rollout(learner.env, policy, initial_state=s).episode_return)(starts)

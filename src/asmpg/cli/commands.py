@@ -67,12 +67,15 @@ def run_train(options: Train) -> int:
     if options.resume is not None:
         _refuse_with_resume(options)
         folder = RunFolder(options.resume)
-        _prepare(_stored_seeds(folder))
+        stored = _stored(folder)
+        _prepare(stored.get("num_seeds", 1))
+        own = task if task is not None and task_files.is_task_file(task) else None
+        if own is None and task not in (None, stored.get("task", task)):
+            raise UsageError(
+                f"task: the run is of {stored['task']}; with --resume none need be given but FILE.py:NAME"
+            )
 
         def go(report: ProgressCallback, stop: Callable[[], bool]) -> Result:
-            own = task if task is not None and task_files.is_task_file(task) else None
-            if task is not None and own is None:
-                raise UsageError("task: with --resume a task is only given if it is FILE.py:NAME")
             return take_up(folder.path, report, steps=options.steps, task=own, stop=stop)
 
     else:
@@ -116,12 +119,12 @@ def _refuse_with_resume(options: Train) -> None:
                 )
 
 
-def _stored_seeds(folder: RunFolder) -> int:
-    """How many seeds a run has, as far as its configuration can be read."""
+def _stored(folder: RunFolder) -> dict[str, Any]:
+    """The configuration of a run, as far as it can be read."""
     try:
-        return max(1, int(folder.read_config()["num_seeds"]))
-    except (DamagedError, KeyError, TypeError, ValueError):
-        return 1
+        return folder.read_config()
+    except DamagedError:
+        return {}
 
 
 def _prepare(num_seeds: int) -> None:

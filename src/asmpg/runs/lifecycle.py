@@ -103,9 +103,10 @@ def start(config: TrainConfig, report: ProgressCallback, stop: Callable[[], bool
         stored = _read(folder)
         name = _difference(stored.content, content)
         if name is not None:
+            was, now = ({**old, **old["settings"]}.get(name) for old in (stored.content, content))
             raise UsageError(
-                f"out: {folder.path} is a run with another configuration ({name} is {stored.content.get(name)!r}, not "
-                f"{content[name]!r}); give another --out, or go on with that run by --resume"
+                f"out: {folder.path} is a run with another configuration ({name} is {was!r}, not {now!r}); "
+                "give another --out, or go on with that run by --resume"
             )
         return _continue(config, folder, stored, report, stop)
 
@@ -177,7 +178,8 @@ def _difference(
     one: Mapping[str, Any], other: Mapping[str, Any], but: Collection[str] = ("out", "overrides")
 ) -> str | None:
     """The first entry in which two configurations differ. Settings are compared as resolved, not as overridden."""
-    names = [name for name in {**one, **other} if name not in but]
+    one, other = ({**content, **content.get("settings", {})} for content in (one, other))
+    names = [name for name in {**one, **other} if name not in but and name != "settings"]
     return next((name for name in names if one.get(name) != other.get(name)), None)
 
 

@@ -46,7 +46,8 @@ def learning_curve(title: str, metrics: Mapping[str, np.ndarray], references: Ma
     if name == "score":
         # A policy far below random would press everything of interest into a line.
         axes.set_ylim(bottom=max(-1.0, min(-0.05, float(np.nanmin(values, initial=0.0)) - 0.05)))
-    axes.set(xlabel="environment steps per seed", ylabel=name, title=title)
+    axes.set(xlabel="environment steps per seed, warm-up included", ylabel=name, title=title)
+    axes.set_xlim(left=0)
     axes.legend(loc="center right", frameon=False)
     axes.grid(alpha=0.25)
     stream = io.BytesIO()

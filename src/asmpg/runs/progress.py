@@ -18,7 +18,7 @@ class Progress:
         steps: environment steps done, per seed.
         total_steps: environment steps in all, per seed.
         seconds: spent on training so far.
-        steps_per_second: environment steps per second, all seeds together, over the last chunk.
+        steps_per_second: environment steps per second over the last chunk, of each of the seeds.
         seconds_left: until the end, at that pace.
         score: the mean score over seeds, where the optimum is known.
         episode_return: the mean return over seeds.

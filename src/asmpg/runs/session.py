@@ -219,7 +219,7 @@ class Session:
         if self.reference is not None:
             metrics = {"score": self.reference.score(metrics["return"]), **metrics}
         line = self.history.add(self.steps, self.episodes, metrics)
-        speed = number * self.env.horizon * self.config.num_seeds / (now - start)
+        speed = number * self.env.horizon / (now - start)
         if self.folder is not None:
             self._save(self.folder, line, now - start, speed)
         self._report(
@@ -229,9 +229,7 @@ class Session:
                 total_steps=self.total_steps,
                 seconds=self.seconds,
                 steps_per_second=speed if number else None,
-                seconds_left=(self.total_steps - self.steps) * self.config.num_seeds / speed
-                if number
-                else None,
+                seconds_left=(self.total_steps - self.steps) / speed if number else None,
                 score=None if self.reference is None else float(np.mean(metrics["score"])),
                 episode_return=float(np.mean(metrics["return"])),
             )
