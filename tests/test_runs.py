@@ -9,6 +9,7 @@ import pathlib
 import random
 import shutil
 import sys
+import threading
 import time
 
 import equinox as eqx
@@ -20,9 +21,9 @@ import asmpg
 import wanderer
 from asmpg import TrainConfig, UsageError
 from asmpg.config import from_json, to_json
-from asmpg.runs import checkpoint, lifecycle, RunWarning, StorageError
+from asmpg.runs import checkpoint, lifecycle, RunWarning, session, StorageError
 from asmpg.runs.folder import from_lines, RunFolder
-from asmpg.runs.session import History
+from asmpg.runs.records import History
 from probes import RewardIsState
 from toys import bits
 
@@ -249,6 +250,29 @@ def test_a_run_stops_early_at_a_score(tmp_path):
     assert result.scores is not None
     np.testing.assert_allclose(result.scores, asmpg.score(TASK, result.returns))
     assert resume(tmp_path / "run").summary() == result.summary()
+
+
+def test_training_does_not_wait_for_the_optimum(monkeypatch):
+    """The first updates run while the task is being solved; the records before and after them get their scores."""
+    trained, launch = threading.Event(), session.Session._launch
+
+    def watched(self, first, number):
+        launched = launch(self, first, number)
+        if number > 0:
+            trained.set()
+        return launched
+
+    def patient(env):
+        assert trained.wait(60)
+        return real_optimal(env)
+
+    real_optimal = session.optimal
+    monkeypatch.setattr(session.Session, "_launch", watched)
+    monkeypatch.setattr(session, "optimal", patient)
+    result = asmpg.train(dataclasses.replace(CONFIG, optimum=True, steps=96))
+    assert np.isfinite(result.metrics["score"]).all()
+    expected = asmpg.score(TASK, result.metrics["return"])
+    np.testing.assert_allclose(result.metrics["score"], expected)
 
 
 # Stopped and resumed, extended

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -21,50 +21,8 @@ from . import folder as files
 from .checkpoint import Checkpoint
 from .folder import RunFolder
 from .progress import Progress, ProgressCallback
-from .results import finite, Reference, Result
-
-
-# A score must hold for this many records in a row before a run stops early.
-NUM_HELD = 3
-
-
-class History:
-    """The records of a run, as the lines of `metrics.jsonl` and as arrays.
-
-    A number that is not finite stands as null in a line and as NaN in an array; `num_null` counts them.
-    """
-
-    def __init__(self, lines: bytes = b""):
-        """Continues from the given lines."""
-        self.lines = lines
-        self.records = files.from_lines(lines)
-
-    def add(self, steps: int, episodes: int, metrics: Mapping[str, np.ndarray]) -> bytes:
-        """One record more, of metrics [num_seeds]; returns its line."""
-        values = {name: np.asarray(value, np.float64) for name, value in metrics.items()}
-        values["num_null"] = np.sum([~np.isfinite(value) for value in values.values()], axis=0)
-        record = {"steps": steps, "episodes": episodes}
-        record |= {name: [finite(number) for number in value.tolist()] for name, value in values.items()}
-        line = files.to_line(record)
-        self.records.append(record)
-        self.lines += line
-        return line
-
-    def metrics(self) -> dict[str, np.ndarray]:
-        """Every metric [records, num_seeds]; `steps` and `episodes` too."""
-        if not self.records:
-            return {}
-        lists = {name: [record[name] for record in self.records] for name in self.records[-1]}
-        num_seeds = len(lists["return"][0])
-        counts = {
-            name: np.tile(np.array(lists.pop(name))[:, None], num_seeds) for name in ("steps", "episodes")
-        }
-        return counts | {name: np.array(values, np.float64) for name, values in lists.items()}
-
-    def held(self, score: float | None) -> bool:
-        """Whether every seed had at least this score in each of the last three records."""
-        last = self.metrics().get("score") if score is not None else None
-        return last is not None and len(last) >= NUM_HELD and bool((last[-NUM_HELD:] >= score).all())
+from .records import History
+from .results import Reference, Result
 
 
 class Session:
@@ -159,39 +117,54 @@ class Session:
     def drive(self, stop: Callable[[], bool] = lambda: False) -> None:
         """Trains to the end, or until `stop()` holds after a record; every record is followed by a checkpoint."""
         self._clock = time.monotonic() - self.seconds
-        if not self.finished:
-            self._compile()
-            if not self.history.records:
-                self._advance(self.episodes, 0)
-        for first, number in self.trainer.schedule.chunks(self.episodes):
-            if stop() or self.finished:
-                return
-            self._advance(first, number)
-
-    def _compile(self) -> None:
-        """Warm-up, compilation and the optimum at the same time, each on a core of its own where there are several."""
-        begun = self._state is not None
-        message = f"compiling {self.config.model}"
-        unsolved = not begun and (self.env.identity() is not None or self.config.optimum)
-        self._report(Progress("starting", message + (f", solving {self.env.name}" if unsolved else "")))
-        pool = ThreadPoolExecutor(2)
+        if self.finished:
+            return
+        # A thread beside this one; precision is a setting of each.
+        pool = ThreadPoolExecutor(1)
+        in_thread = functools.partial(pool.submit, _with_precision, jnp.result_type(float) == jnp.float64)
         try:
-            # Precision is a setting of the calling thread.
-            in_precision = functools.partial(_with_precision, jnp.result_type(float) == jnp.float64)
-            compiling = pool.submit(in_precision, self._compile_loop)
-            solving: Future[Reference] | None = pool.submit(in_precision, self._solve) if unsolved else None
-            if not begun:
-                self._state = self._place(self.trainer.init())
-                self.episodes = self.trainer.schedule.warmup_episodes
-            else:
-                self._state = self._place(self._state)
-            compiling.result()
-            if solving is not None:
-                if not solving.done():
-                    self._report(Progress("starting", f"solving {self.env.name} for its optimum"))
-                self.reference = solving.result()
+            self._compile(in_thread)
+            chunks = self.trainer.schedule.chunks(self.episodes)
+            if not self.history.records:
+                self._first_record(chunks, stop, in_thread)
+            for first, number in chunks:
+                if stop() or self.finished:
+                    return
+                self._record(self._collect(self._launch(first, number)))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+    def _compile(self, in_thread: Callable[..., Future[Any]]) -> None:
+        """Compiles the loop and, unless the run has begun already, goes through the warm-up at the same time."""
+        self._report(Progress("starting", f"compiling {self.config.model}"))
+        compiling = in_thread(self._compile_loop)
+        if self._state is None:
+            self._state = self._place(self.trainer.init())
+            self.episodes = self.trainer.schedule.warmup_episodes
+        else:
+            self._state = self._place(self._state)
+        compiling.result()
+
+    def _first_record(
+        self,
+        chunks: Iterator[tuple[int, int]],
+        stop: Callable[[], bool],
+        in_thread: Callable[..., Future[Any]],
+    ) -> None:
+        """The record after the warm-up.
+
+        It may have to wait for the optimum, which can take a while. The first chunk of training need not.
+        """
+        done, ahead = self._collect(self._launch(self.episodes, 0)), None
+        if self.env.identity() is not None or self.config.optimum:
+            self._report(Progress("starting", f"solving {self.env.name} for its optimum"))
+            solving = in_thread(self._solve)
+            following = None if stop() else next(chunks, None)
+            ahead = None if following is None else self._launch(*following)
+            self.reference = solving.result()
+        self._record(done)
+        if ahead is not None:
+            self._record(self._collect(ahead))
 
     def _solve(self) -> Reference:
         return Reference(random_return(self.env), optimal(self.env).episode_return)
@@ -209,45 +182,55 @@ class Session:
         spec = PartitionSpec() if self.config.num_seeds % len(devices) else PartitionSpec("seed")
         return jax.device_put(state, NamedSharding(Mesh(np.array(devices), ("seed",)), spec))
 
-    def _advance(self, first: int, number: int) -> None:
-        """One chunk, its record and its checkpoint."""
+    def _launch(self, first: int, number: int) -> "_Launched":
+        """Begins a chunk, and may return before it is done."""
         start = time.monotonic()
-        self._state, device_metrics = self.trainer.advance(self._state, first, number)
-        metrics = {name: np.asarray(value) for name, value in jax.device_get(device_metrics).items()}
+        self._state, metrics = self.trainer.advance(self._state, first, number)
+        return _Launched(first + number, number, start, metrics)
+
+    def _collect(self, launched: "_Launched") -> "_Done":
+        """Waits for the chunk launched last. Its arrays are copies, since the next chunk works in the same memory."""
+        metrics = {name: np.asarray(value) for name, value in jax.device_get(launched.metrics).items()}
         now = time.monotonic()
-        self.episodes, self.seconds = first + number, now - self._clock
+        arrays = {} if self.folder is None else _filled_rows(checkpoint.flatten(self._state))
+        seconds = now - self._clock
+        return _Done(launched.episodes, launched.number, seconds, now - launched.start, metrics, arrays)
+
+    def _record(self, done: "_Done") -> None:
+        """The record of a chunk and its checkpoint."""
+        self.episodes, self.seconds = done.episodes, done.seconds
+        metrics = done.metrics
         if self.reference is not None:
             metrics = {"score": self.reference.score(metrics["return"]), **metrics}
         line = self.history.add(self.steps, self.episodes, metrics)
-        speed = number * self.env.horizon / (now - start)
+        speed = done.number * self.env.horizon / done.chunk_seconds
         if self.folder is not None:
-            self._save(self.folder, line, now - start, speed)
+            self._save(self.folder, line, done, speed)
         self._report(
             Progress(
                 "training",
                 steps=self.steps,
                 total_steps=self.total_steps,
                 seconds=self.seconds,
-                steps_per_second=speed if number else None,
-                seconds_left=(self.total_steps - self.steps) / speed if number else None,
+                steps_per_second=speed if done.number else None,
+                seconds_left=(self.total_steps - self.steps) / speed if done.number else None,
                 score=None if self.reference is None else float(np.mean(metrics["score"])),
                 episode_return=float(np.mean(metrics["return"])),
             )
         )
 
-    def _save(self, folder: RunFolder, line: bytes, chunk_seconds: float, speed: float) -> None:
+    def _save(self, folder: RunFolder, line: bytes, done: "_Done", speed: float) -> None:
         """The record, its time and the checkpoint, in an order that a kill in between can do no harm."""
         timing = {
             "steps": self.steps,
             "seconds": round(self.seconds, 3),
-            "chunk_seconds": round(chunk_seconds, 3),
+            "chunk_seconds": round(done.chunk_seconds, 3),
             "steps_per_second": round(speed, 2),
             "peak_memory_bytes": peak_memory(),
         }
         folder.append(files.METRICS, line)
         folder.append(files.TIMINGS, files.to_line(timing))
-        arrays = _filled_rows(checkpoint.flatten(self._state))
-        arrays[files.METRICS] = np.frombuffer(self.history.lines, np.uint8)
+        arrays = done.arrays | {files.METRICS: np.frombuffer(self.history.lines, np.uint8)}
         meta = {
             "steps": self.steps,
             "episodes": self.episodes,
@@ -260,14 +243,39 @@ class Session:
         folder.write_checkpoint(self.steps, arrays, meta)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Launched:
+    """A chunk under way: where it ends, how many episodes it has, when it began, and its metrics to be."""
+
+    episodes: int
+    number: int
+    start: float
+    metrics: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class _Done:
+    """A chunk that is done, with everything its record and its checkpoint need."""
+
+    episodes: int
+    number: int
+    seconds: float
+    chunk_seconds: float
+    metrics: dict[str, np.ndarray]
+    arrays: dict[str, np.ndarray]
+
+
 # Where the replayed episodes are in the state; only the rows in use are written.
 _ROWS, _COUNT = ".replay.episodes.", ".replay.count"
 
 
 def _filled_rows(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Without the rows of the replay buffer that hold no episode yet."""
+    """Copies, without the rows of the replay buffer that hold no episode yet."""
     count = int(arrays[_COUNT].max())
-    return {name: array[:, :count] if name.startswith(_ROWS) else array for name, array in arrays.items()}
+    return {
+        name: np.array(array[:, :count] if name.startswith(_ROWS) else array)
+        for name, array in arrays.items()
+    }
 
 
 def _with_all_rows(arrays: Mapping[str, np.ndarray], shapes: SeedState) -> dict[str, np.ndarray]:
