@@ -20,7 +20,7 @@ PACKAGE = ROOT / "src" / "asmpg"
 LAYERS = (
     {"types"},
     {"environment"},
-    {"normalisation", "optimisation", "settings", "solution_cache"},
+    {"linear", "normalisation", "optimisation", "settings", "solution_cache"},
     {"envs", "optimal_control", "backbones", "policies", "replay", "statistics"},
     {"models"},
     {"gradients"},

@@ -16,7 +16,7 @@ from asmpg.gradients import imagined_return
 from asmpg.learner import gradient_cosine, ModelBasedLearner, ModelBasedState
 from asmpg.models import ActionSequenceModel, OneStepModel, Simulator
 from asmpg.normalisation import Normaliser
-from asmpg.optimisation import loop, mean_gradient, optimiser
+from asmpg.optimisation import CPU_MICRO_BATCH_STEPS, loop, mean_gradient, micro_batch_size, optimiser
 from asmpg.policies import TanhGaussianPolicy
 from asmpg.replay import ReplayBuffer
 from asmpg.settings import preset
@@ -329,6 +329,14 @@ def test_micro_batches_change_nothing(size, x64):
     expected, (grads, others) = both(model, episodes)
     assert relative_error(grads, expected) < 1e-12
     np.testing.assert_allclose(others["return"], episodes.rewards.sum(axis=1).mean(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("size", [1, 8, 12, 64])
+@pytest.mark.parametrize("length", [2, 100, 300, 500, 5000])
+def test_micro_batches_divide_the_batch_and_fit_the_cache(size, length):
+    micro = micro_batch_size(size, length)
+    assert size % micro == 0
+    assert micro == size or micro == 1 or micro * length <= CPU_MICRO_BATCH_STEPS
 
 
 def test_adam_its_clip_and_its_decay():

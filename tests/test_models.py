@@ -47,7 +47,7 @@ def test_simulator_predicts_the_rollout(name):
 def test_simulator_has_nothing_to_fit():
     env = Drift()
     assert Simulator(env).loss(random_episode(env)) == 0.0
-    assert not Simulator(env).parallel
+    assert not Simulator(env).two_pass
 
 
 def test_one_step_loss_is_teacher_forcing_by_hand(x64):

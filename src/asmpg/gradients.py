@@ -78,7 +78,7 @@ def imagine_in_two_passes(
 
     The first pass runs step by step without a gradient. The second holds its states constant, so that all actions
     come from one batched call of the policy and all states from one `predict`: nothing is differentiated step by
-    step, and a parallel backbone stays parallel.
+    step, a parallel backbone stays parallel and a recurrent one uses its hand-written derivative.
     """
     visited = jax.lax.stop_gradient(imagine(policy, model, initial_state, noise).states)
     steps = jnp.arange(noise.shape[0])
@@ -106,7 +106,7 @@ def imagined_return(
         initial_state: `s_0`.
         noise: standard normal numbers, one row a step; zeros make the policy deterministic.
         loop: "open" (Definitions 1 and 2) or "closed" (Appendix B).
-        two_pass: whether to take the open-loop gradient in two passes; by default for parallel models only.
+        two_pass: whether to take the open-loop gradient in two passes; by default where that is faster, see the model.
 
     Raises:
         UsageError: a loop other than these two, or two passes asked of the closed loop.
@@ -115,7 +115,7 @@ def imagined_return(
         raise UsageError(f"loop: {loop!r} is not one of open, closed")
     if two_pass and loop == "closed":
         raise UsageError("two_pass: only the open-loop gradient can be taken in two passes")
-    if loop == "open" and (model.parallel if two_pass is None else two_pass):
+    if loop == "open" and (model.two_pass if two_pass is None else two_pass):
         imagined = imagine_in_two_passes(policy, model, initial_state, noise)
     else:
         imagined = imagine(policy, model, initial_state, noise, loop=loop)

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .backbones import AbstractBackbone, BACKBONES
-from .backbones.base import Linear
 from .environment import AbstractEnvironment
+from .linear import Linear
 from .normalisation import Normaliser
 from .types import PRNGKey, Scalar, Step, Trajectory, UsageError
 
@@ -27,8 +27,8 @@ class AbstractDynamicsModel(eqx.Module):
     """
 
     @property
-    def parallel(self) -> bool:
-        """Whether `predict` does not run step by step over time."""
+    def two_pass(self) -> bool:
+        """Whether `predict` beats repeated `step`, so that an open-loop gradient is best taken in two passes."""
         return False
 
     @abc.abstractmethod
@@ -137,21 +137,21 @@ class ActionSequenceModel(AbstractDynamicsModel):
         self.horizon = env.horizon
 
     @property
-    def parallel(self) -> bool:
-        """Whether `predict` runs in parallel over time."""
-        return self.backbone.parallel
+    def two_pass(self) -> bool:
+        """Yes: a recurrent backbone gains too (12 for 15 ms, LSTM of horizon 100), a parallel one several times."""
+        return True
 
-    def encode(
+    def features(
         self,
         initial_state: Float[Array, " state"],
         action: Float[Array, "*horizon action"],
         step: Array,
     ) -> Float[Array, "*horizon features"]:
-        """Embeds one sequence element or, with a leading axis, all of them."""
+        """The encoder's input for one sequence element or, with a leading axis, for all of them."""
         start = self.normaliser.normalise(initial_state)
         time = (step / self.horizon)[..., None].astype(action.dtype)
         start = jnp.broadcast_to(start, (*action.shape[:-1], *start.shape))
-        return self.encoder(jnp.concatenate([action, time, start], axis=-1))
+        return jnp.concatenate([action, time, start], axis=-1)
 
     def predict(
         self,
@@ -164,8 +164,12 @@ class ActionSequenceModel(AbstractDynamicsModel):
         return self.normaliser.denormalise(self._predict_normalised(initial_state, actions, key))
 
     def _predict_normalised(self, initial_state: Array, actions: Array, key: PRNGKey | None) -> Array:
-        features = self.encode(initial_state, actions, jnp.arange(actions.shape[0]))
-        return self.decoder(self.backbone.predict(features, key=key))
+        features = self.features(initial_state, actions, jnp.arange(actions.shape[0]))
+        layer = self.backbone.input_layer
+        if layer is None:
+            return self.decoder(self.backbone.predict(self.encoder(features), key=key))
+        backbone = eqx.tree_at(lambda b: b.input_layer, self.backbone, self.encoder.then(layer))
+        return self.decoder(backbone.predict(features, key=key))
 
     def init(self, initial_state: Float[Array, " state"]) -> tuple[Array, Any]:
         """The initial state, which every element reads, and the backbone's empty carry."""
@@ -180,8 +184,8 @@ class ActionSequenceModel(AbstractDynamicsModel):
     ) -> tuple[tuple[Array, Any], Float[Array, " state"]]:
         """One element; `state` is not read."""
         initial_state, backbone_carry = carry
-        features = self.encode(initial_state, action, jnp.asarray(step))
-        backbone_carry, output = self.backbone.step(backbone_carry, features)
+        features = self.features(initial_state, action, jnp.asarray(step))
+        backbone_carry, output = self.backbone.step(backbone_carry, self.encoder(features))
         return (initial_state, backbone_carry), self.normaliser.denormalise(self.decoder(output))
 
     def loss(self, trajectory: Trajectory, *, key: PRNGKey | None = None) -> Scalar:

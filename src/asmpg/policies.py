@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .backbones.base import Linear
 from .environment import AbstractEnvironment
+from .linear import Linear
 from .normalisation import Normaliser
 from .types import PRNGKey, Scalar, Step
 

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from ..linear import Linear
 from ..types import PRNGKey
-from .base import AbstractBackbone, dropout, Linear
+from .base import AbstractBackbone, dropout
 
 
 class LayerNorm(eqx.Module):
@@ -86,6 +87,11 @@ class Transformer(AbstractBackbone):
     final_norm: LayerNorm
     dropout_rate: float = eqx.field(static=True, default=0.0)
     parallel: ClassVar[bool] = True
+
+    @property
+    def input_layer(self) -> Linear:
+        """The embedding."""
+        return self.embed
 
     @property
     def input_size(self) -> int:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ..linear import Linear
 from ..types import PRNGKey
 
 
@@ -26,6 +27,14 @@ class AbstractBackbone(eqx.Module):
     input_size: eqx.AbstractVar[int]
     output_size: eqx.AbstractVar[int]
     parallel: ClassVar[bool] = False
+
+    @property
+    def input_layer(self) -> Linear | None:
+        """The affine map that `predict` and `step` apply to their input before anything else, if there is one.
+
+        Two affine maps in a row make one: an encoder can be multiplied into it, once for a whole sequence.
+        """
+        return None
 
     @classmethod
     @abc.abstractmethod
@@ -47,23 +56,6 @@ class AbstractBackbone(eqx.Module):
         self, xs: Float[Array, "length input"], *, key: PRNGKey | None = None
     ) -> Float[Array, "length output"]:
         """All outputs at once. The key is for dropout; without one there is none."""
-
-
-class Linear(eqx.Module):
-    """An affine map. The weight is stored [input, output], the layout in which a batch multiplies fastest."""
-
-    weight: Float[Array, "input output"]
-    bias: Float[Array, " output"]
-
-    def __init__(self, input_size: int, output_size: int, *, key: PRNGKey, scale: float | None = None):
-        """Draws the weight from N(0, scale^2), by default with scale = 1/sqrt(input size); the bias is zero."""
-        deviation = input_size**-0.5 if scale is None else scale
-        self.weight = deviation * jax.random.normal(key, (input_size, output_size))
-        self.bias = jnp.zeros(output_size)
-
-    def __call__(self, x: Float[Array, "*batch input"]) -> Float[Array, "*batch output"]:
-        """`x W + b` over the last axis."""
-        return x @ self.weight + self.bias
 
 
 def scan_step(backbone: AbstractBackbone, xs: Float[Array, "length input"]) -> Float[Array, "length output"]:

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ..linear import Linear, multiply
 from ..types import PRNGKey
-from .base import AbstractBackbone, dropout, Linear
+from .base import AbstractBackbone, dropout
 
 
 def shift(sequence: Float[Array, "length features"]) -> Float[Array, "length features"]:
@@ -16,95 +17,119 @@ def shift(sequence: Float[Array, "length features"]) -> Float[Array, "length fea
     return jnp.concatenate([jnp.zeros_like(sequence[:1]), sequence[:-1]])
 
 
+# The scans below come with a derivative written by hand, reverse mode only. The forward scan runs on constants; what is
+# differentiated is the preactivation of all steps at once, `projected + shift(hidden) @ recurrent`, whose value is
+# known by then and never computed. The recurrent weight's gradient is thus one matrix product over time and batch,
+# taken by JAX itself, where the derivative of a scan has a small one in every step.
+
+
+def transpose(weight: Float[Array, "n m"]) -> Float[Array, "m n"]:
+    """The transpose laid out as such, once, for a product in every step of a scan."""
+    return jax.lax.optimization_barrier(weight.T)
+
+
 @jax.custom_vjp
-def rnn_scan(recurrent: Float[Array, "n n"], projected: Float[Array, "length n"]) -> Float[Array, "length n"]:
-    """All hidden states of a tanh RNN, given its input projections.
-
-    The hand-written derivative accumulates the recurrent weight's gradient in one matrix product after the
-    backward scan instead of one small one a step. Reverse mode only.
-    """
-
-    def body(hidden: Array, x: Array) -> tuple[Array, Array]:
-        hidden = jnp.tanh(x + hidden @ recurrent)
-        return hidden, hidden
-
-    return jax.lax.scan(body, jnp.zeros_like(projected[0]), projected)[1]
+def _rnn_outputs(preactivation: Array, recurrent: Array, hidden: Array) -> Array:
+    return hidden
 
 
-def _rnn_forward(recurrent: Array, projected: Array) -> tuple[Array, tuple[Array, Array]]:
-    hidden = rnn_scan(recurrent, projected)
+def _rnn_forward(preactivation: Array, recurrent: Array, hidden: Array) -> tuple[Array, tuple[Array, Array]]:
     return hidden, (recurrent, hidden)
 
 
-def _rnn_backward(residuals: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+def _rnn_backward(residuals: tuple[Array, Array], cotangent: Array) -> tuple[Array, None, None]:
     recurrent, hidden = residuals
+    transposed = transpose(recurrent)
 
     def body(later: Array, x: tuple[Array, Array]) -> tuple[Array, Array]:
-        from_output, hidden = x
-        preactivation = (later + from_output) * (1.0 - hidden**2)
-        return preactivation @ recurrent.T, preactivation
+        from_output, slope = x
+        preactivation = (later + from_output) * slope
+        return preactivation @ transposed, preactivation
 
     start = jnp.zeros_like(cotangent[0])
-    _, preactivations = jax.lax.scan(body, start, (cotangent, hidden), reverse=True)
-    return shift(hidden).T @ preactivations, preactivations
+    return jax.lax.scan(body, start, (cotangent, 1.0 - hidden**2), reverse=True)[1], None, None
 
 
-rnn_scan.defvjp(_rnn_forward, _rnn_backward)
+_rnn_outputs.defvjp(_rnn_forward, _rnn_backward)
 
 
-def lstm_gates(preactivation: Float[Array, " gates"]) -> tuple[Array, Array, Array, Array]:
-    """Input gate, forget gate, candidate, output gate."""
-    i, f, g, o = jnp.split(preactivation, 4)
-    return jax.nn.sigmoid(i), jax.nn.sigmoid(f), jnp.tanh(g), jax.nn.sigmoid(o)
+def rnn_scan(recurrent: Float[Array, "n n"], projected: Float[Array, "length n"]) -> Float[Array, "length n"]:
+    """All hidden states of a tanh RNN, given its input projections."""
+    weight = jax.lax.stop_gradient(recurrent)
+
+    def body(hidden: Array, x: Array) -> tuple[Array, Array]:
+        hidden = jnp.tanh(x + hidden @ weight)
+        return hidden, hidden
+
+    hidden = jax.lax.scan(body, jnp.zeros_like(projected[0]), jax.lax.stop_gradient(projected))[1]
+    return _rnn_outputs(projected + multiply(shift(hidden), recurrent), weight, hidden)
 
 
-def _lstm_forward(recurrent: Array, projected: Array) -> tuple[Array, tuple[Array, ...]]:
-    def body(carry: tuple[Array, Array], x: Array) -> tuple[tuple[Array, Array], tuple[Array, ...]]:
-        hidden, cell = carry
-        i, f, g, o = lstm_gates(x + hidden @ recurrent)
-        cell = f * cell + i * g
-        squashed = jnp.tanh(cell)
-        hidden = o * squashed
-        return (hidden, cell), (hidden, cell, squashed, i, f, g, o)
+def lstm_gates(preactivation: Float[Array, " gates"]) -> Float[Array, " gates"]:
+    """Input gate, forget gate, candidate, output gate, side by side.
 
-    start = jnp.zeros(recurrent.shape[0], projected.dtype)
-    _, (hidden, *residuals) = jax.lax.scan(body, (start, start), projected)
-    return hidden, (recurrent, hidden, *residuals)
-
-
-def _lstm_backward(residuals: tuple[Array, ...], cotangent: Array) -> tuple[Array, Array]:
-    recurrent, hidden, cell, *saved = residuals
-
-    def body(later: tuple[Array, Array], x: tuple[Array, ...]) -> tuple[tuple[Array, Array], Array]:
-        d_hidden, d_cell = later
-        from_output, previous_cell, squashed, i, f, g, o = x
-        d_hidden = d_hidden + from_output
-        d_cell = d_cell + d_hidden * o * (1.0 - squashed**2)
-        preactivation = jnp.concatenate(
-            [
-                d_cell * g * i * (1.0 - i),
-                d_cell * previous_cell * f * (1.0 - f),
-                d_cell * i * (1.0 - g**2),
-                d_hidden * squashed * o * (1.0 - o),
-            ]
-        )
-        return (preactivation @ recurrent.T, d_cell * f), preactivation
-
-    start = jnp.zeros_like(cotangent[0])
-    sequences = (cotangent, shift(cell), *saved)
-    _, preactivations = jax.lax.scan(body, (start, start), sequences, reverse=True)
-    return shift(hidden).T @ preactivations, preactivations
+    Written with one tanh, since `sigmoid(x) = (1 + tanh(x / 2)) / 2`: one pass over all four.
+    """
+    quarter = preactivation.shape[-1] // 4
+    half, one = jnp.full(quarter, 0.5), jnp.ones(quarter)
+    scale = jnp.concatenate([half, half, one, half])
+    return scale * jnp.tanh(scale * preactivation) + (1.0 - scale)
 
 
 @jax.custom_vjp
+def _lstm_outputs(preactivation: Array, recurrent: Array, hidden: Array, cell: Array, gates: Array) -> Array:
+    return hidden
+
+
+def _lstm_forward(
+    preactivation: Array, recurrent: Array, hidden: Array, cell: Array, gates: Array
+) -> tuple[Array, tuple[Array, ...]]:
+    return hidden, (recurrent, cell, gates)
+
+
+def _lstm_backward(residuals: tuple[Array, ...], cotangent: Array) -> tuple[Array, None, None, None, None]:
+    recurrent, cell, gates = residuals
+    transposed = transpose(recurrent)
+    i, f, g, o = jnp.split(gates, 4, axis=-1)
+    squashed = jnp.tanh(cell)
+    # Everything that does not depend on later steps is computed for all of them at once.
+    to_cell = o * (1.0 - squashed**2)
+    slopes = [g * i * (1.0 - i), shift(cell) * f * (1.0 - f), i * (1.0 - g**2), squashed * o * (1.0 - o)]
+
+    def body(later: tuple[Array, Array], x: tuple[Array, ...]) -> tuple[tuple[Array, Array], Array]:
+        d_hidden, d_cell = later
+        from_output, to_cell, slopes, f = x
+        d_hidden = d_hidden + from_output
+        d_cell = d_cell + d_hidden * to_cell
+        preactivation = jnp.concatenate([d_cell, d_cell, d_cell, d_hidden]) * slopes
+        return (preactivation @ transposed, d_cell * f), preactivation
+
+    start = jnp.zeros_like(cotangent[0])
+    sequences = (cotangent, to_cell, jnp.concatenate(slopes, axis=-1), f)
+    preactivation = jax.lax.scan(body, (start, start), sequences, reverse=True)[1]
+    return preactivation, None, None, None, None
+
+
+_lstm_outputs.defvjp(_lstm_forward, _lstm_backward)
+
+
 def lstm_scan(
     recurrent: Float[Array, "n 4*n"], projected: Float[Array, "length 4*n"]
 ) -> Float[Array, "length n"]:
-    """All hidden states of an LSTM, given its input projections; derivative as in `rnn_scan`."""
-    return _lstm_forward(recurrent, projected)[0]
+    """All hidden states of an LSTM, given its input projections."""
+    weight = jax.lax.stop_gradient(recurrent)
 
+    def body(carry: tuple[Array, Array], x: Array) -> tuple[tuple[Array, Array], tuple[Array, ...]]:
+        hidden, cell = carry
+        gates = lstm_gates(x + hidden @ weight)
+        i, f, g, o = jnp.split(gates, 4)
+        cell = f * cell + i * g
+        hidden = o * jnp.tanh(cell)
+        return (hidden, cell), (hidden, cell, gates)
 
-lstm_scan.defvjp(_lstm_forward, _lstm_backward)
+    start = jnp.zeros(recurrent.shape[0], projected.dtype)
+    states = jax.lax.scan(body, (start, start), jax.lax.stop_gradient(projected))[1]
+    return _lstm_outputs(projected + multiply(shift(states[0]), recurrent), weight, *states)
 
 
 class RNNCell(eqx.Module):
@@ -175,7 +200,7 @@ class LSTMCell(eqx.Module):
     ) -> tuple[tuple[Float[Array, " hidden"], Float[Array, " hidden"]], Float[Array, " hidden"]]:
         """Advances by one element whose input projection `x W + b` is given."""
         hidden, cell = carry
-        i, f, g, o = lstm_gates(projected + hidden @ self.recurrent)
+        i, f, g, o = jnp.split(lstm_gates(projected + hidden @ self.recurrent), 4)
         cell = f * cell + i * g
         hidden = o * jnp.tanh(cell)
         return (hidden, cell), hidden
@@ -195,9 +220,14 @@ class AbstractRecurrent(AbstractBackbone):
     dropout_rate: eqx.AbstractVar[float]
 
     @property
+    def input_layer(self) -> Linear:
+        """The lowest cell's input projection."""
+        return self.cells[0].inputs
+
+    @property
     def input_size(self) -> int:
         """Features of one element, read off the lowest cell."""
-        return self.cells[0].inputs.weight.shape[0]
+        return self.input_layer.weight.shape[0]
 
     @property
     def output_size(self) -> int:
