@@ -407,7 +407,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(workplace):
 
 
 def test_a_second_signal_ends_at_once(workplace):
-    process = start(f"train bioreactor {SMALL} --steps 100000 --chunk-steps 90000 --out run")
+    process = start(f"train bioreactor {SMALL} --steps 2000000 --chunk-steps 1900000 --out run")
     wait_for_records(process, workplace / "run" / "metrics.jsonl", 1)
     time.sleep(0.2)
     for _ in range(2):
