@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from .analysis import action_jacobian as action_jacobian
     from .backbones import AbstractBackbone as AbstractBackbone
     from .backbones import BACKBONES as BACKBONES
+    from .backbones import SelfAttention as SelfAttention
+    from .backbones import SimpleRNN as SimpleRNN
     from .config import MODELS as MODELS
     from .config import TrainConfig as TrainConfig
     from .environment import AbstractEnvironment as AbstractEnvironment
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "analysis": ("action_jacobian",),
-    "backbones": ("AbstractBackbone", "BACKBONES"),
+    "backbones": ("AbstractBackbone", "BACKBONES", "SelfAttention", "SimpleRNN"),
     "config": ("MODELS", "TrainConfig"),
     "environment": ("AbstractEnvironment", "rollout"),
     "envs": ("from_ode", "make", "TASKS"),
@@ -66,7 +68,9 @@ __all__ = [
     "ActionSequenceModel",
     "OneStepModel",
     "Result",
+    "SelfAttention",
     "Settings",
+    "SimpleRNN",
     "Simulator",
     "TanhGaussianPolicy",
     "TrainConfig",
