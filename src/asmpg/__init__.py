@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from .analysis import theorem1_bound as theorem1_bound
     from .backbones import AbstractBackbone as AbstractBackbone
     from .backbones import BACKBONES as BACKBONES
+    from .backbones import SelfAttention as SelfAttention
+    from .backbones import SimpleRNN as SimpleRNN
     from .config import MODELS as MODELS
     from .config import TrainConfig as TrainConfig
     from .environment import AbstractEnvironment as AbstractEnvironment
@@ -59,7 +61,7 @@ _MODULES = {
         "return_landscape",
         "theorem1_bound",
     ),
-    "backbones": ("AbstractBackbone", "BACKBONES"),
+    "backbones": ("AbstractBackbone", "BACKBONES", "SelfAttention", "SimpleRNN"),
     "config": ("MODELS", "TrainConfig"),
     "environment": ("AbstractEnvironment", "rollout"),
     "envs": ("from_ode", "make", "TASKS"),
@@ -84,7 +86,9 @@ __all__ = [
     "ActionSequenceModel",
     "OneStepModel",
     "Result",
+    "SelfAttention",
     "Settings",
+    "SimpleRNN",
     "Simulator",
     "TanhGaussianPolicy",
     "TrainConfig",
