@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from asmpg.backbones import AbstractBackbone, BACKBONES, scan_step
+from asmpg.backbones import AbstractBackbone, BACKBONES, scan_step, SelfAttention, SimpleRNN
 from asmpg.backbones.base import dropout
 from asmpg.models import ActionSequenceModel, free_run
 from toys import bits, Drift, flatten, relative_error, unit_normaliser
@@ -18,6 +18,7 @@ from toys import bits, Drift, flatten, relative_error, unit_normaliser
 FEATURES = 5  # of one element: small, and unlike every size inside
 LENGTH = 37
 LONGEST = 131
+BARE = {"simple_rnn", "attention"}  # nothing is added to these equations, dropout neither
 every_backbone = pytest.mark.parametrize("name", BACKBONES)
 
 
@@ -146,7 +147,8 @@ def test_dropout_acts_only_with_a_key(name):
     draws = [np.asarray(run(dropped, xs, jax.random.key(seed))) for seed in (7, 7, 8)]
     assert np.isfinite(draws).all()
     np.testing.assert_array_equal(draws[0], draws[1])
-    assert (draws[0] != draws[2]).any() and (draws[0] != expected).any()
+    for other in (draws[2], expected):
+        assert (draws[0] != other).any() != (name in BARE)
 
 
 def test_dropout_preserves_the_mean():
@@ -194,6 +196,38 @@ def test_no_state_depends_on_a_later_action(name):
     before, after = np.asarray(states(model, actions)), np.asarray(states(model, changed))
     np.testing.assert_array_equal(before[:18], after[:18])  # s_1 .. s_18 come from a_0 .. a_17
     assert (before[18:] != after[18:]).any(axis=1).all()
+
+
+def test_simple_rnn_is_equation_2(x64):
+    """Written out element by element from given weights; and Corollary 1.1's bound is attained in one dimension."""
+    random = np.random.default_rng(9)
+    w_x, w_a, bias, w_o = (random.normal(size=size) for size in ((4, 4), (4, 2), (4,), (3, 4)))
+    actions = random.normal(size=(6, 2))
+    backbone = SimpleRNN(*map(jnp.asarray, (w_x, w_a, bias, w_o)), activation=jnp.sin)
+    assert (backbone.input_size, backbone.output_size) == (2, 3)
+    hidden, expected = np.zeros(4), []
+    for action in actions:
+        hidden = np.sin(w_x @ hidden) + w_a @ action + bias
+        expected.append(w_o @ hidden)
+    np.testing.assert_allclose(backbone.predict(jnp.asarray(actions)), expected, rtol=1e-12)
+
+    linear = SimpleRNN(jnp.array([[1.5]]), jnp.array([[2.0]]), jnp.zeros(1), activation=lambda x: x)
+    jacobian = jax.jacobian(linear.predict)(jnp.ones((6, 1)))[-1, 0, :, 0]
+    np.testing.assert_allclose(jacobian, 2.0 * 1.5 ** np.arange(5, -1, -1), rtol=1e-12)
+
+
+def test_attention_is_equation_3(x64):
+    """Written out element by element from given weights: one query, the softmax over its past, nothing else."""
+    random = np.random.default_rng(10)
+    w_q, w_k, w_v = (random.normal(size=size) for size in ((4, 2), (4, 2), (3, 2)))
+    actions = random.normal(size=(6, 2))
+    backbone = SelfAttention(*map(jnp.asarray, (w_q, w_k, w_v)), horizon=6)
+    assert (backbone.input_size, backbone.output_size) == (2, 3)
+    expected = []
+    for last in range(6):
+        weights = np.exp([(w_q @ actions[last]) @ (w_k @ action) for action in actions[: last + 1]])
+        expected.append((weights / weights.sum()) @ [w_v @ action for action in actions[: last + 1]])
+    np.testing.assert_allclose(backbone.predict(jnp.asarray(actions)), expected, rtol=1e-12)
 
 
 def test_long_memory_initialisation_of_the_lstm():

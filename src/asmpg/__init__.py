@@ -9,8 +9,18 @@ from typing import Any, TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .analysis import action_jacobian as action_jacobian
+    from .analysis import cosine_similarity as cosine_similarity
+    from .analysis import estimator_error as estimator_error
+    from .analysis import gradient_norm_profile as gradient_norm_profile
+    from .analysis import growth_fit as growth_fit
+    from .analysis import locate_nonfinite as locate_nonfinite
+    from .analysis import reach as reach
+    from .analysis import return_landscape as return_landscape
+    from .analysis import theorem1_bound as theorem1_bound
     from .backbones import AbstractBackbone as AbstractBackbone
     from .backbones import BACKBONES as BACKBONES
+    from .backbones import SelfAttention as SelfAttention
+    from .backbones import SimpleRNN as SimpleRNN
     from .config import MODELS as MODELS
     from .config import TrainConfig as TrainConfig
     from .environment import AbstractEnvironment as AbstractEnvironment
@@ -40,8 +50,18 @@ if TYPE_CHECKING:
 
 
 _MODULES = {
-    "analysis": ("action_jacobian",),
-    "backbones": ("AbstractBackbone", "BACKBONES"),
+    "analysis": (
+        "action_jacobian",
+        "cosine_similarity",
+        "estimator_error",
+        "gradient_norm_profile",
+        "growth_fit",
+        "locate_nonfinite",
+        "reach",
+        "return_landscape",
+        "theorem1_bound",
+    ),
+    "backbones": ("AbstractBackbone", "BACKBONES", "SelfAttention", "SimpleRNN"),
     "config": ("MODELS", "TrainConfig"),
     "environment": ("AbstractEnvironment", "rollout"),
     "envs": ("from_ode", "make", "TASKS"),
@@ -66,7 +86,9 @@ __all__ = [
     "ActionSequenceModel",
     "OneStepModel",
     "Result",
+    "SelfAttention",
     "Settings",
+    "SimpleRNN",
     "Simulator",
     "TanhGaussianPolicy",
     "TrainConfig",
@@ -75,15 +97,23 @@ __all__ = [
     "action_gradient",
     "action_jacobian",
     "best_constant_return",
+    "cosine_similarity",
+    "estimator_error",
     "from_ode",
+    "gradient_norm_profile",
+    "growth_fit",
     "load",
+    "locate_nonfinite",
     "make",
     "optimal",
     "policy_gradient",
     "random_return",
+    "reach",
     "resume",
+    "return_landscape",
     "rollout",
     "score",
+    "theorem1_bound",
     "train",
 ]
 

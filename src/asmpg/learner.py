@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
+from .analysis import gradient_cosine
 from .environment import AbstractEnvironment, rollout
-from .gradients import imagined_return, Loop, policy_gradient
-from .models import AbstractDynamicsModel, Simulator
+from .gradients import imagined_return, Loop
+from .models import AbstractDynamicsModel
 from .normalisation import Normaliser
 from .optimisation import apply_gradient, mean_gradient, optimiser, repeat, UpdateStatistics
 from .policies import AbstractPolicy, TanhGaussianPolicy
@@ -234,18 +235,3 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
             metrics["cosine"] = gradient_cosine(state.policy, state.model, self.env, own.states[0])
         reset = eqx.tree_at(lambda s: s.num_nonfinite, UpdateStatistics.zero(), statistics.num_nonfinite)
         return eqx.tree_at(lambda s: s.statistics, state, reset), metrics
-
-
-def gradient_cosine(
-    policy: AbstractPolicy,
-    model: AbstractDynamicsModel,
-    env: AbstractEnvironment,
-    start: Float[Array, " state"],
-) -> Scalar:
-    """Cosine between the open-loop gradients of the deterministic policy through the model and the true dynamics."""
-    estimate = policy_gradient(policy, model, env, start)[1]
-    truth = policy_gradient(policy, Simulator(env), env, start)[1]
-    product = sum(
-        jnp.vdot(a, b) for a, b in zip(jax.tree.leaves(estimate), jax.tree.leaves(truth), strict=True)
-    )
-    return product / (global_norm(estimate) * global_norm(truth))

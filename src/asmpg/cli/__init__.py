@@ -1,4 +1,4 @@
-"""The command line: `asmpg list`, `train`, `evaluate`, `optimal`."""
+"""The command line: `asmpg list`, `train`, `evaluate`, `optimal`, `reproduce`."""
 
 import dataclasses
 import os
@@ -11,7 +11,7 @@ from typing import Any
 from ..envs import DiscretisationWarning
 from ..runs import RunWarning, StorageError
 from ..types import UsageError
-from . import commands, options
+from . import commands, laboratory, options
 from .machine import INTERRUPTED
 
 
@@ -40,6 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
         options.Train: commands.run_train,
         options.Evaluate: commands.run_evaluate,
         options.Optimal: commands.run_optimal,
+        options.Reproduce: laboratory.run_reproduce,
         options.List: commands.run_list,
     }[type(command)]
     return guarded(lambda: run(command))

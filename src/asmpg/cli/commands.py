@@ -16,6 +16,7 @@ from ..backbones import BACKBONES
 from ..config import MODELS, TrainConfig
 from ..environment import AbstractEnvironment, validate
 from ..envs import make, TASKS
+from ..experiments import EXPERIMENTS
 from ..models import ActionSequenceModel, OneStepModel, Simulator
 from ..optimal_control import best_constant_return, optimal, random_return
 from ..runs.checkpoint import DamagedError
@@ -34,11 +35,11 @@ def run_list(options: List) -> int:
         "tasks": {name: _first_line(task) for name, task in TASKS.items()},
         "backbones": {name: _first_line(backbone) for name, backbone in BACKBONES.items()},
         "models": {name: _describe_model(name) for name in MODELS},
+        "figures": {name: experiment.title for name, experiment in EXPERIMENTS.items()},
     }
     chosen = [name for name in tables if getattr(options, name)]
     if options.json:
-        # Figures to reproduce will be listed here once there are any.
-        _print_json({name: list(table) for name, table in tables.items()} | {"figures": []})
+        _print_json({name: list(table) for name, table in tables.items()})
     elif chosen:
         _print("\n".join(entry for name in chosen for entry in tables[name]))
     else:

@@ -109,19 +109,38 @@ class Optimal:
 
 
 @dataclasses.dataclass(frozen=True)
+class Reproduce:
+    """Measure one of the paper's figures, or its theory, and say which of its claims hold.
+
+    Attributes:
+        figure: which (see asmpg list --figures).
+        scale: smoke (seconds), cpu (reduced, minutes) or paper (the paper's own numbers, for an accelerator).
+        out: the folder for tables, figures and verdicts.
+        json: print one JSON object, and nothing else, on standard output.
+    """
+
+    figure: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FIGURE")]
+    scale: str = "cpu"
+    out: Annotated[str | None, _option("figures/FIGURE-SCALE")] = None
+    json: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class List:
-    """List the tasks, the backbones and the models.
+    """List the tasks, the backbones, the models and what can be reproduced.
 
     Attributes:
         tasks: only the names of the tasks.
         backbones: only the names of the backbones.
         models: only the names of the models.
+        figures: only what can be reproduced.
         json: print one JSON object, and nothing else, on standard output.
     """
 
     tasks: bool = False
     backbones: bool = False
     models: bool = False
+    figures: bool = False
     json: bool = False
 
 
@@ -130,10 +149,11 @@ Command = (
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Optimal, tyro.conf.subcommand("optimal")]
+    | Annotated[Reproduce, tyro.conf.subcommand("reproduce")]
 )
 
 
-def parse(arguments: list[str]) -> Train | Evaluate | Optimal | List:
+def parse(arguments: list[str]) -> Train | Evaluate | Optimal | Reproduce | List:
     """What was typed.
 
     Raises:

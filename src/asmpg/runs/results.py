@@ -44,6 +44,7 @@ class Result:
         reference: the returns of random actions and of the optimum, where they are known.
         finished: false if it was stopped before its end.
         path: its folder, if it has one.
+        replay: the episodes it was trained on, a `ReplayBuffer` with a leading seed axis.
     """
 
     scores: Float[np.ndarray, " num_seeds"] | None
@@ -58,6 +59,7 @@ class Result:
     reference: Reference | None
     finished: bool
     path: pathlib.Path | None = None
+    replay: Any = None
 
     def evaluate(self) -> Float[np.ndarray, " num_seeds"]:
         """The returns of the deterministic policies, computed anew: means over the fixed evaluation states."""

@@ -84,7 +84,8 @@ class Session:
 
     def result(self) -> Result:
         """The run as of its last record."""
-        state = self.trainer.combine(self._state).learner
+        whole = self.trainer.combine(self._state)
+        state = whole.learner
         metrics = self.history.metrics()
         return Result(
             scores=metrics["score"][-1] if "score" in metrics else None,
@@ -99,6 +100,7 @@ class Session:
             reference=self.reference,
             finished=self.finished,
             path=None if self.folder is None else self.folder.path,
+            replay=whole.replay,
         )
 
     def restore(self, saved: Checkpoint) -> None:

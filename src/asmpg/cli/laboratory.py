@@ -1,0 +1,76 @@
+"""What `asmpg reproduce` and `asmpg diagnose` do."""
+
+import json
+import pathlib
+import sys
+import time
+from typing import Any
+
+from ..config import check_choice
+from ..experiments import EXPERIMENTS, reproduce
+from ..runs.progress import duration
+from .machine import keep_compiled, use_cores
+from .options import Reproduce
+
+
+# Seconds between two lines about the same part of an experiment.
+_INTERVAL = 5.0
+
+
+def run_reproduce(options: Reproduce) -> int:
+    """`asmpg reproduce`."""
+    check_choice("FIGURE", options.figure, EXPERIMENTS)
+    use_cores(10)
+    keep_compiled()
+    out = options.out or str(pathlib.Path("figures") / f"{options.figure}-{options.scale}")
+    with Lines() as report:
+        content = reproduce(EXPERIMENTS[options.figure], options.figure, options.scale, out, report)
+    if options.json:
+        sys.stdout.write(json.dumps(content, allow_nan=False) + "\n")
+        return 0
+    for verdict in content["verdicts"]:
+        sys.stdout.write(f"{verdict['verdict']:14} {verdict['id']}: {verdict['claim']}\n")
+        sys.stdout.write(f"{'':14} {verdict['numbers']['reason']}\n")
+    sys.stdout.write(f"{duration(content['seconds'])}, everything is in {content['out']}\n")
+    return 0
+
+
+class Lines:
+    """How far an experiment is: a bar on a terminal, plain lines elsewhere, on standard error."""
+
+    def __init__(self, stream: Any = None):
+        """Draws on a text stream, by default standard error."""
+        self._stream = sys.stderr if stream is None else stream
+        self._bars: Any = None
+        self._begin, self._last, self._part = time.monotonic(), -float("inf"), -1
+
+    def __enter__(self) -> "Lines":
+        """Starts the bar, if there is a terminal to draw it on."""
+        if self._stream.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+            columns = (BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn())
+            self._bars = Progress(
+                *columns, TextColumn("{task.description}"), console=Console(file=self._stream)
+            )
+            self._task = self._bars.add_task("starting", total=None)
+            self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leaves the last state of the bar standing."""
+        if self._bars is not None:
+            self._bars.stop()
+
+    def __call__(self, done: int, total: int, message: str) -> None:
+        """Shows one report."""
+        if self._bars is not None:
+            self._bars.update(self._task, completed=done, total=total, description=message)
+            return
+        now = time.monotonic()
+        if done == self._part and now - self._last < _INTERVAL:
+            return
+        self._last, self._part = now, done
+        self._stream.write(f"[{done + 1}/{total}, {duration(now - self._begin)}] {message}\n")
+        self._stream.flush()

@@ -1,0 +1,216 @@
+"""Figure 9: what a transformer trained online attends to, and the Jacobian that every model has (Appendix F.1)."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ..analysis import jacobian_norms
+from ..backbones import BACKBONES, Transformer
+from ..backbones.attention import attention_weights
+from ..config import TrainConfig
+from ..models import AbstractDynamicsModel, ActionSequenceModel
+from ..runs import Progress, Result, train
+from ..types import UsageError
+from .drawing import heat_map, panels
+from .experiment import Experiment, Report, Scale, Tables
+from .table import Table
+from .verdicts import decide, three_way, Verdict
+
+
+NUM_EPISODES = 10
+# The first action is attended to where it gets this many times what even attention would give it.
+ATTENDED, IGNORED = 5.0, 2.0
+SOLVED = 0.9
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What a scale fixes."""
+
+    horizon: int
+    steps: int
+    preset: str
+    models: tuple[str, ...]
+    overrides: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+SETTINGS: dict[Scale, Setting] = {
+    "smoke": Setting(
+        10,
+        120,
+        "default",
+        ("transformer",),
+        {"warmup_steps": 100, "model_batch_size": 4, "policy_batch_size": 4},
+    ),
+    "cpu": Setting(100, 5_000, "default", ("transformer", "lstm", "rnn")),
+    "paper": Setting(100, 200_000, "paper", tuple(BACKBONES)),
+}
+
+
+def attention_maps(
+    model: ActionSequenceModel, initial_state: Float[Array, " state"], actions: Float[Array, "horizon action"]
+) -> Float[Array, "layers heads horizon horizon"]:
+    """The attention weights of a transformer model: row t predicts `s_{t+1}`, column k is action k.
+
+    Args:
+        model: with the backbone `Transformer`.
+        initial_state: `s_0`.
+        actions: `a_0 .. a_{H-1}`.
+
+    Raises:
+        UsageError: another backbone, which has no such weights.
+    """
+    backbone = model.backbone
+    if not isinstance(backbone, Transformer):
+        raise UsageError(f"attention_maps: needs a transformer, got a {type(backbone).__name__}")
+    steps = jnp.arange(actions.shape[0])
+    x = backbone.embed(model.encode(initial_state, actions, steps)) + backbone.positions[: actions.shape[0]]
+    maps = []
+    for block in backbone.blocks:
+        queries, keys, values = block.heads(x)
+        maps.append(attention_weights(queries, keys))
+        x = x + block.projection(jnp.einsum("hqk,khd->qhd", maps[-1], values).reshape(x.shape))
+        x = x + block.feed_forward(x)
+    return jnp.stack(maps)
+
+
+def measure(scale: Scale, report: Report) -> Tables:
+    """Runs: one row a model. Weights: one a layer, head, row and column. Jacobians: one a model, row and column."""
+    setting = SETTINGS[scale]
+    tables = {"attention_runs": Table(), "attention": Table(), "attention_jacobians": Table()}
+    for done, name in enumerate(setting.models):
+        config = TrainConfig(
+            "credit_assignment",
+            horizon=setting.horizon,
+            model=name,
+            steps=setting.steps,
+            preset=setting.preset,
+            overrides=setting.overrides,
+        )
+
+        def follow(progress: Progress, name: str = name, done: int = done) -> None:
+            what = progress.message or f"{progress.steps}/{progress.total_steps} steps, {progress.result()}"
+            report(done, len(setting.models), f"training {name} online: {what}")
+
+        result = train(config, progress=follow)
+        assert result.scores is not None  # the toy task's optimum is known
+        tables["attention_runs"].add(
+            model=name, horizon=setting.horizon, steps=result.steps, score=result.scores[0]
+        )
+        add_maps(tables, name, result)
+    return tables
+
+
+def add_maps(tables: Tables, name: str, result: Result) -> None:
+    """Adds one model's maps, averaged over ten of the episodes it was trained on, drawn at random."""
+    model, replay = jax.tree.map(lambda x: x[0] if eqx.is_array(x) else x, (result.model, result.replay))
+    episodes = replay.sample(NUM_EPISODES, key=jax.random.key(9))
+    pairs = (episodes.states[:, 0], episodes.actions)
+
+    @eqx.filter_jit
+    def mean_norms(model: AbstractDynamicsModel) -> Array:
+        return jax.lax.map(lambda pair: jacobian_norms(model, *pair), pairs).mean(axis=0)
+
+    add_matrix(tables["attention_jacobians"], np.asarray(mean_norms(model)), "norm", model=name)
+    if isinstance(model.backbone, Transformer):
+        maps = eqx.filter_jit(
+            lambda model: jax.lax.map(lambda pair: attention_maps(model, *pair), pairs).mean(axis=0)
+        )
+        for layer, heads in enumerate(np.asarray(maps(model))):
+            for head, weights in enumerate(heads):
+                add_matrix(tables["attention"], weights, "weight", model=name, layer=layer, head=head)
+
+
+def add_matrix(table: Table, matrix: np.ndarray, value: str, **names: Any) -> None:
+    """One row an entry on and below the diagonal; what is above is not causal."""
+    for row, column in zip(*np.tril_indices(len(matrix)), strict=True):
+        table.add(**names, row=row, column=column, **{value: matrix[row, column]})
+
+
+def to_matrix(table: Table, value: str) -> np.ndarray:
+    """The matrix that `add_matrix` took apart."""
+    rows, columns = (table.values(name).astype(int) for name in ("row", "column"))
+    matrix = np.zeros((rows.max() + 1, columns.max() + 1))
+    matrix[rows, columns] = table.values(value)
+    return matrix
+
+
+def judge(tables: Tables) -> Sequence[Verdict]:
+    """The claim about the figure, and its counterpart for the Jacobian."""
+    claim = (
+        "the trained transformer attends to the first action: in some head it is the action with the most weight, and "
+        f"has at least {ATTENDED:g} times that of even attention"
+    )
+    runs, weights = tables["attention_runs"], tables["attention"]
+    score = runs.mean("score", model="transformer")
+    heads = []
+    for layer in weights.unique("layer"):
+        for head in weights.select(layer=layer).unique("head"):
+            matrix = to_matrix(weights.select(layer=layer, head=head), "weight")
+            heads.append({"layer": layer, "head": head, **first_action(matrix)})
+    numbers = {"score": score, "heads": heads}
+    if not heads:
+        return [decide("attention.first_action", claim, None, "no transformer was trained", numbers)]
+    best = max(heads, key=lambda head: head["times_even"] if head["is_largest"] else 0.0)
+    holds = three_way(
+        best["times_even"] if best["is_largest"] else 0.0, true_above=ATTENDED, false_below=IGNORED
+    )
+    reason = (
+        f"in head {best['head']} of layer {best['layer']} the first action has {best['times_even']:.3g} times the "
+        f"weight of even attention, {best['weight']:.3g} of all"
+    )
+    if not score >= SOLVED:
+        holds, reason = None, f"the run has not solved the task, its score is {score:.3g}; {reason}"
+    return [decide("attention.first_action", claim, holds, reason, numbers)]
+
+
+def first_action(matrix: np.ndarray) -> dict[str, Any]:
+    """The mean weight of the first action over all later rows, and whether no other action has more."""
+    size = len(matrix)
+    even = np.mean(1.0 / np.arange(2, size + 1))
+    means = [matrix[max(column, 1) :, column].mean() for column in range(size)]
+    # The last columns are means over few rows, each with its own action among the candidates: not compared with.
+    others = means[1 : max(2, size // 2)]
+    weight = float(means[0])
+    return {"weight": weight, "times_even": float(weight / even), "is_largest": bool(weight >= max(others))}
+
+
+def draw(tables: Tables, scale: Scale) -> dict[str, Any]:
+    """Figure 9: one panel a layer and head; and one panel a model with its Jacobian norms."""
+    figures = {}
+    weights, runs = tables["attention"], tables["attention_runs"]
+    layers, heads = weights.unique("layer"), weights.unique("head")
+    horizon = runs.unique("horizon")[0]
+    where = f"toy credit assignment, H = {horizon}, mean of {NUM_EPISODES} episodes"
+    if layers:
+        figure, axes = panels(
+            len(layers), len(heads), f"Figure 9: attention weights, {where}", scale, (3.4, 3.0)
+        )
+        for layer in layers:
+            for head in heads:
+                matrix = to_matrix(weights.select(layer=layer, head=head), "weight")
+                heat_map(figure, axes[layer, head], matrix, f"layer {layer + 1}, head {head + 1}", (0.0, 1.0))
+        figures["figure_9"] = figure
+    table = tables["attention_jacobians"]
+    names = table.unique("model")
+    figure, axes = panels(1, len(names), f"|ds_t/da_k|, {where}", scale, (3.6, 3.2))
+    for place, name in zip(axes[0], names, strict=True):
+        score = runs.mean("score", model=name)
+        heat_map(figure, place, to_matrix(table.select(model=name), "norm"), f"{name} (score {score:.3f})")
+    figures["figure_9_jacobians"] = figure
+    return figures
+
+
+EXPERIMENT = Experiment(
+    "attention",
+    "what a transformer trained online attends to, and every model's Jacobian",
+    measure,
+    judge,
+    draw,
+)

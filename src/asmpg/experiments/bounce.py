@@ -1,0 +1,180 @@
+"""Figure 3: the final reward against the initial action when a simulator has a contact (section 4.2)."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from ..analysis import action_return, return_landscape
+from ..environment import AbstractEnvironment, rollout
+from ..envs import make
+from ..models import Simulator
+from ..normalisation import Normaliser
+from ..types import PRNGKey
+from .drawing import colour, finish, panels
+from .experiment import Experiment, Report, Scale, Tables
+from .offline import add_fit, Fit, fit, FLAGGED, for_seeds, if_fitted, make_model, random_episodes, seed_keys
+from .table import Table
+from .verdicts import both, decide, three_way, Verdict
+
+
+MODELS = ("truth", "one-step", FLAGGED, "rnn")
+# Share of the final reward's variance over initial actions that a model leaves unexplained.
+ACCURATE, INACCURATE = 0.1, 0.3
+SHOWN_ACTIONS = (-0.8, -0.4, 0.0, 0.4, 0.8)
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What a scale fixes."""
+
+    horizon: int
+    num_seeds: int
+    transitions: int
+    fit: Fit
+    grid_size: int
+    models: tuple[str, ...] = MODELS
+
+
+SETTINGS: dict[Scale, Setting] = {
+    "smoke": Setting(12, 1, 240, Fit.reduced(8), 21, ("truth", "one-step")),
+    "cpu": Setting(100, 2, 50_000, Fit.reduced(3000), 201),
+    "paper": Setting(100, 10, 100_000, Fit.paper(20_000), 401),
+}
+
+
+def first_action_landscape(
+    model: Any, env: AbstractEnvironment, initial_actions: Array, *, chunk_size: int = 16
+) -> Array:
+    """The return against the first action, all later actions zero."""
+    centre = jnp.zeros((env.horizon, env.action_size))
+    direction = centre.at[0, 0].set(1.0)
+    objective = functools.partial(action_return, model, env, env.initial_state())
+    return return_landscape(objective, centre, [direction], initial_actions, chunk_size=chunk_size)
+
+
+def one_seed(name: str, env: AbstractEnvironment, setting: Setting, key: PRNGKey) -> dict[str, Array]:
+    """Data, fit and predicted rewards of one seed. The data do not depend on the model."""
+    data_key, model_key, fit_key = jax.random.split(key, 3)
+    episodes = random_episodes(env, -(-setting.transitions // env.horizon), key=data_key)
+    model = make_model(name, env, Normaliser.from_states(episodes.states), key=model_key)
+    fitted = fit(model, episodes, setting.fit, key=fit_key)
+    rewards = first_action_landscape(fitted.model, env, grid(setting))
+    return {"reward": rewards, "loss": fitted.loss, "num_nonfinite": fitted.num_nonfinite}
+
+
+def grid(setting: Setting) -> Array:
+    """Initial actions, evenly spaced."""
+    return jnp.linspace(-1.0, 1.0, setting.grid_size)
+
+
+def measure(scale: Scale, report: Report) -> Tables:
+    """Rewards: one row a model, seed and initial action. Fits: one a model and seed. Paths: one a step."""
+    setting = SETTINGS[scale]
+    env = make("one_bounce", setting.horizon)
+    tables = {"bounce": Table(), "bounce_fits": Table(), "bounce_paths": Table()}
+    initial_actions = np.asarray(grid(setting))
+    for done, name in enumerate(setting.models):
+        report(done, len(setting.models), f"{name} at H = {setting.horizon}")
+        if name == "truth":
+            rewards = jax.jit(functools.partial(first_action_landscape, Simulator(env), env))(grid(setting))
+            for action, reward in zip(initial_actions, np.asarray(rewards), strict=True):
+                tables["bounce"].add(model=name, seed=0, initial_action=action, reward=reward)
+            continue
+        results = for_seeds(functools.partial(one_seed, name, env, setting), seed_keys(setting.num_seeds))
+        for seed in range(setting.num_seeds):
+            one = {key: values[seed] for key, values in results.items()}
+            add_fit(tables["bounce_fits"], setting.fit, one, model=name, seed=seed)
+            for action, reward in zip(initial_actions, np.asarray(results["reward"][seed]), strict=True):
+                tables["bounce"].add(model=name, seed=seed, initial_action=action, reward=reward)
+    for action in SHOWN_ACTIONS:
+        states = rollout(env, np.full((env.horizon, 1), action)).states
+        for step, (position, velocity) in enumerate(np.asarray(states)):
+            tables["bounce_paths"].add(initial_action=action, step=step, position=position, velocity=velocity)
+    return tables
+
+
+def unexplained(table: Table, model: str) -> float:
+    """Share of the true reward's variance over initial actions that a model misses, averaged over seeds."""
+    truth = table.select(model="truth").values("reward")
+    shares = [
+        np.mean((table.select(model=model, seed=seed).values("reward") - truth) ** 2) / truth.var()
+        for seed in table.select(model=model).unique("seed")
+    ]
+    return float(np.mean(shares)) if shares else float("nan")
+
+
+def judge(tables: Tables) -> Sequence[Verdict]:
+    """The two claims about the figure."""
+    table = tables["bounce"]
+    shares = {name: unexplained(table, name) for name in table.unique("model") if name != "truth"}
+    model_claim = (
+        f"the RNN model predicts the final reward of every initial action: unexplained variance <= {ACCURATE}"
+    )
+    step_claim = (
+        "the unrolled one-step model does not, with or without a flag that marks the first step: "
+        f"unexplained variance >= {INACCURATE}"
+    )
+    accurate = three_way(-shares.get("rnn", np.nan), true_above=-ACCURATE, false_below=-INACCURATE)
+    wrong = [
+        three_way(shares.get(name, np.nan), true_above=INACCURATE, false_below=ACCURATE)
+        for name in ("one-step", FLAGGED)
+    ]
+    texts = {
+        name: f"the {name} model leaves {share:.3g} of the variance unexplained"
+        for name, share in shares.items()
+    }
+    numbers = {"unexplained_variance": shares}
+    verdicts = [
+        decide("bounce.asm", model_claim, accurate, texts.get("rnn", "no RNN was fitted"), numbers),
+        decide(
+            "bounce.one_step",
+            step_claim,
+            both(*wrong),
+            ", ".join(texts.get(name, f"no {name} model was fitted") for name in ("one-step", FLAGGED)),
+            numbers,
+        ),
+    ]
+    return [if_fitted(verdict, tables["bounce_fits"]) for verdict in verdicts]
+
+
+def draw(tables: Tables, scale: Scale) -> dict[str, Any]:
+    """Figure 3: paths, the jump in velocity, and the final reward against the initial action."""
+    paths, table = tables["bounce_paths"], tables["bounce"]
+    figure, axes = panels(1, 3, "Figure 3: one bounce off a wall", scale)
+    left, middle, right = axes[0]
+    for action in paths.unique("initial_action"):
+        rows = paths.select(initial_action=action)
+        left.plot(rows.values("step"), rows.values("position"), linewidth=1.2, label=f"a_0 = {action:g}")
+        middle.plot(rows.values("position"), rows.values("velocity"), ".-", linewidth=0.8, markersize=3)
+    left.axhline(-1.0, color="0.3", linewidth=1.0)
+    left.annotate("wall", (1.0, -1.0), (-4, 3), xycoords=("axes fraction", "data"), textcoords="offset points",
+                  ha="right", fontsize=8)  # fmt: skip
+    middle.axvline(-1.0, color="0.3", linewidth=1.0)
+    finish(left, xlabel="step", ylabel="position x", title="(a) true paths")
+    finish(middle, xlabel="position x", ylabel="velocity v", title="(b) the velocity jumps at the wall")
+    for name in table.unique("model"):
+        for seed in table.select(model=name).unique("seed"):
+            rows = table.select(model=name, seed=seed)
+            style = {"truth": "-", FLAGGED: "--"}.get(name, "-")
+            right.plot(rows.values("initial_action"), rows.values("reward"), style, color=colour(name),
+                       linewidth=2.2 if name == "truth" else 1.0, label=name if seed == 0 else None)  # fmt: skip
+    truth = table.select(model="truth").values("reward")
+    finish(
+        right,
+        xlabel="initial action a_0",
+        ylabel="final reward",
+        title="(c) predicted final reward",
+        ylim=(1.6 * truth.min(), 0.6 * np.ptp(truth)),
+    )
+    return {"figure_3": figure}
+
+
+EXPERIMENT = Experiment(
+    "bounce", "final reward against the initial action, models fitted offline", measure, judge, draw
+)

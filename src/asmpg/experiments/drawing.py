@@ -1,0 +1,89 @@
+"""What all figures have in common: colours by model, panels, the scale in a corner, PNG and SVG."""
+
+import io
+from typing import Any, Literal
+
+import numpy as np
+
+from .table import Table
+
+
+# Known from afar on every figure; a model without an entry gets a colour of its own.
+COLOURS = {
+    "truth": "black",
+    "one-step": "tab:red",
+    "one-step with flag": "tab:orange",
+    "rnn": "tab:green",
+    "lstm": "tab:blue",
+    "transformer": "tab:purple",
+}
+_OTHERS = ("tab:brown", "tab:pink", "tab:olive", "tab:cyan", "tab:gray")
+
+
+def colour(model: str) -> str:
+    """The colour of a model, the same in all figures."""
+    return COLOURS.get(model) or _OTHERS[sum(model.encode()) % len(_OTHERS)]
+
+
+def panels(
+    rows: int, columns: int, title: str, scale: str, size: tuple[float, float] = (4.6, 3.6)
+) -> tuple[Any, Any]:
+    """A figure and its axes as an array [rows, columns]; a scale other than the paper's is said on it.
+
+    Args:
+        rows: panels from top to bottom.
+        columns: panels from left to right.
+        title: above everything.
+        scale: of the experiment.
+        size: of a panel, in inches.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    reduced = "" if scale == "paper" else f"\nreduced: scale {scale}"
+    figure.suptitle(title + reduced, fontsize=11)
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def encode(figure: Any, suffix: Literal["png", "svg"] | str) -> bytes:
+    """A figure as a file, the same bytes for the same figure."""
+    import matplotlib
+
+    stream = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "asmpg", "svg.fonttype": "path"}):
+        metadata = {"Date": None} if suffix == "svg" else {"Software": None}
+        figure.savefig(stream, format=suffix, dpi=150, metadata=metadata)
+    return stream.getvalue()
+
+
+def band(axes: Any, table: Table, x: str, y: str, model: str, style: str = "-") -> None:
+    """A model's mean against x, with one standard deviation over the rows of each x around it (10 seeds +- std)."""
+    places = sorted(table.unique(x))
+    columns = [table.select(**{x: place}).values(y) for place in places]
+    mean = np.array([values.mean() for values in columns])
+    spread = np.array([values.std() for values in columns])
+    axes.plot(places, mean, style, color=colour(model), marker="o", markersize=3, label=model)
+    axes.fill_between(places, mean - spread, mean + spread, color=colour(model), alpha=0.15, linewidth=0)
+
+
+def heat_map(
+    figure: Any, axes: Any, values: np.ndarray, title: str, limits: tuple[float, float] | None = None
+) -> None:
+    """A matrix [state, action], states from 1 and actions from 0 at the top left; what is not causal stays white."""
+    shown = np.where(np.tri(*values.shape, dtype=bool), values, np.nan)
+    low, high = limits or (0.0, float(np.nanmax(shown, initial=0.0)) or 1.0)
+    rows, columns = shown.shape
+    edges = (-0.5, columns - 0.5, rows + 0.5, 0.5)
+    image = axes.imshow(shown, cmap="magma_r", vmin=low, vmax=high, interpolation="nearest", extent=edges)
+    axes.set(xlabel="action k", ylabel="state t", title=title)
+    figure.colorbar(image, ax=axes, shrink=0.8)
+
+
+def finish(axes: Any, **settings: Any) -> None:
+    """Labels, a faint grid and a legend."""
+    axes.set(**settings)
+    axes.grid(alpha=0.25)
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(frameon=False, fontsize=8)

@@ -1,0 +1,197 @@
+"""Models fitted to a fixed set of episodes (Appendix F.1): the model update of Algorithm 1 without the rest of it."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Key
+
+from ..backbones import BACKBONES
+from ..environment import AbstractEnvironment, rollout, trajectory_rewards, uniform_actions
+from ..models import AbstractDynamicsModel, ActionSequenceModel, OneStepModel, Simulator
+from ..normalisation import Normaliser
+from ..optimisation import apply_gradient, loop, mean_gradient, optimiser
+from ..policies import AbstractPolicy
+from ..replay import ReplayBuffer
+from ..training import over_seeds
+from ..types import PRNGKey, Scalar, Trajectory
+from .table import Table
+from .verdicts import decide, Verdict
+
+
+Model = TypeVar("Model", bound=AbstractDynamicsModel)
+FLAGGED = "one-step with flag"
+ENOUGH_UPDATES = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """How a model is fitted.
+
+    Attributes:
+        updates: optimiser steps.
+        batch_size: episodes in each.
+        learning_rate: of the first.
+        decay: update n uses `learning_rate / sqrt(1 + n / decay)`; 0 keeps it constant.
+        clip: largest global norm of a gradient.
+    """
+
+    updates: int
+    batch_size: int
+    learning_rate: float
+    decay: int
+    clip: float
+
+    @classmethod
+    def paper(cls, updates: int) -> "Fit":
+        """Table 1."""
+        return cls(updates, batch_size=64, learning_rate=1e-3, decay=0, clip=100.0)
+
+    @classmethod
+    def reduced(cls, updates: int) -> "Fit":
+        """The small, frequent updates of the preset `default`: further in the same time."""
+        return cls(updates, batch_size=16, learning_rate=4e-3, decay=1000, clip=1.0)
+
+
+def make_model(
+    name: str, env: AbstractEnvironment, normaliser: Normaliser, *, key: PRNGKey
+) -> AbstractDynamicsModel:
+    """A model by name: a backbone's, "one-step", "one-step with flag" or "truth".
+
+    Args:
+        name: which.
+        env: the task.
+        normaliser: frozen statistics.
+        key: for the initial parameters.
+    """
+    if name == "truth":
+        return Simulator(env)
+    if name in BACKBONES:
+        return ActionSequenceModel(env, name, key=key, normaliser=normaliser)
+    return OneStepModel(env, key=key, normaliser=normaliser, first_step_flag=name == FLAGGED)
+
+
+def random_episodes(env: AbstractEnvironment, num_episodes: int, *, key: PRNGKey) -> Trajectory:
+    """Episodes of uniform random actions, along a leading axis."""
+
+    def episode(key: PRNGKey) -> Trajectory:
+        start_key, action_key = jax.random.split(key)
+        return rollout(env, uniform_actions(env, key=action_key), key=start_key)
+
+    return jax.vmap(episode)(jax.random.split(key, num_episodes))
+
+
+def perturbed_episodes(
+    env: AbstractEnvironment, policy: AbstractPolicy, deviation: float, num_episodes: int, *, key: PRNGKey
+) -> Trajectory:
+    """Episodes of a deterministic policy with normal noise on its actions, clipped to [-1, 1] (Appendix F.1).
+
+    Args:
+        env: the task.
+        policy: the policy.
+        deviation: standard deviation of the noise.
+        num_episodes: how many.
+        key: draws the noise.
+    """
+
+    def episode(key: PRNGKey) -> Trajectory:
+        start_key, noise_key = jax.random.split(key)
+        start = env.initial_state(key=start_key)
+        noise = deviation * jax.random.normal(noise_key, (env.horizon, env.action_size))
+
+        def body(state: Array, x: tuple[Array, Array]) -> tuple[Array, tuple[Array, Array]]:
+            step, pushed = x
+            action = jnp.clip(policy.mode(state, step) + pushed, -1.0, 1.0)
+            return env.transition(state, action, step), (state, action)
+
+        final, (states, actions) = jax.lax.scan(body, start, (jnp.arange(env.horizon), noise))
+        states = jnp.concatenate([states, final[None]])
+        return Trajectory(states, actions, trajectory_rewards(env, states, actions))
+
+    return jax.vmap(episode)(jax.random.split(key, num_episodes))
+
+
+class Fitted(eqx.Module):
+    """A fitted model.
+
+    Attributes:
+        model: the model.
+        loss: its fitting loss, averaged over some of the episodes.
+        num_nonfinite: updates skipped because their gradient was not finite.
+    """
+
+    model: Any
+    loss: Scalar
+    num_nonfinite: Array
+
+
+def fit(model: AbstractDynamicsModel, episodes: Trajectory, settings: Fit, *, key: PRNGKey) -> Fitted:
+    """Fits a model to episodes drawn with replacement.
+
+    Args:
+        model: to begin with.
+        episodes: the data, along a leading axis.
+        settings: how.
+        key: draws the batches.
+    """
+    replay = ReplayBuffer(episodes, jnp.asarray(episodes.rewards.shape[0], jnp.int32))
+    transformation = optimiser(settings.learning_rate, settings.decay, settings.clip)
+    draw_key, loss_key = jax.random.split(key)
+
+    def loss(model: AbstractDynamicsModel, episode: Trajectory) -> tuple[Scalar, None]:
+        return model.loss(episode), None
+
+    def update(index: Array, state: tuple[Any, Any, Array]) -> tuple[Any, Any, Array]:
+        model, optimiser_state, skipped = state
+        batch = replay.sample(settings.batch_size, key=jax.random.fold_in(draw_key, index))
+        grads, _ = mean_gradient(loss, model, batch)
+        model, optimiser_state, applied = apply_gradient(transformation, model, optimiser_state, grads)
+        return model, optimiser_state, skipped + ~applied
+
+    begin = (model, transformation.init(eqx.filter(model, eqx.is_inexact_array)), jnp.zeros((), jnp.int32))
+    fitted, _, skipped = loop(0, settings.updates, update, begin)
+    sample = replay.sample(settings.batch_size, key=loss_key)
+    return Fitted(fitted, jax.vmap(fitted.loss)(sample).mean(), skipped)
+
+
+def seed_keys(num_seeds: int) -> Key[Array, " seeds"]:
+    """One key a seed."""
+    return jnp.stack([jax.random.key(seed) for seed in range(num_seeds)])
+
+
+def for_seeds(function: Callable[..., Any], arguments: Any) -> Any:
+    """Runs a function once a seed, sharded over the devices, compiled once.
+
+    Args:
+        function: of one seed's arguments, to arrays.
+        arguments: arrays with a leading seed axis.
+    """
+    num_seeds = jax.tree.leaves(arguments)[0].shape[0]
+    return jax.jit(over_seeds(function, num_seeds))(arguments)
+
+
+def add_fit(table: Table, settings: Fit, results: Mapping[str, Any], **names: Any) -> None:
+    """Adds a row about one fitted model: how many updates, its loss, and how many updates were skipped."""
+    numbers = {"loss": results["loss"], "num_nonfinite": results["num_nonfinite"]}
+    table.add(**names, updates=settings.updates, **numbers)
+
+
+def if_fitted(verdict: Verdict, fits: Table) -> Verdict:
+    """The verdict, or "undecided" where the models were hardly fitted: that says nothing about architectures.
+
+    Args:
+        verdict: as if they were.
+        fits: rows of `add_fit`.
+    """
+    updates = int(fits.values("updates").min()) if len(fits) else 0
+    if updates >= ENOUGH_UPDATES:
+        return verdict
+    reason = (
+        f"models were fitted by {updates} updates, fewer than {ENOUGH_UPDATES}; {verdict.numbers['reason']}"
+    )
+    return decide(
+        verdict.id, verdict.claim, None, reason, {k: v for k, v in verdict.numbers.items() if k != "reason"}
+    )

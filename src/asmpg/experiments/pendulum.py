@@ -1,0 +1,350 @@
+"""Figure 5: gradient norms and return landscapes of a chaotic simulator and of models of it (section 4.2)."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from ..analysis import first_action_jacobian, gradient_norms, growth_fit, GrowthFit, operator_norm
+from ..environment import AbstractEnvironment, uniform_actions
+from ..envs import make
+from ..models import Simulator
+from ..normalisation import Normaliser
+from ..types import PRNGKey, UsageError
+from .bounce import first_action_landscape
+from .drawing import colour, finish, panels
+from .experiment import Experiment, Report, Scale, Tables
+from .offline import add_fit, Fit, fit, FLAGGED, for_seeds, if_fitted, make_model, random_episodes, seed_keys
+from .table import Table
+from .verdicts import both, decide, three_way, Verdict
+
+
+MODELS = ("one-step", FLAGGED, "rnn", "lstm", "transformer")
+NUM_ACTIONS = 50
+# Below this |a_0| the motion is nearly regular (it turns chaotic at about 0.65).
+REGULAR = 0.5
+# A norm that changes by less than this factor over all horizons, while the true one changes by more, is flat.
+FLAT = 10.0
+# Chaos takes a while: below this horizon no growth law is told from another.
+LONG = 50
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What a scale fixes.
+
+    Attributes:
+        horizons: of the models.
+        true_horizons: of the simulator, which need not be fitted.
+        transitions: of random episodes.
+        fit: how models are fitted.
+        grid_size: initial actions in a landscape.
+        models: which.
+    """
+
+    horizons: tuple[int, ...]
+    true_horizons: tuple[int, ...]
+    transitions: int
+    fit: Fit
+    grid_size: int
+    models: tuple[str, ...] = MODELS
+
+
+SETTINGS: dict[Scale, Setting] = {
+    "smoke": Setting((8,), (4, 6, 8, 10, 12), 240, Fit.reduced(8), 21, ("rnn",)),
+    "cpu": Setting((5, 10, 20, 35, 50, 100), tuple(range(5, 101, 5)), 30_000, Fit.reduced(1500), 201),
+    "paper": Setting((5, 10, 20, 35, 50, 75, 100), tuple(range(5, 101, 5)), 100_000, Fit.paper(20_000), 401),
+}
+
+
+def initial_actions() -> np.ndarray:
+    """Where norms are taken: the same uniform random first actions for every model and horizon."""
+    return np.random.default_rng(17).uniform(-1.0, 1.0, NUM_ACTIONS)
+
+
+def random_actions(env: AbstractEnvironment, *, key: PRNGKey) -> Array:
+    """The initial actions, each with uniform random later ones, which only a model can take any notice of."""
+    keys = jax.random.split(key, NUM_ACTIONS)
+    return (
+        jax.vmap(lambda key: uniform_actions(env, key=key))(keys)
+        .at[:, 0, 0]
+        .set(jnp.asarray(initial_actions()))
+    )
+
+
+def one_seed(name: str, env: AbstractEnvironment, setting: Setting, key: PRNGKey) -> dict[str, Array]:
+    """Data, fit, norms and landscape of one model. The data do not depend on the model."""
+    data_key, model_key, fit_key, action_key = jax.random.split(key, 4)
+    episodes = random_episodes(env, -(-setting.transitions // env.horizon), key=data_key)
+    model = make_model(name, env, Normaliser.from_states(episodes.states), key=model_key)
+    fitted = fit(model, episodes, setting.fit, key=fit_key)
+    return {
+        "norm": gradient_norms(fitted.model, env.initial_state(), random_actions(env, key=action_key)),
+        "return": first_action_landscape(fitted.model, env, grid(setting)),
+        "loss": fitted.loss,
+        "num_nonfinite": fitted.num_nonfinite,
+    }
+
+
+def grid(setting: Setting) -> Array:
+    """Initial actions, evenly spaced."""
+    return jnp.linspace(-1.0, 1.0, setting.grid_size)
+
+
+def measure(scale: Scale, report: Report) -> Tables:
+    """Norms: one row a model, horizon and action. Landscapes: one a model, horizon and initial action. Fits."""
+    setting = SETTINGS[scale]
+    tables = {"pendulum": Table(), "pendulum_landscapes": Table(), "pendulum_fits": Table()}
+    done, total = 1, 1 + len(setting.horizons) * len(setting.models)
+    report(0, total, "truth, in double precision")
+    measure_truth(setting, tables)
+    for horizon in setting.horizons:
+        env = make("double_pendulum", horizon)
+        for name in setting.models:
+            report(done, total, f"{name} at H = {horizon}")
+            run = functools.partial(one_seed, name, env, setting)
+            results = jax.tree.map(lambda x: np.asarray(x[0]), for_seeds(run, seed_keys(1)))
+            add(tables, setting, env, name, results["norm"], results["return"])
+            add_fit(tables["pendulum_fits"], setting.fit, results, model=name, horizon=horizon)
+            done += 1
+    return tables
+
+
+def measure_truth(setting: Setting, tables: Tables) -> None:
+    """The simulator's rows, at every horizon. Single precision would lose digits where the motion is chaotic.
+
+    The motion does not depend on the horizon, so one episode of the longest holds all shorter ones.
+    """
+    horizons = sorted({*setting.horizons, *setting.true_horizons})
+    longest = make("double_pendulum", max(horizons))
+
+    def episode(action: Array) -> tuple[Array, Array]:
+        actions = jnp.zeros((longest.horizon, 1), action.dtype).at[0, 0].set(action)
+        start = longest.initial_state()
+        jacobian = first_action_jacobian(Simulator(longest), start, actions)
+        return Simulator(longest).predict(start, actions), operator_norm(jacobian)
+
+    with jax.enable_x64(True):
+        run = jax.jit(jax.vmap(episode))
+        norms = np.asarray(run(jnp.asarray(initial_actions()))[1])
+        states = run(jnp.asarray(grid(setting), float))[0]
+        for horizon in horizons:
+            env = make("double_pendulum", horizon)
+            shown = horizon in setting.horizons
+            returns = jax.vmap(env.terminal_reward)(states[:, horizon - 1]) if shown else None
+            add(tables, setting, env, "truth", norms[:, horizon - 1], returns)
+
+
+def add(
+    tables: Tables, setting: Setting, env: AbstractEnvironment, model: str, norms: Any, returns: Any | None
+) -> None:
+    """Adds one model's norms and landscape at one horizon."""
+    for action, norm in zip(initial_actions(), np.asarray(norms), strict=True):
+        tables["pendulum"].add(model=model, horizon=env.horizon, initial_action=action, norm=norm)
+    if returns is not None:
+        for action, value in zip(np.asarray(grid(setting)), np.asarray(returns), strict=True):
+            row = {"model": model, "horizon": env.horizon, "initial_action": action, "return": value}
+            tables["pendulum_landscapes"].add(**row)
+
+
+def norms_by_horizon(table: Table, model: str, regular: bool = False) -> dict[int, np.ndarray]:
+    """All finite norms of a model at every horizon; those of nearly regular motion only, if asked."""
+    rows = table.select(model=model)
+    found = {}
+    for horizon in sorted(rows.unique("horizon")):
+        chosen = rows.select(horizon=horizon)
+        norms, actions = chosen.values("norm"), chosen.values("initial_action")
+        keep = np.isfinite(norms) & ((np.abs(actions) <= REGULAR) | (not regular))
+        found[horizon] = norms[keep]
+    return found
+
+
+def fitted_growth(norms: dict[int, np.ndarray]) -> GrowthFit | str:
+    """The law of the mean norm, or why there is none."""
+    try:
+        return growth_fit(
+            list(norms), [float(values.mean()) if values.size else np.nan for values in norms.values()]
+        )
+    except UsageError as error:
+        return str(error)
+
+
+def grows_exponentially(fit: GrowthFit | str) -> bool | None:
+    """Whether a fit says so; None where it cannot tell."""
+    if isinstance(fit, str) or fit.law == "undecided":
+        return None
+    return fit.law == "exponential" and fit.eta_interval[0] > 1.0
+
+
+def change(norms: dict[int, np.ndarray]) -> float:
+    """The mean norm's largest value over all horizons in units of its smallest."""
+    means = np.array([values.mean() if values.size else np.nan for values in norms.values()])
+    return float(means.max() / means.min()) if means.size else float("nan")
+
+
+def roughness(table: Table, model: str, horizon: int) -> float:
+    """How far the return moves up and down along all initial actions, in units of the difference of its extremes."""
+    values = table.select(model=model, horizon=horizon).values("return")
+    return float(np.abs(np.diff(values)).sum() / np.ptp(values)) if values.size > 1 else float("nan")
+
+
+def judge(tables: Tables) -> Sequence[Verdict]:
+    """The four claims about the figure."""
+    table = tables["pendulum"]
+    verdicts = [_one_step(table), _transformer(table), _landscape(tables["pendulum_landscapes"])]
+    return [_truth(table), *(if_fitted(verdict, tables["pendulum_fits"]) for verdict in verdicts)]
+
+
+def _describe(fit: GrowthFit | str) -> str:
+    return fit if isinstance(fit, str) else f"the mean norm is {fit}"
+
+
+def _summary(fit: GrowthFit | str) -> Any:
+    return fit if isinstance(fit, str) else fit.summary()
+
+
+def _truth(table: Table) -> Verdict:
+    claim = "the mean of the true |ds_H/da_0| over random actions grows exponentially with H"
+    every, regular = (norms_by_horizon(table, "truth", only) for only in (False, True))
+    fits = [fitted_growth(norms) for norms in (every, regular)]
+    reason = (
+        f"{_describe(fits[0])}; over the nearly regular motions alone (|a_0| <= {REGULAR}) {_describe(fits[1])}; "
+        "mean and median are in the numbers"
+    )
+    numbers = {
+        "fit": _summary(fits[0]),
+        "regular_fit": _summary(fits[1]),
+        "mean": {h: values.mean() for h, values in every.items()},
+        "median": {h: np.median(values) for h, values in every.items() if values.size},
+        "regular_mean": {h: values.mean() if values.size else np.nan for h, values in regular.items()},
+    }
+    holds = grows_exponentially(fits[0])
+    if max(every, default=0) < LONG:
+        holds, reason = None, f"no horizon of {LONG} or more was measured; {reason}"
+    return decide("pendulum.truth", claim, holds, reason, numbers)
+
+
+def _one_step(table: Table) -> Verdict:
+    claim = "so does that of the one-step model, with or without a flag that marks the first step"
+    names = [name for name in ("one-step", FLAGGED) if name in table.unique("model")]
+    fits = {name: fitted_growth(norms_by_horizon(table, name)) for name in names}
+    holds = both(*map(grows_exponentially, fits.values())) if len(names) == 2 else None
+    reason = "; ".join(f"{name}: {_describe(fit)}" for name, fit in fits.items())
+    if len(names) < 2:
+        reason = f"needs both one-step models; {reason}"
+    return decide(
+        "pendulum.one_step", claim, holds, reason, {name: _summary(fit) for name, fit in fits.items()}
+    )
+
+
+def _transformer(table: Table) -> Verdict:
+    claim = f"that of the transformer model stays flat: over all horizons it changes by less than a factor {FLAT:g}"
+    changes = {name: change(norms_by_horizon(table, name)) for name in table.unique("model")}
+    horizons = set(norms_by_horizon(table, "transformer"))
+    truth = {h: values for h, values in norms_by_horizon(table, "truth").items() if h in horizons}
+    true_change = change(truth)
+    if "transformer" not in changes:
+        return decide("pendulum.transformer", claim, None, "no transformer was fitted", {"change": changes})
+    holds = three_way(-changes["transformer"], true_above=-FLAT, false_below=-FLAT)
+    reason = f"it changes by a factor {changes['transformer']:.3g}, the true one by {true_change:.3g}"
+    if not true_change > FLAT:
+        holds, reason = None, f"at these horizons the true one is as flat: {reason}"
+    return decide(
+        "pendulum.transformer", claim, holds, reason, {"change": changes, "true_change": true_change}
+    )
+
+
+def _landscape(table: Table) -> Verdict:
+    claim = (
+        "the transformer model's return landscape at the longest horizon is smoother than the true one: it moves up "
+        "and down by at most half as much, in units of its range"
+    )
+    horizon = max(table.unique("horizon"), default=0)
+    rough = {name: roughness(table, name, horizon) for name in table.unique("model")}
+    truth = table.select(model="truth", horizon=horizon).values("return")
+    agreement = {
+        name: float(np.corrcoef(truth, table.select(model=name, horizon=horizon).values("return"))[0, 1])
+        for name in table.unique("model")
+        if name != "truth"
+    }
+    numbers = {"horizon": horizon, "roughness": rough, "correlation_with_truth": agreement}
+    if "transformer" not in rough:
+        return decide("pendulum.landscape", claim, None, "no transformer was fitted", numbers)
+    ratio = rough["transformer"] / rough["truth"]
+    holds = three_way(-ratio, true_above=-0.5, false_below=-1.0)
+    reason = (
+        f"at H = {horizon} it moves by {rough['transformer']:.3g} ranges, the true one by {rough['truth']:.3g}; their "
+        f"correlation is {agreement['transformer']:.2f}"
+    )
+    if rough["truth"] < 4.0:
+        holds, reason = None, f"at this horizon the true landscape is smooth itself: {reason}"
+    return decide("pendulum.landscape", claim, holds, reason, numbers)
+
+
+def draw(tables: Tables, scale: Scale) -> dict[str, Any]:
+    """Figure 5b: mean and median norms against H. Figure 5c: landscapes at every horizon."""
+    return {"figure_5b": draw_norms(tables["pendulum"], scale), "figure_5c": draw_landscapes(tables, scale)}
+
+
+def draw_norms(table: Table, scale: Scale) -> Any:
+    """Mean, median, and the mean over nearly regular motions, side by side."""
+    title = f"Figure 5b: |ds_H/da_0| of the double pendulum, {NUM_ACTIONS} random actions"
+    figure, axes = panels(1, 3, title, scale)
+    views = {
+        "mean": (False, np.mean),
+        "median": (False, np.median),
+        f"mean over |a_0| <= {REGULAR} (nearly regular motion)": (True, np.mean),
+    }
+    for place, (label, (regular, statistic)) in zip(axes[0], views.items(), strict=True):
+        for name in table.unique("model"):
+            norms = {h: v for h, v in norms_by_horizon(table, name, regular).items() if v.size}
+            values = [statistic(v) for v in norms.values()]
+            style = {"truth": "-", FLAGGED: "--"}.get(name, "-")
+            place.plot(list(norms), values, style, color=colour(name), marker="o", markersize=3, label=name,
+                       linewidth=2.0 if name == "truth" else 1.2)  # fmt: skip
+        finish(place, yscale="log", xlabel="horizon H", ylabel="|ds_H/da_0|", title=label)
+    limits = [place.get_ylim() for place in axes[0]]
+    for place in axes[0]:
+        place.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
+    return figure
+
+
+def draw_landscapes(tables: Tables, scale: Scale) -> Any:
+    """One row a horizon, one column a model, the truth behind each."""
+    table = tables["pendulum_landscapes"]
+    horizons, names = (
+        sorted(table.unique("horizon")),
+        [name for name in table.unique("model") if name != "truth"],
+    )
+    title = "Figure 5c: return against the initial action (truth in black)"
+    figure, axes = panels(len(horizons), len(names), title, scale, (2.6, 1.9))
+    for row, horizon in zip(axes, horizons, strict=True):
+        truth = table.select(model="truth", horizon=horizon)
+        low = truth.values("return").min()
+        for place, name in zip(row, names, strict=True):
+            rows = table.select(model=name, horizon=horizon)
+            place.plot(truth.values("initial_action"), truth.values("return"), color="black", linewidth=0.8)
+            place.plot(
+                rows.values("initial_action"), rows.values("return"), color=colour(name), linewidth=1.2
+            )
+            place.axvline(-0.4, color="0.7", linewidth=0.8, linestyle=":")
+            place.set_ylim(1.3 * low, -0.1 * low)
+            place.set_title(f"{name}, H = {horizon}", fontsize=8)
+            place.tick_params(labelsize=7)
+    for place in axes[-1]:
+        place.set_xlabel("a_0", fontsize=8)
+    return figure
+
+
+EXPERIMENT = Experiment(
+    "pendulum",
+    "gradient norms and return landscapes of the double pendulum, models fitted offline",
+    measure,
+    judge,
+    draw,
+)
