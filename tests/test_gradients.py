@@ -15,14 +15,14 @@ from asmpg.backbones import BACKBONES
 from asmpg.environment import AbstractEnvironment, rollout, trajectory_rewards
 from asmpg.envs import make
 from asmpg.gradients import action_gradient, imagine, imagine_in_two_passes, imagined_return, policy_gradient
-from asmpg.models import AbstractDynamicsModel, ActionSequenceModel, OneStepModel, Simulator
+from asmpg.models import AbstractDynamicsModel, ActionSequenceModel, HistoryModel, OneStepModel, Simulator
 from asmpg.normalisation import Normaliser
 from asmpg.policies import TanhGaussianPolicy
 from asmpg.types import UsageError
 from toys import Drift, flatten, LinearQuadratic, relative_error, unit_normaliser
 
 
-MODELS = (*BACKBONES, "one-step", "simulator")
+MODELS = (*BACKBONES, "history-rnn", "one-step", "simulator")
 jitted_policy_gradient = eqx.filter_jit(policy_gradient)
 # With clips, a terminal reward, time in the reward, several states and actions, and chaos.
 TASKS: dict[str, Callable[[], AbstractEnvironment]] = {
@@ -40,7 +40,10 @@ def make_model(name: str, env: AbstractEnvironment) -> AbstractDynamicsModel:
     if name == "simulator":
         return Simulator(env)
     options: dict[str, Any] = {"key": jax.random.key(1), "normaliser": unit_normaliser(env)}
-    return OneStepModel(env, **options) if name == "one-step" else ActionSequenceModel(env, name, **options)
+    if name == "one-step":
+        return OneStepModel(env, **options)
+    kind = HistoryModel if name.startswith("history-") else ActionSequenceModel
+    return kind(env, name.removeprefix("history-"), **options)
 
 
 def make_policy(env: AbstractEnvironment, seed: int = 0) -> TanhGaussianPolicy:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .gradients import policy_gradient as policy_gradient
     from .models import AbstractDynamicsModel as AbstractDynamicsModel
     from .models import ActionSequenceModel as ActionSequenceModel
+    from .models import HistoryModel as HistoryModel
     from .models import OneStepModel as OneStepModel
     from .models import Simulator as Simulator
     from .optimal_control import best_constant_return as best_constant_return
@@ -46,7 +47,7 @@ _MODULES = {
     "environment": ("AbstractEnvironment", "rollout"),
     "envs": ("from_ode", "make", "TASKS"),
     "gradients": ("action_gradient", "policy_gradient"),
-    "models": ("AbstractDynamicsModel", "ActionSequenceModel", "OneStepModel", "Simulator"),
+    "models": ("AbstractDynamicsModel", "ActionSequenceModel", "HistoryModel", "OneStepModel", "Simulator"),
     "optimal_control": ("best_constant_return", "optimal", "random_return", "score"),
     "policies": ("AbstractPolicy", "TanhGaussianPolicy"),
     "runs": ("load", "Result", "resume", "train"),
@@ -64,6 +65,7 @@ __all__ = [
     "AbstractEnvironment",
     "AbstractPolicy",
     "ActionSequenceModel",
+    "HistoryModel",
     "OneStepModel",
     "Result",
     "Settings",
