@@ -17,7 +17,7 @@ from asmpg.envs import make
 from asmpg.gradients import action_gradient, imagine, imagine_in_two_passes, imagined_return, policy_gradient
 from asmpg.models import AbstractDynamicsModel, ActionSequenceModel, HistoryModel, OneStepModel, Simulator
 from asmpg.normalisation import Normaliser
-from asmpg.policies import TanhGaussianPolicy
+from asmpg.policies import ActionSequence, TanhGaussianPolicy
 from asmpg.types import UsageError
 from toys import Drift, flatten, LinearQuadratic, relative_error, unit_normaliser
 
@@ -323,6 +323,36 @@ def test_open_loop_is_the_action_gradient_times_the_policys_jacobian(name, x64):
         )(policy)
         np.testing.assert_allclose(imagined_value, value, rtol=1e-12)
         assert relative_error(grads, expected) < 1e-11
+
+
+@pytest.mark.parametrize("name", ["rnn", "one-step"])
+def test_of_an_action_sequence_open_and_closed_loop_are_the_action_gradient(name, x64):
+    """Its states play no part; its means count by the slope of tanh, times their gain."""
+    env = Drift()
+    model, start = make_model(name, env), env.initial_state()
+    policy = ActionSequence(env, key=jax.random.key(2))
+
+    @eqx.filter_jit
+    def run(policy):
+        loops = [policy_gradient(policy, model, env, start, loop=loop)[1] for loop in ("open", "closed")]
+        return loops, action_gradient(model, env, start, jnp.tanh(policy.means))[1]
+
+    loops, by_actions = run(policy)
+    expected = 30.0 * by_actions / np.cosh(policy.means) ** 2
+    for grads in loops:
+        assert relative_error(grads.scaled_means, expected) < 1e-10
+        assert (np.asarray(grads.scaled_log_stds) == 0).all(), "deterministic"
+
+
+def test_what_pays_can_be_given():
+    """A reward in place of the task's own: in value and gradient."""
+    env, double = Drift(), Meter(*map(jnp.asarray, (2.0, 0.0, 0.0)))
+    model, start = make_model("rnn", env), env.initial_state()
+    policy = ActionSequence(env, key=jax.random.key(2))
+    value, grads = jitted_policy_gradient(policy, model, env, start, reward=double)
+    np.testing.assert_allclose(value, 2.0 * jnp.tanh(policy.means)[:, 0].sum(), rtol=1e-5)
+    np.testing.assert_allclose(grads.scaled_means[:, 0], 60.0 / np.cosh(policy.means[:, 0]) ** 2, rtol=1e-4)
+    assert (np.asarray(grads.scaled_means[:, 1]) == 0).all()
 
 
 class Meter(AbstractEnvironment):
