@@ -286,6 +286,7 @@ def test_default_folders_tell_runs_apart():
         " --model rnn",
         " --preset paper",
         " --loop closed",
+        " --learned-reward",
         " --entropy 0.5",
         " --entropy 0.25",
     )

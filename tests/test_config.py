@@ -66,6 +66,7 @@ def task_file(tmp_path):
         ({"overrides": {"speed": 3}}, "setting"),
         ({"overrides": {"entropy": -0.1}}, "entropy"),
         ({"overrides": {"dropout": 1.0}}, "dropout"),
+        ({"overrides": {"predicted_state_share": 1.5}}, "predicted_state_share"),
         ({"overrides": {"model_batch_size": 0}}, "model_batch_size"),
         ({"overrides": {"model_batch_size": 1.5}}, "model_batch_size"),
         ({"overrides": {"exploration": "brown"}}, "exploration"),
@@ -122,6 +123,7 @@ configurations = st.builds(
     out=st.none() | st.text(min_size=1),
     loop=st.sampled_from(["open", "closed"]),
     record_cosine=st.booleans(),
+    learned_reward=st.booleans(),
     chunk_steps=st.integers(1, 1000),
     stop_score=st.none() | st.floats(-1, 1),
     overrides=st.fixed_dictionaries(

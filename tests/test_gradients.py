@@ -15,14 +15,14 @@ from asmpg.backbones import BACKBONES
 from asmpg.environment import AbstractEnvironment, rollout, trajectory_rewards
 from asmpg.envs import make
 from asmpg.gradients import action_gradient, imagine, imagine_in_two_passes, imagined_return, policy_gradient
-from asmpg.models import AbstractDynamicsModel, ActionSequenceModel, OneStepModel, Simulator
+from asmpg.models import AbstractDynamicsModel, ActionSequenceModel, HistoryModel, OneStepModel, Simulator
 from asmpg.normalisation import Normaliser
-from asmpg.policies import TanhGaussianPolicy
+from asmpg.policies import ActionSequence, TanhGaussianPolicy
 from asmpg.types import UsageError
 from toys import Drift, flatten, LinearQuadratic, relative_error, unit_normaliser
 
 
-MODELS = (*BACKBONES, "one-step", "simulator")
+MODELS = (*BACKBONES, "history-rnn", "one-step", "simulator")
 jitted_policy_gradient = eqx.filter_jit(policy_gradient)
 # With clips, a terminal reward, time in the reward, several states and actions, and chaos.
 TASKS: dict[str, Callable[[], AbstractEnvironment]] = {
@@ -40,7 +40,10 @@ def make_model(name: str, env: AbstractEnvironment) -> AbstractDynamicsModel:
     if name == "simulator":
         return Simulator(env)
     options: dict[str, Any] = {"key": jax.random.key(1), "normaliser": unit_normaliser(env)}
-    return OneStepModel(env, **options) if name == "one-step" else ActionSequenceModel(env, name, **options)
+    if name == "one-step":
+        return OneStepModel(env, **options)
+    kind = HistoryModel if name.startswith("history-") else ActionSequenceModel
+    return kind(env, name.removeprefix("history-"), **options)
 
 
 def make_policy(env: AbstractEnvironment, seed: int = 0) -> TanhGaussianPolicy:
@@ -320,6 +323,36 @@ def test_open_loop_is_the_action_gradient_times_the_policys_jacobian(name, x64):
         )(policy)
         np.testing.assert_allclose(imagined_value, value, rtol=1e-12)
         assert relative_error(grads, expected) < 1e-11
+
+
+@pytest.mark.parametrize("name", ["rnn", "one-step"])
+def test_of_an_action_sequence_open_and_closed_loop_are_the_action_gradient(name, x64):
+    """Its states play no part; its means count by the slope of tanh, times their gain."""
+    env = Drift()
+    model, start = make_model(name, env), env.initial_state()
+    policy = ActionSequence(env, key=jax.random.key(2))
+
+    @eqx.filter_jit
+    def run(policy):
+        loops = [policy_gradient(policy, model, env, start, loop=loop)[1] for loop in ("open", "closed")]
+        return loops, action_gradient(model, env, start, jnp.tanh(policy.means))[1]
+
+    loops, by_actions = run(policy)
+    expected = 30.0 * by_actions / np.cosh(policy.means) ** 2
+    for grads in loops:
+        assert relative_error(grads.scaled_means, expected) < 1e-10
+        assert (np.asarray(grads.scaled_log_stds) == 0).all(), "deterministic"
+
+
+def test_what_pays_can_be_given():
+    """A reward in place of the task's own: in value and gradient."""
+    env, double = Drift(), Meter(*map(jnp.asarray, (2.0, 0.0, 0.0)))
+    model, start = make_model("rnn", env), env.initial_state()
+    policy = ActionSequence(env, key=jax.random.key(2))
+    value, grads = jitted_policy_gradient(policy, model, env, start, reward=double)
+    np.testing.assert_allclose(value, 2.0 * jnp.tanh(policy.means)[:, 0].sum(), rtol=1e-5)
+    np.testing.assert_allclose(grads.scaled_means[:, 0], 60.0 / np.cosh(policy.means[:, 0]) ** 2, rtol=1e-4)
+    assert (np.asarray(grads.scaled_means[:, 1]) == 0).all()
 
 
 class Meter(AbstractEnvironment):

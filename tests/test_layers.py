@@ -23,7 +23,7 @@ LAYERS = (
     {"linear", "normalisation", "optimisation", "settings", "solution_cache"},
     {"envs", "optimal_control", "backbones", "policies", "replay", "statistics"},
     {"models"},
-    {"gradients"},
+    {"gradients", "rewards"},
     {"analysis", "learner"},
     {"baselines", "training"},
     {"config", "runs", "task_files"},

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from asmpg.analysis import action_jacobian
 from asmpg.backbones import BACKBONES
 from asmpg.environment import AbstractEnvironment, rollout, uniform_actions
 from asmpg.envs import make, TASKS
-from asmpg.models import ActionSequenceModel, free_run, OneStepModel, Simulator
+from asmpg.models import ActionSequenceModel, free_run, HistoryModel, OneStepModel, Simulator
 from asmpg.normalisation import Normaliser
 from asmpg.types import Trajectory, UsageError
 from toys import Drift, relative_error, Scaled, unit_normaliser
@@ -29,6 +30,11 @@ def one_step(env: AbstractEnvironment, **options: Any) -> OneStepModel:
 def asm(env: AbstractEnvironment, backbone: Any = "rnn", **options: Any) -> ActionSequenceModel:
     options = {"normaliser": unit_normaliser(env)} | options
     return ActionSequenceModel(env, backbone, key=jax.random.key(1), **options)
+
+
+def history(env: AbstractEnvironment, backbone: Any = "rnn", **options: Any) -> HistoryModel:
+    options = {"normaliser": unit_normaliser(env)} | options
+    return HistoryModel(env, backbone, key=jax.random.key(1), **options)
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -98,7 +104,67 @@ def test_action_sequence_loss_by_hand(x64):
     np.testing.assert_allclose(model.loss(episode), np.mean(errors**2), rtol=1e-10)
 
 
-@pytest.mark.parametrize("make_model", [asm, one_step], ids=["asm", "one-step"])
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_history_loss_is_teacher_forcing_by_hand(backbone, x64):
+    """Every next state from the true history, step by step, in units of the typical difference."""
+    env = Drift()
+    model, episode = history(env, backbone), random_episode(Drift())
+    unit, steps = model.normaliser.difference_scale, jnp.arange(env.horizon)
+
+    @jax.jit
+    def both(episode):
+        def body(carry, x):
+            carry, predicted = model.step(carry, *x)
+            return carry, predicted
+
+        states, actions = episode.states, episode.actions
+        predicted = jax.lax.scan(body, model.init(states[0]), (states[:-1], actions, steps))[1]
+        by_hand = jnp.mean(jnp.square((predicted - states[1:]) / unit))
+        # Of a history with another state at one step.
+        moved = jax.vmap(lambda step: model.differences(states[:-1].at[step].add(0.1), actions))(steps)
+        return model.loss(episode), by_hand, model.differences(states[:-1], actions), moved
+
+    loss, by_hand, differences, moved = both(episode)
+    np.testing.assert_allclose(loss, by_hand, rtol=1e-9)
+    changed = np.abs(moved - differences).max(axis=-1) > 1e-9  # [step that was changed, step that sees it]
+    np.testing.assert_array_equal(changed, np.triu(np.ones_like(changed)), "all of the past and no more")
+
+
+def test_history_predicts_from_its_own_states(x64):
+    model, episode = history(Drift()), random_episode(Drift())
+    predicted = model.predict(episode.states[0], episode.actions)
+    own = jnp.concatenate([episode.states[:1], predicted[:-1]])
+    differences = model.normaliser.difference_scale * model.differences(own, episode.actions)
+    np.testing.assert_allclose(predicted, own + differences, rtol=1e-9)
+
+
+@pytest.mark.parametrize("backbone", ["rnn", "transformer"])
+def test_a_cut_leaves_the_paths_from_the_actions(backbone, x64):
+    """The derivative of the sum of all differences, the states that the network reads held constant."""
+    env = Drift()
+    start, actions = env.initial_state(), uniform_actions(env, key=jax.random.key(0))
+    whole, cut = (history(env, backbone, cut_state_gradient=choice) for choice in (False, True))
+
+    def along_the_actions(actions, states):
+        differences = whole.differences(jnp.concatenate([start[None], states[:-1]]), actions)
+        return jnp.cumsum(whole.normaliser.difference_scale * differences, axis=0)
+
+    @jax.jit
+    def run(actions):
+        states = [model.predict(start, actions) for model in (whole, cut)]
+        jacobians = [action_jacobian(model, start, actions) for model in (whole, cut)]
+        return states, jacobians, jax.jacrev(along_the_actions)(actions, states[0])
+
+    states, (through_states, remaining), expected = run(actions)
+    np.testing.assert_array_equal(states[0], states[1])
+    assert relative_error(remaining, expected) < 1e-12
+    assert relative_error(remaining, through_states) > 1e-3
+
+
+KINDS = pytest.mark.parametrize("make_model", [asm, history, one_step], ids=["asm", "history", "one-step"])
+
+
+@KINDS
 def test_loss_of_a_perfect_prediction_is_zero(make_model, x64):
     """An episode that the model itself imagined; and only that one."""
     model, episode = make_model(Drift()), random_episode(Drift())
@@ -110,12 +176,12 @@ def test_loss_of_a_perfect_prediction_is_zero(make_model, x64):
     assert model.loss(wrong) > 1e-5, "the last state is a target too"
 
 
-@pytest.mark.parametrize("kind", [ActionSequenceModel, OneStepModel])
+@pytest.mark.parametrize("kind", [ActionSequenceModel, HistoryModel, OneStepModel])
 def test_units_of_the_states_do_not_matter(kind, x64):
     """Statistics scale with the states, so that losses stay and predictions scale: hours or seconds, all the same."""
     env, factors = Drift(), (1e3, 0.25, 40.0)
     scaled = Scaled(env, factors)
-    options = {"backbone": "rnn"} if kind is ActionSequenceModel else {}
+    options = {} if kind is OneStepModel else {"backbone": "rnn"}
     model, other = kind(env, key=jax.random.key(1), **options), kind(scaled, key=jax.random.key(1), **options)
     for field in ("mean", "scale", "difference_scale"):
         ours, theirs = getattr(model.normaliser, field), getattr(other.normaliser, field)
@@ -137,12 +203,13 @@ def test_losses_are_of_order_one(name):
     def losses():
         normaliser, episode = Normaliser.from_random_episodes(env), random_episode(env, seed=3)
         one_step = OneStepModel(env, key=jax.random.key(1), normaliser=normaliser)
-        return asm(env, normaliser=normaliser).loss(episode), one_step.loss(episode)
+        models = (asm(env, normaliser=normaliser), history(env, normaliser=normaliser), one_step)
+        return [model.loss(episode) for model in models]
 
     assert (np.asarray(losses()) > 0.02).all() and (np.asarray(losses()) < 50).all()
 
 
-@pytest.mark.parametrize("make_model", [asm, one_step], ids=["asm", "one-step"])
+@KINDS
 def test_time_is_an_input(make_model):
     env = Drift()
     model = make_model(env)
@@ -200,15 +267,17 @@ def test_first_predictions_are_of_the_states_size():
         assert float(jnp.abs(model.normaliser.normalise(states)).max()) < 10, name
 
 
-def test_an_unknown_backbone_is_named():
+@pytest.mark.parametrize("make_model", [asm, history])
+def test_an_unknown_backbone_is_named(make_model):
     with pytest.raises(UsageError, match=r"backbone: 'rnm' is not one of .*rnn.*transformer") as error:
-        asm(Drift(), "rnm")
+        make_model(Drift(), "rnm")
     assert "\n" not in str(error.value)
 
 
-def test_a_backbone_instance_is_used_as_it_is():
+@pytest.mark.parametrize("make_model", [asm, history])
+def test_a_backbone_instance_is_used_as_it_is(make_model):
     env = Drift()
     backbone = BACKBONES["rnn"].create(9, env.horizon, key=jax.random.key(5))
-    model = asm(env, backbone)
+    model = make_model(env, backbone)
     assert model.backbone is backbone and model.encoder.weight.shape[1] == 9
     assert math.isfinite(model.loss(random_episode(env)))

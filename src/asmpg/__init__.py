@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .config import MODELS as MODELS
     from .config import TrainConfig as TrainConfig
     from .environment import AbstractEnvironment as AbstractEnvironment
+    from .environment import AbstractReward as AbstractReward
     from .environment import rollout as rollout
     from .envs import from_ode as from_ode
     from .envs import make as make
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from .gradients import policy_gradient as policy_gradient
     from .models import AbstractDynamicsModel as AbstractDynamicsModel
     from .models import ActionSequenceModel as ActionSequenceModel
+    from .models import HistoryModel as HistoryModel
     from .models import OneStepModel as OneStepModel
     from .models import Simulator as Simulator
     from .optimal_control import best_constant_return as best_constant_return
@@ -39,7 +41,9 @@ if TYPE_CHECKING:
     from .optimal_control import random_return as random_return
     from .optimal_control import score as score
     from .policies import AbstractPolicy as AbstractPolicy
+    from .policies import ActionSequence as ActionSequence
     from .policies import TanhGaussianPolicy as TanhGaussianPolicy
+    from .rewards import LearnedReward as LearnedReward
     from .runs import load as load
     from .runs import Result as Result
     from .runs import resume as resume
@@ -63,12 +67,13 @@ _MODULES = {
     ),
     "backbones": ("AbstractBackbone", "BACKBONES", "SelfAttention", "SimpleRNN"),
     "config": ("MODELS", "TrainConfig"),
-    "environment": ("AbstractEnvironment", "rollout"),
+    "environment": ("AbstractEnvironment", "AbstractReward", "rollout"),
     "envs": ("from_ode", "make", "TASKS"),
     "gradients": ("action_gradient", "policy_gradient"),
-    "models": ("AbstractDynamicsModel", "ActionSequenceModel", "OneStepModel", "Simulator"),
+    "models": ("AbstractDynamicsModel", "ActionSequenceModel", "HistoryModel", "OneStepModel", "Simulator"),
     "optimal_control": ("best_constant_return", "optimal", "random_return", "score"),
-    "policies": ("AbstractPolicy", "TanhGaussianPolicy"),
+    "policies": ("AbstractPolicy", "ActionSequence", "TanhGaussianPolicy"),
+    "rewards": ("LearnedReward",),
     "runs": ("load", "Result", "resume", "train"),
     "settings": ("Settings",),
     "types": ("Trajectory", "UsageError"),
@@ -83,7 +88,11 @@ __all__ = [
     "AbstractDynamicsModel",
     "AbstractEnvironment",
     "AbstractPolicy",
+    "AbstractReward",
+    "ActionSequence",
     "ActionSequenceModel",
+    "HistoryModel",
+    "LearnedReward",
     "OneStepModel",
     "Result",
     "SelfAttention",

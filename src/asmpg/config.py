@@ -13,7 +13,8 @@ from .environment import AbstractEnvironment, check_horizon, validate
 from .envs import make, TASKS
 from .gradients import Loop
 from .learner import AbstractLearner, ModelBasedLearner
-from .models import ActionSequenceModel, OneStepModel, Simulator
+from .models import ActionSequenceModel, HistoryModel, OneStepModel, Simulator
+from .policies import ActionSequence, TanhGaussianPolicy
 from .settings import preset, PRESETS, Settings
 from .types import UsageError
 
@@ -25,6 +26,12 @@ def _model_table() -> dict[str, Any]:
         table[name] = lambda env, settings, name=name: functools.partial(
             ActionSequenceModel, env, name, dropout=settings.dropout
         )
+    for name in BACKBONES:
+        table[f"history-{name}"] = lambda env, settings, name=name: functools.partial(
+            HistoryModel, env, name, dropout=settings.dropout, cut_state_gradient=settings.cut_state_gradient
+        )
+        table[f"actions-{name}"] = table[name]
+    table["actions"] = table["transformer"]
     table["one-step"] = lambda env, settings: functools.partial(OneStepModel, env)
     table["simulator"] = lambda env, settings: lambda *, key: Simulator(env)
     return table
@@ -43,7 +50,8 @@ class TrainConfig:
     Attributes:
         task: a name of `asmpg.TASKS`, `FILE.py:NAME`, or an environment.
         horizon: actions in an episode; an environment given as `task` has its own.
-        model: a name of `MODELS`; a backbone's name means an action-sequence model.
+        model: a name of `MODELS`; a backbone's name means an action-sequence model, `history-BACKBONE` one over states
+            and actions, `actions-BACKBONE` that the actions themselves are optimised through an action-sequence model.
         steps: environment steps, rounded up to whole episodes, the warm-up included.
         seed: the first seed.
         num_seeds: number of independent runs, with seeds `seed .. seed + num_seeds - 1`.
@@ -51,6 +59,7 @@ class TrainConfig:
         out: run folder; nothing is written without one.
         loop: which policy gradient, "open" or "closed".
         record_cosine: whether to record the cosine to the true policy gradient.
+        learned_reward: whether the reward is learned too, instead of being known (Appendix C).
         chunk_steps: environment steps between two records and checkpoints.
         stop_score: stop early once every seed held this score for three records in a row.
         optimum: whether to solve a task of the user's own too, so that scores are known. A built-in one always is.
@@ -67,6 +76,7 @@ class TrainConfig:
     out: str | None = None
     loop: Loop = "open"
     record_cosine: bool = False
+    learned_reward: bool = False
     chunk_steps: int = 500
     stop_score: float | None = None
     optimum: bool = False
@@ -106,8 +116,15 @@ class TrainConfig:
         """
         check_choice("model", self.model, MODELS)
         env, settings = self.environment(), self.settings()
-        make_model = MODELS[self.model](env, settings)
-        return ModelBasedLearner(env, settings, make_model, self.loop, self.record_cosine)
+        return ModelBasedLearner(
+            env,
+            settings,
+            MODELS[self.model](env, settings),
+            self.loop,
+            self.record_cosine,
+            self.learned_reward,
+            ActionSequence if self.model.startswith("actions") else TanhGaussianPolicy,
+        )
 
     def checked(self) -> "TrainConfig":
         """The same with the task's own horizon filled in, once everything about it has been checked.
@@ -159,10 +176,11 @@ def check_number(option: str, value: Any) -> None:
 
 
 # Integers are at least one unless they are named here, where zero means none. Real numbers may be zero unless they are
-# named here; probabilities must stay below one.
+# named here; probabilities must stay below one, shares may be one.
 _MAY_BE_NONE = {"learning_rate_decay"}
 _POSITIVE = {"model_learning_rate", "policy_learning_rate", "gradient_clip"}
 _BELOW_ONE = {"dropout"}
+_AT_MOST_ONE = {"predicted_state_share"}
 
 
 def check_setting(name: str, value: Any) -> None:
@@ -187,6 +205,8 @@ def check_setting(name: str, value: Any) -> None:
             raise UsageError(f"{name}: must be {'>' if name in _POSITIVE else '>='} 0, got {value!r}")
         if name in _BELOW_ONE and value >= 1:
             raise UsageError(f"{name}: must be below 1, got {value!r}")
+        if name in _AT_MOST_ONE and value > 1:
+            raise UsageError(f"{name}: must be at most 1, got {value!r}")
 
 
 def to_json(config: TrainConfig) -> dict[str, Any]:

@@ -17,7 +17,19 @@ from .types import PRNGKey, Scalar, Step, Trajectory, UsageError
 NUM_EVALUATION_STATES = 64
 
 
-class AbstractEnvironment(eqx.Module):
+class AbstractReward(eqx.Module):
+    """What pays: a task's own reward, or one that was learned (Appendix C)."""
+
+    @abc.abstractmethod
+    def reward(self, state: Float[Array, " state"], action: Float[Array, " action"], step: Step) -> Scalar:
+        """`r(s_t, a_t, t)` for `t < H`."""
+
+    def terminal_reward(self, state: Float[Array, " state"]) -> Scalar:
+        """The extra reward at `s_H`, the state after the last action."""
+        return jnp.zeros((), state.dtype)
+
+
+class AbstractEnvironment(AbstractReward):
     """A finite-horizon, deterministic, differentiable Markov decision process (section 2).
 
     Actions are normalised to [-1, 1]; an environment maps them to its own units itself. All methods take one
@@ -45,14 +57,6 @@ class AbstractEnvironment(eqx.Module):
     ) -> Float[Array, " state"]:
         """`s_{t+1} = f(s_t, a_t, t)`."""
 
-    @abc.abstractmethod
-    def reward(self, state: Float[Array, " state"], action: Float[Array, " action"], step: Step) -> Scalar:
-        """`r(s_t, a_t, t)` for `t < H`."""
-
-    def terminal_reward(self, state: Float[Array, " state"]) -> Scalar:
-        """The extra reward at `s_H`, the state after the last action."""
-        return jnp.zeros((), state.dtype)
-
     def known_actions(self) -> Float[Array, "horizon action"] | None:
         """Good actions, where the task knows some: one of the starts of `asmpg.optimal`."""
         return None
@@ -66,14 +70,14 @@ class AbstractEnvironment(eqx.Module):
 
 
 def trajectory_rewards(
-    env: AbstractEnvironment,
+    reward: AbstractReward,
     states: Float[Array, "horizon_plus_1 state"],
     actions: Float[Array, "horizon action"],
 ) -> Float[Array, " horizon"]:
     """Rewards of a given trajectory, the terminal one added to the last."""
     steps = jnp.arange(actions.shape[0])
-    rewards = jax.vmap(env.reward)(states[:-1], actions, steps)
-    return rewards.at[-1].add(env.terminal_reward(states[-1]))
+    rewards = jax.vmap(reward.reward)(states[:-1], actions, steps)
+    return rewards.at[-1].add(reward.terminal_reward(states[-1]))
 
 
 def rollout(

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .environment import AbstractEnvironment, trajectory_rewards
+from .environment import AbstractEnvironment, AbstractReward, trajectory_rewards
 from .models import AbstractDynamicsModel
 from .policies import AbstractPolicy
 from .types import PRNGKey, Scalar, UsageError
@@ -90,7 +90,7 @@ def imagine_in_two_passes(
 def imagined_return(
     policy: AbstractPolicy,
     model: AbstractDynamicsModel,
-    env: AbstractEnvironment,
+    reward: AbstractReward,
     initial_state: Float[Array, " state"],
     noise: Float[Array, "horizon action"],
     *,
@@ -102,7 +102,7 @@ def imagined_return(
     Args:
         policy: the policy to differentiate.
         model: predicts the states.
-        env: gives the rewards.
+        reward: what pays: the task, or a learned reward.
         initial_state: `s_0`.
         noise: standard normal numbers, one row a step; zeros make the policy deterministic.
         loop: "open" (Definitions 1 and 2) or "closed" (Appendix B).
@@ -119,7 +119,7 @@ def imagined_return(
         imagined = imagine_in_two_passes(policy, model, initial_state, noise)
     else:
         imagined = imagine(policy, model, initial_state, noise, loop=loop)
-    return trajectory_rewards(env, imagined.states, imagined.actions).sum(), imagined
+    return trajectory_rewards(reward, imagined.states, imagined.actions).sum(), imagined
 
 
 def policy_gradient(
@@ -131,18 +131,20 @@ def policy_gradient(
     key: PRNGKey | None = None,
     loop: Loop = "open",
     two_pass: bool | None = None,
+    reward: AbstractReward | None = None,
 ) -> tuple[Scalar, Policy]:
     """The return of one imagined episode and its gradient in the policy's parameters.
 
     Args:
         policy: the policy.
         model: predicts the states; `Simulator(env)` gives the true gradient.
-        env: gives the rewards and the horizon.
+        env: gives the horizon, and the rewards unless `reward` is given.
         initial_state: `s_0`.
         key: draws the policy's noise; without a key the policy is deterministic.
         loop: "open": states fed to the policy are constants (Definitions 1 and 2); "closed": full derivative
             (Appendix B).
         two_pass: see `imagined_return`.
+        reward: what pays instead of the task.
 
     Returns:
         The return and an ascent direction, shaped like the policy with `None` for what is not a parameter.
@@ -152,20 +154,28 @@ def policy_gradient(
     """
     shape = (env.horizon, env.action_size)
     noise = jnp.zeros(shape) if key is None else jax.random.normal(key, shape)
+    reward = env if reward is None else reward
 
     def objective(policy: Policy) -> Scalar:
-        return imagined_return(policy, model, env, initial_state, noise, loop=loop, two_pass=two_pass)[0]
+        return imagined_return(policy, model, reward, initial_state, noise, loop=loop, two_pass=two_pass)[0]
 
     return eqx.filter_value_and_grad(objective)(policy)
 
 
 def action_gradient(
     model: AbstractDynamicsModel,
-    env: AbstractEnvironment,
+    env: AbstractReward,
     initial_state: Float[Array, " state"],
     actions: Float[Array, "horizon action"],
 ) -> tuple[Scalar, Float[Array, "horizon action"]]:
-    """The return of an action sequence under the model and `dJ/da`, an ascent direction."""
+    """The return of an action sequence under the model and `dJ/da`, an ascent direction.
+
+    Args:
+        model: predicts the states.
+        env: what pays: the task, or a learned reward.
+        initial_state: `s_0`.
+        actions: the sequence.
+    """
 
     def objective(actions: Array) -> Scalar:
         states = model.predict(initial_state, actions)

@@ -1,6 +1,7 @@
 """Algorithm 1 as a learner: fit a dynamics model on replayed episodes, improve the policy through it."""
 
 import abc
+import dataclasses
 from typing import Any, Generic, TypeVar
 
 import equinox as eqx
@@ -10,13 +11,14 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from .analysis import gradient_cosine
-from .environment import AbstractEnvironment, rollout
+from .environment import AbstractEnvironment, AbstractReward, rollout
 from .gradients import imagined_return, Loop
 from .models import AbstractDynamicsModel
 from .normalisation import Normaliser
 from .optimisation import apply_gradient, mean_gradient, optimiser, repeat, UpdateStatistics
-from .policies import AbstractPolicy, TanhGaussianPolicy
+from .policies import AbstractPolicy, AbstractTanhGaussianPolicy, TanhGaussianPolicy
 from .replay import ReplayBuffer
+from .rewards import fitting_loss, LearnedReward
 from .settings import Settings
 from .types import global_norm, Metrics, PRNGKey, Scalar, Step, Trajectory
 
@@ -62,14 +64,16 @@ class AbstractLearner(eqx.Module, Generic[State]):
 
 
 class ModelBasedState(eqx.Module):
-    """Everything of Algorithm 1 that changes."""
+    """Everything of Algorithm 1 that changes. The last two are None where the task's own reward is used."""
 
     model: AbstractDynamicsModel
-    policy: TanhGaussianPolicy
+    policy: AbstractTanhGaussianPolicy
     model_optimiser: optax.OptState
     policy_optimiser: optax.OptState
     return_scale: Scalar
     statistics: UpdateStatistics
+    reward: LearnedReward | None = None
+    reward_optimiser: Any = None
 
 
 def with_normaliser(network: Any, normaliser: Normaliser) -> Any:
@@ -87,11 +91,15 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
     """Algorithm 1 for any dynamics model.
 
     Attributes:
-        env: the task; its reward is known, its transition is only ever sampled (except by `Simulator`).
+        env: the task; its transition is only ever sampled (except by `Simulator`), and so is its reward if that is
+            learned.
         settings: sizes, rates and intervals.
         make_model: builds the model: `make_model(key=key)`.
         loop: which policy gradient.
-        record_cosine: whether to report the cosine between the model's policy gradient and the true one.
+        record_cosine: whether to report the cosine between the model's policy gradient and the true one. That alone
+            takes the derivatives of the task itself, and nothing that is learned depends on it.
+        learned_reward: whether imagination is paid by a learned reward (Appendix C).
+        make_policy: builds the policy: `make_policy(env, key=key)`.
     """
 
     env: AbstractEnvironment
@@ -99,6 +107,8 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
     make_model: Any = eqx.field(static=True)
     loop: Loop = eqx.field(static=True, default="open")
     record_cosine: bool = eqx.field(static=True, default=False)
+    learned_reward: bool = eqx.field(static=True, default=False)
+    make_policy: Any = eqx.field(static=True, default=TanhGaussianPolicy)
 
     @property
     def _model_optimiser(self) -> optax.GradientTransformation:
@@ -112,9 +122,10 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
 
     def init(self, *, key: PRNGKey) -> ModelBasedState:
         """Initial networks. The policy's draw does not depend on the kind of model."""
-        policy_key, model_key = jax.random.split(key)
-        policy = TanhGaussianPolicy(self.env, key=policy_key)
+        policy_key, model_key, reward_key = jax.random.split(key, 3)
+        policy = self.make_policy(self.env, key=policy_key)
         model = self.make_model(key=model_key)
+        reward = LearnedReward(self.env, key=reward_key) if self.learned_reward else None
         return ModelBasedState(
             model,
             policy,
@@ -122,20 +133,20 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
             self._policy_optimiser.init(eqx.filter(policy, eqx.is_inexact_array)),
             jnp.ones(()),
             UpdateStatistics.zero(),
+            reward,
+            None if reward is None else self._model_optimiser.init(eqx.filter(reward, eqx.is_inexact_array)),
         )
 
     def observe_warmup(self, state: ModelBasedState, episodes: Trajectory) -> ModelBasedState:
-        """Freezes the statistics of the warm-up episodes in both networks, and the spread of their returns."""
+        """Freezes the statistics of the warm-up episodes in all networks, and the spread of their returns."""
         normaliser = Normaliser.from_states(episodes.states)
         scale = jnp.maximum(episodes.episode_return.std(), 1e-6) if self.settings.normalise_return else 1.0
-        return eqx.tree_at(
-            lambda s: (s.model, s.policy, s.return_scale),
+        return dataclasses.replace(
             state,
-            (
-                with_normaliser(state.model, normaliser),
-                with_normaliser(state.policy, normaliser),
-                jnp.asarray(scale, state.return_scale.dtype),
-            ),
+            model=with_normaliser(state.model, normaliser),
+            policy=with_normaliser(state.policy, normaliser),
+            return_scale=jnp.asarray(scale, state.return_scale.dtype),
+            reward=None if state.reward is None else state.reward.with_statistics(episodes),
         )
 
     def act(
@@ -151,24 +162,31 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
     def update(
         self, state: ModelBasedState, replay: ReplayBuffer, elapsed: Int[Array, ""], *, key: PRNGKey
     ) -> ModelBasedState:
-        """Model updates, then policy updates, each when its interval has passed."""
+        """Updates of the model and the learned reward, then of the policy, each when its interval has passed."""
         model_key, policy_key = jax.random.split(key)
-        state = repeat(
-            elapsed % self.settings.model_update_every == 0,
-            lambda s: self._update_model(s, replay, key=model_key),
-            state,
-        )
+        if state.model.fitted or self.learned_reward:
+            state = repeat(
+                elapsed % self.settings.model_update_every == 0,
+                lambda s: self._fit(s, replay, key=model_key),
+                state,
+            )
         return repeat(
             elapsed % self.settings.policy_update_every == 0,
             lambda s: self._update_policy(s, replay, key=policy_key),
             state,
         )
 
-    def _update_model(self, state: ModelBasedState, replay: ReplayBuffer, *, key: PRNGKey) -> ModelBasedState:
+    def _fit(self, state: ModelBasedState, replay: ReplayBuffer, *, key: PRNGKey) -> ModelBasedState:
+        """One update of whatever is fitted on episodes, on the same ones."""
         sample_key, dropout_key = jax.random.split(key)
+        episodes = replay.sample(self.settings.model_batch_size, key=sample_key)
+        if state.model.fitted:
+            state = self._update_model(state, episodes, key=dropout_key)
+        return self._update_reward(state, episodes) if self.learned_reward else state
+
+    def _update_model(self, state: ModelBasedState, episodes: Trajectory, *, key: PRNGKey) -> ModelBasedState:
         size = self.settings.model_batch_size
-        episodes = replay.sample(size, key=sample_key)
-        keys = jax.random.split(dropout_key, size) if self.settings.dropout > 0 else None
+        keys = jax.random.split(key, size) if self.settings.dropout > 0 else None
 
         def loss(
             model: AbstractDynamicsModel, example: tuple[Trajectory, PRNGKey | None]
@@ -180,10 +198,28 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
         model, optimiser_state, applied = apply_gradient(
             self._model_optimiser, state.model, state.model_optimiser, grads
         )
-        return eqx.tree_at(
-            lambda s: (s.model, s.model_optimiser, s.statistics),
+        return dataclasses.replace(
             state,
-            (model, optimiser_state, state.statistics.add_outcome(applied)),
+            model=model,
+            model_optimiser=optimiser_state,
+            statistics=state.statistics.add_outcome(applied),
+        )
+
+    def _update_reward(self, state: ModelBasedState, episodes: Trajectory) -> ModelBasedState:
+        share = self.settings.predicted_state_share
+
+        def loss(reward: LearnedReward, episode: Trajectory) -> tuple[Scalar, None]:
+            return fitting_loss(reward, state.model, episode, share), None
+
+        grads, _ = mean_gradient(loss, state.reward, episodes)
+        reward, optimiser_state, applied = apply_gradient(
+            self._model_optimiser, state.reward, state.reward_optimiser, grads
+        )
+        return dataclasses.replace(
+            state,
+            reward=reward,
+            reward_optimiser=optimiser_state,
+            statistics=state.statistics.add_outcome(applied),
         )
 
     def _update_policy(
@@ -193,9 +229,10 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
         size = self.settings.policy_batch_size
         starts = replay.initial_states(size, key=start_key)
         noise = jax.random.normal(noise_key, (size, self.env.horizon, self.env.action_size))
+        reward = self._reward(state)
 
-        def loss(policy: TanhGaussianPolicy, example: tuple[Array, Array]) -> tuple[Scalar, Scalar]:
-            value, imagined = imagined_return(policy, state.model, self.env, *example, loop=self.loop)
+        def loss(policy: AbstractTanhGaussianPolicy, example: tuple[Array, Array]) -> tuple[Scalar, Scalar]:
+            value, imagined = imagined_return(policy, state.model, reward, *example, loop=self.loop)
             return -(value / state.return_scale + self.settings.entropy * imagined.entropy), imagined.entropy
 
         grads, entropy = mean_gradient(loss, state.policy, (starts, noise))
@@ -203,20 +240,22 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
             self._policy_optimiser, state.policy, state.policy_optimiser, grads
         )
         statistics = state.statistics.add(global_norm(grads), entropy).add_outcome(applied)
-        return eqx.tree_at(
-            lambda s: (s.policy, s.policy_optimiser, s.statistics),
-            state,
-            (policy, optimiser_state, statistics),
+        return dataclasses.replace(
+            state, policy=policy, policy_optimiser=optimiser_state, statistics=statistics
         )
 
-    def policy(self, state: ModelBasedState) -> TanhGaussianPolicy:
+    def _reward(self, state: ModelBasedState) -> AbstractReward:
+        """What pays in imagination."""
+        return self.env if state.reward is None else state.reward
+
+    def policy(self, state: ModelBasedState) -> AbstractTanhGaussianPolicy:
         """The current policy."""
         return state.policy
 
     def diagnose(
         self, state: ModelBasedState, replay: ReplayBuffer, *, key: PRNGKey
     ) -> tuple[ModelBasedState, Metrics]:
-        """Model losses, gradient norm, entropy, standard deviation, skipped updates and, if asked, the cosine."""
+        """Losses, gradient norm, entropy, standard deviation, skipped updates and, if asked, the cosine."""
         episodes = replay.sample(self.settings.model_batch_size, key=key)
         own = rollout(self.env, state.policy, initial_state=episodes.states[0, 0])
         steps = jnp.arange(self.env.horizon)
@@ -231,7 +270,11 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
             "policy_std": std.mean(),
             "num_nonfinite": statistics.num_nonfinite,
         }
+        if state.reward is not None:
+            metrics["reward_loss"] = jax.vmap(state.reward.loss)(episodes).mean()
+            metrics["reward_loss_on_policy"] = state.reward.loss(own)
         if self.record_cosine:
-            metrics["cosine"] = gradient_cosine(state.policy, state.model, self.env, own.states[0])
+            start, reward = own.states[0], self._reward(state)
+            metrics["cosine"] = gradient_cosine(state.policy, state.model, self.env, start, reward)
         reset = eqx.tree_at(lambda s: s.num_nonfinite, UpdateStatistics.zero(), statistics.num_nonfinite)
-        return eqx.tree_at(lambda s: s.statistics, state, reset), metrics
+        return dataclasses.replace(state, statistics=reset), metrics

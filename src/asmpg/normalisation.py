@@ -1,4 +1,4 @@
-"""Frozen input and output scales: one set of statistics for the policy and the model of a run."""
+"""Frozen input and output scales: one set of statistics for the networks of a run."""
 
 import equinox as eqx
 import jax
@@ -6,10 +6,23 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .environment import AbstractEnvironment, rollout, uniform_actions
+from .types import Scalar, Trajectory
 
 
 NUM_EPISODES = 64
 FLOOR = 1e-3
+# Returns that spread less than this, in the task's units, do not spread at all.
+SPREAD_FLOOR = 1e-6
+
+
+def random_episodes(env: AbstractEnvironment) -> Trajectory:
+    """64 episodes of uniform random actions under a fixed key: statistics for a network that is built without data."""
+
+    def episode(key: Array) -> Trajectory:
+        start_key, action_key = jax.random.split(key)
+        return rollout(env, uniform_actions(env, key=action_key), key=start_key)
+
+    return jax.jit(jax.vmap(episode))(jax.random.split(jax.random.key(0), NUM_EPISODES))
 
 
 class Normaliser(eqx.Module):
@@ -38,12 +51,7 @@ class Normaliser(eqx.Module):
     @classmethod
     def from_random_episodes(cls, env: AbstractEnvironment) -> "Normaliser":
         """The statistics of 64 episodes of uniform random actions under a fixed key."""
-
-        def episode(key: Array) -> Float[Array, "horizon_plus_1 state"]:
-            start_key, action_key = jax.random.split(key)
-            return rollout(env, uniform_actions(env, key=action_key), key=start_key).states
-
-        return cls.from_states(jax.jit(jax.vmap(episode))(jax.random.split(jax.random.key(0), NUM_EPISODES)))
+        return cls.from_states(random_episodes(env).states)
 
     def normalise(self, state: Float[Array, "*batch state"]) -> Float[Array, "*batch state"]:
         """Environment units to normalised ones."""
@@ -60,3 +68,30 @@ class Normaliser(eqx.Module):
     def unscale_difference(self, difference: Float[Array, "*batch state"]) -> Float[Array, "*batch state"]:
         """Environment units to typical differences."""
         return difference / jax.lax.stop_gradient(self.difference_scale)
+
+
+class RewardScale(eqx.Module):
+    """Mean and scale of the rewards, apart for the last step, whose reward includes the terminal one.
+
+    Never trained, like `Normaliser`. The two differ by orders of magnitude where a task pays at the end only; in common
+    units, the running rewards of such a task would drown in the error of the terminal one.
+
+    Attributes:
+        mean: over all steps but the last.
+        scale: standard deviation over these steps, at least 1e-3 of what a step is to the spread of the returns.
+        last_mean: of the reward of the last step.
+        last_scale: standard deviation of that reward, at least `scale`.
+    """
+
+    mean: Scalar
+    scale: Scalar
+    last_mean: Scalar
+    last_scale: Scalar
+
+    @classmethod
+    def from_rewards(cls, rewards: Float[Array, "episodes horizon"]) -> "RewardScale":
+        """The statistics of whole episodes."""
+        spread = jnp.maximum(rewards.sum(axis=1).std(), SPREAD_FLOOR)
+        before, last = rewards[:, :-1], rewards[:, -1]
+        scale = jnp.maximum(before.std(), FLOOR * spread / rewards.shape[1])
+        return cls(before.mean(), scale, last.mean(), jnp.maximum(last.std(), scale))

@@ -16,6 +16,9 @@ from .types import PRNGKey, Scalar, Step
 
 
 HIDDEN_SIZE = 64
+MIN_LOG_STD, MAX_LOG_STD = -5.0, 2.0
+# Of the parameters of an action sequence.
+GAIN = 30.0
 
 
 class AbstractPolicy(eqx.Module):
@@ -42,8 +45,40 @@ class AbstractPolicy(eqx.Module):
         """A sampled action; without a key the deterministic one."""
 
 
-class TanhGaussianPolicy(AbstractPolicy):
-    """A normal distribution squashed by tanh; mean and standard deviation from a 2 x 64 ReLU network (Appendix E).
+class AbstractTanhGaussianPolicy(AbstractPolicy):
+    """A normal distribution squashed by tanh; a subclass says which one."""
+
+    @abc.abstractmethod
+    def distribution(self, state: Float[Array, " state"], step: Step) -> distributions.Normal:
+        """The normal distribution before the squashing, one independent component per action component."""
+
+    def sample_and_log_prob(
+        self, state: Float[Array, " state"], step: Step, noise: Float[Array, " action"]
+    ) -> tuple[Float[Array, " action"], Scalar]:
+        """`tanh(mean + std * noise)`; the log-probability comes from the value before the squashing."""
+        normal = self.distribution(state, step)
+        unsquashed = normal.loc + normal.scale * noise
+        action, log_det = bijectors.Tanh().forward_and_log_det(unsquashed)
+        return action, jnp.sum(normal.log_prob(unsquashed) - log_det)
+
+    def mode(self, state: Float[Array, " state"], step: Step) -> Float[Array, " action"]:
+        """`tanh(mean)`."""
+        return jnp.tanh(self.distribution(state, step).loc)
+
+    def __call__(
+        self, state: Float[Array, " state"], step: Step, *, key: PRNGKey | None = None
+    ) -> Float[Array, " action"]:
+        """A sampled action; without a key the deterministic one."""
+        if key is None:
+            return self.mode(state, step)
+        normal = self.distribution(state, step)
+        return jnp.tanh(
+            normal.loc + normal.scale * jax.random.normal(key, normal.loc.shape, normal.loc.dtype)
+        )
+
+
+class TanhGaussianPolicy(AbstractTanhGaussianPolicy):
+    """Mean and standard deviation before the squashing come from a 2 x 64 ReLU network (Appendix E).
 
     Inputs are the normalised state and the time `step / horizon`.
     """
@@ -51,8 +86,8 @@ class TanhGaussianPolicy(AbstractPolicy):
     layers: tuple[Linear, Linear, Linear]
     normaliser: Normaliser
     horizon: int = eqx.field(static=True)
-    min_log_std: float = eqx.field(static=True, default=-5.0)
-    max_log_std: float = eqx.field(static=True, default=2.0)
+    min_log_std: float = eqx.field(static=True, default=MIN_LOG_STD)
+    max_log_std: float = eqx.field(static=True, default=MAX_LOG_STD)
 
     def __init__(self, env: AbstractEnvironment, *, key: PRNGKey, normaliser: Normaliser | None = None):
         """Random parameters; statistics of 64 random episodes unless a normaliser is given.
@@ -78,26 +113,30 @@ class TanhGaussianPolicy(AbstractPolicy):
         mean, log_std = jnp.split(output, 2)
         return distributions.Normal(mean, jnp.exp(jnp.clip(log_std, self.min_log_std, self.max_log_std)))
 
-    def sample_and_log_prob(
-        self, state: Float[Array, " state"], step: Step, noise: Float[Array, " action"]
-    ) -> tuple[Float[Array, " action"], Scalar]:
-        """`tanh(mean + std * noise)`; the log-probability comes from the value before the squashing."""
-        normal = self.distribution(state, step)
-        unsquashed = normal.loc + normal.scale * noise
-        action, log_det = bijectors.Tanh().forward_and_log_det(unsquashed)
-        return action, jnp.sum(normal.log_prob(unsquashed) - log_det)
 
-    def mode(self, state: Float[Array, " state"], step: Step) -> Float[Array, " action"]:
-        """`tanh(mean)`."""
-        return jnp.tanh(self.distribution(state, step).loc)
+class ActionSequence(AbstractTanhGaussianPolicy):
+    """The actions themselves as parameters, one mean and one standard deviation a step; the state is not read.
 
-    def __call__(
-        self, state: Float[Array, " state"], step: Step, *, key: PRNGKey | None = None
-    ) -> Float[Array, " action"]:
-        """A sampled action; without a key the deterministic one."""
-        if key is None:
-            return self.mode(state, step)
-        normal = self.distribution(state, step)
-        return jnp.tanh(
-            normal.loc + normal.scale * jax.random.normal(key, normal.loc.shape, normal.loc.dtype)
-        )
+    Open and closed loop are the same then. The parameters are `means / GAIN` and `log_stds / GAIN`: an optimiser such
+    as Adam moves every parameter by about its learning rate, and a network's output by many times that, since all its
+    weights move together. With the gain, one learning rate suits both.
+    """
+
+    scaled_means: Float[Array, "horizon action"]
+    scaled_log_stds: Float[Array, "horizon action"]
+
+    def __init__(self, env: AbstractEnvironment, *, key: PRNGKey):
+        """Centred, as a network is at first, with a standard deviation of one before the squashing."""
+        shape = (env.horizon, env.action_size)
+        self.scaled_means = 0.1 / GAIN * jax.random.normal(key, shape)
+        self.scaled_log_stds = jnp.zeros(shape)
+
+    @property
+    def means(self) -> Float[Array, "horizon action"]:
+        """Before the squashing: the deterministic actions are `tanh(means)`."""
+        return GAIN * self.scaled_means
+
+    def distribution(self, state: Float[Array, " state"], step: Step) -> distributions.Normal:
+        """The normal distribution of this step."""
+        log_std = jnp.clip(GAIN * self.scaled_log_stds[step], MIN_LOG_STD, MAX_LOG_STD)
+        return distributions.Normal(self.means[step], jnp.exp(log_std))

@@ -31,6 +31,10 @@ class Settings:
             episode. Without it, a policy at a bound gathers no data on what leaving the bound would do.
         normalise_return: whether the policy's objective counts returns in units of their spread over the warm-up
             episodes, so that the entropy weight means the same for every task.
+        predicted_state_share: weight, from 0 to 1, of the states that the model predicts in a learned reward's fit;
+            the rest is that of the true states.
+        cut_state_gradient: whether a history model's own states are constants to the policy gradient, so that it
+            runs through the backbone's paths from the actions only.
     """
 
     warmup_steps: int
@@ -48,6 +52,8 @@ class Settings:
     exploration: Literal["white", "correlated"]
     exploration_amplitude: float
     normalise_return: bool
+    predicted_state_share: float
+    cut_state_gradient: bool
 
 
 def paper(horizon: int) -> Settings:
@@ -68,6 +74,8 @@ def paper(horizon: int) -> Settings:
         exploration="white",
         exploration_amplitude=0.0,
         normalise_return=False,
+        predicted_state_share=0.0,
+        cut_state_gradient=False,
     )
 
 
@@ -94,6 +102,8 @@ def default(horizon: int) -> Settings:
         exploration="correlated",
         exploration_amplitude=1.0,
         normalise_return=True,
+        predicted_state_share=0.5,
+        cut_state_gradient=False,
     )
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from ..environment import AbstractEnvironment
+from ..environment import AbstractEnvironment, AbstractReward
 from ..gradients import policy_gradient
 from ..models import AbstractDynamicsModel, Simulator
 from ..policies import AbstractPolicy
@@ -52,16 +52,18 @@ def gradient_cosine(
     model: AbstractDynamicsModel,
     env: AbstractEnvironment,
     start: Float[Array, " state"],
+    reward: AbstractReward | None = None,
 ) -> Scalar:
-    """Cosine between the open-loop gradients of the deterministic policy through the model and the true dynamics.
+    """Cosine between the deterministic policy's open-loop gradients through the model and through the task itself.
 
     Args:
         policy: the policy.
         model: predicts the states.
         env: the task.
         start: `s_0`.
+        reward: what pays in the model's imagination; by default the task.
     """
-    estimate = policy_gradient(policy, model, env, start)[1]
+    estimate = policy_gradient(policy, model, env, start, reward=reward)[1]
     truth = policy_gradient(policy, Simulator(env), env, start)[1]
     return cosine_similarity(estimate, truth)
 

@@ -17,8 +17,9 @@ from ..config import MODELS, TrainConfig
 from ..environment import AbstractEnvironment, validate
 from ..envs import make, TASKS
 from ..experiments import EXPERIMENTS
-from ..models import ActionSequenceModel, OneStepModel, Simulator
+from ..models import ActionSequenceModel, HistoryModel, OneStepModel, Simulator
 from ..optimal_control import best_constant_return, optimal, random_return
+from ..policies import ActionSequence
 from ..runs.checkpoint import DamagedError
 from ..runs.folder import RunFolder
 from ..runs.lifecycle import load, start, take_up
@@ -59,6 +60,11 @@ def _describe_model(name: str) -> str:
     kinds = {"one-step": OneStepModel, "simulator": Simulator}
     if name in BACKBONES:
         return f"{ActionSequenceModel.__name__} with the backbone {name}"
+    kind, _, backbone = name.partition("-")
+    if kind == "history" and backbone in BACKBONES:
+        return f"{HistoryModel.__name__} with the backbone {backbone}"
+    if kind == "actions":
+        return f"{ActionSequence.__name__}, optimised through the model {backbone or 'transformer'}"
     return _first_line(kinds[name]) if name in kinds else ""
 
 
@@ -141,9 +147,8 @@ def train_config(task: str, options: Train) -> TrainConfig:
     overrides = {name: value for name, value in vars(options.settings).items() if value is not None}
     if task_files.is_task_file(task):
         values["horizon"] = task_files.load_task(task, options.horizon).horizon
-    config = TrainConfig(
-        task, record_cosine=options.record_cosine, optimum=options.optimum, overrides=overrides, **values
-    ).checked()
+    flags = {name: getattr(options, name) for name in ("learned_reward", "record_cosine", "optimum")}
+    config = TrainConfig(task, overrides=overrides, **flags, **values).checked()
     return config if config.out else dataclasses.replace(config, out=str(default_folder(config)))
 
 
@@ -154,6 +159,7 @@ def default_folder(config: TrainConfig) -> pathlib.Path:
     seeds = f"seed{config.seed}" if config.num_seeds == 1 else f"seeds{config.seed}-{last}"
     parts = [name, f"H{config.horizon}", config.model, seeds]
     parts += [config.preset] * (config.preset != "default") + [config.loop] * (config.loop != "open")
+    parts += ["learned-reward"] * config.learned_reward
     parts += [f"{setting}={value}" for setting, value in sorted(config.overrides.items())]
     return pathlib.Path("runs") / "-".join(parts)
 

@@ -47,6 +47,7 @@ class Train:
         out: the run folder.
         resume: go on with this run; only --steps may be given too, and TASK if it is FILE.py:NAME.
         loop: which policy gradient: states as constants (open) or differentiated too (closed).
+        learned_reward: learn the reward too instead of knowing it.
         record_cosine: record the cosine between the model's policy gradient and the true one.
         chunk_steps: environment steps between two records and checkpoints.
         stop_score: stop once every seed held this score for three records in a row.
@@ -67,6 +68,7 @@ class Train:
     out: Annotated[str | None, _option("runs/TASK-HORIZON-MODEL-SEEDS")] = None
     resume: Annotated[str | None, tyro.conf.arg(metavar="RUN", help_behavior_hint="")] = None
     loop: Annotated[Literal["open", "closed"] | None, _option("open")] = None
+    learned_reward: bool = False
     record_cosine: bool = False
     chunk_steps: Annotated[int | None, _option("500")] = None
     stop_score: Annotated[float | None, _option("never")] = None

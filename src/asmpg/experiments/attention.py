@@ -70,7 +70,10 @@ def attention_maps(
     if not isinstance(backbone, Transformer):
         raise UsageError(f"attention_maps: needs a transformer, got a {type(backbone).__name__}")
     steps = jnp.arange(actions.shape[0])
-    x = backbone.embed(model.encode(initial_state, actions, steps)) + backbone.positions[: actions.shape[0]]
+    x = (
+        backbone.embed(model.encoder(model.features(initial_state, actions, steps)))
+        + backbone.positions[: actions.shape[0]]
+    )
     maps = []
     for block in backbone.blocks:
         queries, keys, values = block.heads(x)

@@ -74,6 +74,7 @@ class Result:
             "model": self.config.model,
             "preset": self.config.preset,
             "loop": self.config.loop,
+            "learned_reward": self.config.learned_reward,
             "seed": self.config.seed,
             "num_seeds": self.config.num_seeds,
             **scores_as_json(self.scores, self.returns),

@@ -1,0 +1,119 @@
+"""Models with the state as their only memory: the one-step network and the true dynamics."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ..environment import AbstractEnvironment
+from ..linear import Linear
+from ..normalisation import Normaliser
+from ..types import PRNGKey, Scalar, Step, Trajectory
+from .base import AbstractDynamicsModel, free_run, HIDDEN_SIZE
+
+
+class OneStepModel(AbstractDynamicsModel):
+    """The Markovian baseline: `s_{t+1} = s_t + f(s_t, a_t, t)`, a 2 x 64 ReLU network (Appendix E.1).
+
+    The network's output is in units of the typical difference of two successive states, or a small time step
+    would leave it almost nothing to fit. `first_step_flag` adds an input that is 1 at step 0 only: a smooth
+    `t / H` hides that step from a memoryless model.
+    """
+
+    layers: tuple[Linear, Linear, Linear]
+    normaliser: Normaliser
+    horizon: int = eqx.field(static=True)
+    first_step_flag: bool = eqx.field(static=True)
+
+    def __init__(
+        self,
+        env: AbstractEnvironment,
+        *,
+        key: PRNGKey,
+        first_step_flag: bool = False,
+        normaliser: Normaliser | None = None,
+    ):
+        """Random parameters; statistics of 64 random episodes unless a normaliser is given."""
+        keys = jax.random.split(key, 3)
+        features = env.state_size + env.action_size + 1 + first_step_flag
+        self.layers = (
+            Linear(features, HIDDEN_SIZE, key=keys[0], scale=(2 / features) ** 0.5),
+            Linear(HIDDEN_SIZE, HIDDEN_SIZE, key=keys[1], scale=(2 / HIDDEN_SIZE) ** 0.5),
+            Linear(HIDDEN_SIZE, env.state_size, key=keys[2]),
+        )
+        self.normaliser = Normaliser.from_random_episodes(env) if normaliser is None else normaliser
+        self.horizon = env.horizon
+        self.first_step_flag = first_step_flag
+
+    def difference(
+        self, state: Float[Array, " state"], action: Float[Array, " action"], step: Step
+    ) -> Float[Array, " state"]:
+        """`(s_{t+1} - s_t)` in units of the typical difference."""
+        step = jnp.asarray(step)
+        x = [self.normaliser.normalise(state), action, (step / self.horizon)[None].astype(action.dtype)]
+        if self.first_step_flag:
+            x.append((step == 0)[None].astype(action.dtype))
+        hidden = jax.nn.relu(self.layers[0](jnp.concatenate(x)))
+        return self.layers[2](jax.nn.relu(self.layers[1](hidden)))
+
+    def predict(
+        self,
+        initial_state: Float[Array, " state"],
+        actions: Float[Array, "horizon action"],
+        *,
+        key: PRNGKey | None = None,
+    ) -> Float[Array, "horizon state"]:
+        """Unrolled on its own predictions."""
+        return free_run(self, initial_state, actions)
+
+    def init(self, initial_state: Float[Array, " state"]) -> tuple[()]:
+        """Nothing is carried but the state."""
+        return ()
+
+    def step(
+        self, carry: tuple[()], state: Float[Array, " state"], action: Float[Array, " action"], step: Step
+    ) -> tuple[tuple[()], Float[Array, " state"]]:
+        """Adds the predicted difference."""
+        return (), state + self.normaliser.scale_difference(self.difference(state, action, step))
+
+    def loss(self, trajectory: Trajectory, *, key: PRNGKey | None = None) -> Scalar:
+        """Teacher forcing: every step from its true state (Equation 1), in units of the typical difference."""
+        states, actions = trajectory.states, trajectory.actions
+        predicted = jax.vmap(self.difference)(states[:-1], actions, jnp.arange(actions.shape[0]))
+        target = self.normaliser.unscale_difference(states[1:] - states[:-1])
+        return jnp.mean(jnp.square(predicted - target))
+
+
+class Simulator(AbstractDynamicsModel):
+    """The true dynamics as the recurrent cell: the M-RNN of Proposition 1. It has nothing to fit."""
+
+    env: AbstractEnvironment
+
+    @property
+    def fitted(self) -> bool:
+        """Nothing: model updates are left out."""
+        return False
+
+    def predict(
+        self,
+        initial_state: Float[Array, " state"],
+        actions: Float[Array, "horizon action"],
+        *,
+        key: PRNGKey | None = None,
+    ) -> Float[Array, "horizon state"]:
+        """The true states."""
+        return free_run(self, initial_state, actions)
+
+    def init(self, initial_state: Float[Array, " state"]) -> tuple[()]:
+        """Nothing is carried but the state."""
+        return ()
+
+    def step(
+        self, carry: tuple[()], state: Float[Array, " state"], action: Float[Array, " action"], step: Step
+    ) -> tuple[tuple[()], Float[Array, " state"]]:
+        """The true transition."""
+        return (), self.env.transition(state, action, step)
+
+    def loss(self, trajectory: Trajectory, *, key: PRNGKey | None = None) -> Scalar:
+        """Zero."""
+        return jnp.zeros(())

@@ -1,0 +1,266 @@
+"""Models with a sequence architecture inside: over actions alone, or over states and actions."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ..backbones import AbstractBackbone, BACKBONES
+from ..environment import AbstractEnvironment
+from ..linear import Linear
+from ..normalisation import Normaliser
+from ..types import PRNGKey, Scalar, Step, Trajectory, UsageError
+from .base import AbstractDynamicsModel, free_run, HIDDEN_SIZE
+
+
+EMBEDDING_SIZE = 72
+
+
+class Decoder(eqx.Module):
+    """One hidden layer of 64 from a backbone's output to a normalised state."""
+
+    hidden: Linear
+    output: Linear
+
+    def __init__(self, input_size: int, state_size: int, *, key: PRNGKey):
+        """Random layers of the given sizes."""
+        hidden_key, output_key = jax.random.split(key)
+        self.hidden = Linear(input_size, HIDDEN_SIZE, key=hidden_key, scale=(2 / input_size) ** 0.5)
+        self.output = Linear(HIDDEN_SIZE, state_size, key=output_key)
+
+    def __call__(self, x: Float[Array, "*batch features"]) -> Float[Array, "*batch state"]:
+        """The normalised state."""
+        return self.output(jax.nn.relu(self.hidden(x)))
+
+
+def create_backbone(
+    backbone: str | AbstractBackbone, horizon: int, dropout: float, *, key: PRNGKey
+) -> AbstractBackbone:
+    """A backbone at its standard size by its name; an instance stays as it is.
+
+    Raises:
+        UsageError: an unknown name.
+    """
+    if not isinstance(backbone, str):
+        return backbone
+    if backbone not in BACKBONES:
+        raise UsageError(f"backbone: {backbone!r} is not one of {', '.join(BACKBONES)}")
+    return BACKBONES[backbone].create(EMBEDDING_SIZE, horizon, dropout=dropout, key=key)
+
+
+def predict_encoded(
+    encoder: Linear,
+    backbone: AbstractBackbone,
+    features: Float[Array, "length features"],
+    *,
+    key: PRNGKey | None,
+) -> Float[Array, "length output"]:
+    """`backbone.predict(encoder(features))`, with the encoder multiplied into the backbone's input layer if it has one.
+
+    For an LSTM that is a quarter of all multiplications.
+    """
+    layer = backbone.input_layer
+    if layer is None:
+        return backbone.predict(encoder(features), key=key)
+    merged = eqx.tree_at(lambda b: b.input_layer, backbone, encoder.then(layer))
+    return merged.predict(features, key=key)
+
+
+class ActionSequenceModel(AbstractDynamicsModel):
+    """`g(s_0, a_0 .. a_{t-1}) = s_t`: a sequence architecture over actions (section 3.1).
+
+    Every sequence element holds the action, the time `step / horizon` and the normalised initial state; no later
+    state is ever an input, so the gradient from `s_t` to `a_k` is exactly the backbone's.
+    """
+
+    encoder: Linear
+    backbone: AbstractBackbone
+    decoder: Decoder
+    normaliser: Normaliser
+    horizon: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        env: AbstractEnvironment,
+        backbone: str | AbstractBackbone = "transformer",
+        *,
+        key: PRNGKey,
+        dropout: float = 0.0,
+        normaliser: Normaliser | None = None,
+    ):
+        """Builds encoder and decoder around a backbone.
+
+        Args:
+            env: gives the sizes, the horizon and, without a normaliser, the statistics of 64 random episodes.
+            backbone: a name of `asmpg.backbones.BACKBONES` or an instance.
+            key: for the initial parameters.
+            dropout: the dropout rate of a backbone made by name.
+            normaliser: frozen statistics to use instead.
+
+        Raises:
+            UsageError: an unknown backbone name.
+        """
+        encoder_key, backbone_key, decoder_key = jax.random.split(key, 3)
+        self.backbone = backbone = create_backbone(backbone, env.horizon, dropout, key=backbone_key)
+        features = env.action_size + 1 + env.state_size
+        self.encoder = Linear(features, backbone.input_size, key=encoder_key)
+        self.decoder = Decoder(backbone.output_size, env.state_size, key=decoder_key)
+        self.normaliser = Normaliser.from_random_episodes(env) if normaliser is None else normaliser
+        self.horizon = env.horizon
+
+    @property
+    def two_pass(self) -> bool:
+        """Yes: a recurrent backbone gains too (12 for 15 ms, LSTM of horizon 100), a parallel one several times."""
+        return True
+
+    def features(
+        self,
+        initial_state: Float[Array, " state"],
+        action: Float[Array, "*horizon action"],
+        step: Array,
+    ) -> Float[Array, "*horizon features"]:
+        """The encoder's input for one sequence element or, with a leading axis, for all of them."""
+        start = self.normaliser.normalise(initial_state)
+        time = (step / self.horizon)[..., None].astype(action.dtype)
+        start = jnp.broadcast_to(start, (*action.shape[:-1], *start.shape))
+        return jnp.concatenate([action, time, start], axis=-1)
+
+    def predict(
+        self,
+        initial_state: Float[Array, " state"],
+        actions: Float[Array, "horizon action"],
+        *,
+        key: PRNGKey | None = None,
+    ) -> Float[Array, "horizon state"]:
+        """All states from the initial state and all actions."""
+        return self.normaliser.denormalise(self._predict_normalised(initial_state, actions, key))
+
+    def _predict_normalised(self, initial_state: Array, actions: Array, key: PRNGKey | None) -> Array:
+        features = self.features(initial_state, actions, jnp.arange(actions.shape[0]))
+        return self.decoder(predict_encoded(self.encoder, self.backbone, features, key=key))
+
+    def init(self, initial_state: Float[Array, " state"]) -> tuple[Array, Any]:
+        """The initial state, which every element reads, and the backbone's empty carry."""
+        return initial_state, self.backbone.init()
+
+    def step(
+        self,
+        carry: tuple[Array, Any],
+        state: Float[Array, " state"],
+        action: Float[Array, " action"],
+        step: Step,
+    ) -> tuple[tuple[Array, Any], Float[Array, " state"]]:
+        """One element; `state` is not read."""
+        initial_state, backbone_carry = carry
+        features = self.features(initial_state, action, jnp.asarray(step))
+        backbone_carry, output = self.backbone.step(backbone_carry, self.encoder(features))
+        return (initial_state, backbone_carry), self.normaliser.denormalise(self.decoder(output))
+
+    def loss(self, trajectory: Trajectory, *, key: PRNGKey | None = None) -> Scalar:
+        """Mean squared error of all predicted states, in normalised units."""
+        predicted = self._predict_normalised(trajectory.states[0], trajectory.actions, key)
+        return jnp.mean(jnp.square(predicted - self.normaliser.normalise(trajectory.states[1:])))
+
+
+class HistoryModel(AbstractDynamicsModel):
+    """`g((s_0, a_0) .. (s_{t-1}, a_{t-1})) = s_t`: a sequence architecture over states and actions (section 4.3).
+
+    Every sequence element holds the normalised state, the action and the time `step / horizon`. It is fitted on true
+    histories and unrolled on its own predictions, so that a gradient from `s_t` to `a_k` runs through all the states
+    between them as well as through the backbone: the products of Jacobians of a one-step model come back.
+
+    The network's output is the difference of two successive states in units of their typical difference, as for
+    `OneStepModel` and for the same reason: after teacher forcing, the last true state is an input, and next to it
+    there is almost nothing left to predict in units of the states themselves. A baseline that has to learn to copy
+    its input first would be compared unfairly.
+    """
+
+    encoder: Linear
+    backbone: AbstractBackbone
+    decoder: Decoder
+    normaliser: Normaliser
+    horizon: int = eqx.field(static=True)
+    cut_state_gradient: bool = eqx.field(static=True)
+
+    def __init__(
+        self,
+        env: AbstractEnvironment,
+        backbone: str | AbstractBackbone = "transformer",
+        *,
+        key: PRNGKey,
+        dropout: float = 0.0,
+        normaliser: Normaliser | None = None,
+        cut_state_gradient: bool = False,
+    ):
+        """Builds encoder and decoder around a backbone.
+
+        Args:
+            env: gives the sizes, the horizon and, without a normaliser, the statistics of 64 random episodes.
+            backbone: a name of `asmpg.backbones.BACKBONES` or an instance.
+            key: for the initial parameters.
+            dropout: the dropout rate of a backbone made by name.
+            normaliser: frozen statistics to use instead.
+            cut_state_gradient: whether the states that the network reads are constants to a derivative. What is left
+                are the backbone's own paths from the actions, and the sum of the differences, which is no network.
+
+        Raises:
+            UsageError: an unknown backbone name.
+        """
+        encoder_key, backbone_key, decoder_key = jax.random.split(key, 3)
+        self.backbone = backbone = create_backbone(backbone, env.horizon, dropout, key=backbone_key)
+        features = env.state_size + env.action_size + 1
+        self.encoder = Linear(features, backbone.input_size, key=encoder_key)
+        self.decoder = Decoder(backbone.output_size, env.state_size, key=decoder_key)
+        self.normaliser = Normaliser.from_random_episodes(env) if normaliser is None else normaliser
+        self.horizon = env.horizon
+        self.cut_state_gradient = cut_state_gradient
+
+    def features(
+        self, state: Float[Array, "*horizon state"], action: Float[Array, "*horizon action"], step: Array
+    ) -> Float[Array, "*horizon features"]:
+        """The encoder's input for one sequence element or, with a leading axis, for all of them."""
+        seen = jax.lax.stop_gradient(state) if self.cut_state_gradient else state
+        time = (step / self.horizon)[..., None].astype(action.dtype)
+        return jnp.concatenate([self.normaliser.normalise(seen), action, time], axis=-1)
+
+    def differences(
+        self,
+        states: Float[Array, "horizon state"],
+        actions: Float[Array, "horizon action"],
+        *,
+        key: PRNGKey | None = None,
+    ) -> Float[Array, "horizon state"]:
+        """`s_{t+1} - s_t` for every given history `s_0 .. s_t`, `a_0 .. a_t`, in units of the typical difference."""
+        features = self.features(states, actions, jnp.arange(actions.shape[0]))
+        return self.decoder(predict_encoded(self.encoder, self.backbone, features, key=key))
+
+    def predict(
+        self,
+        initial_state: Float[Array, " state"],
+        actions: Float[Array, "horizon action"],
+        *,
+        key: PRNGKey | None = None,
+    ) -> Float[Array, "horizon state"]:
+        """Unrolled on its own predictions."""
+        return free_run(self, initial_state, actions)
+
+    def init(self, initial_state: Float[Array, " state"]) -> Any:
+        """The backbone's empty carry."""
+        return self.backbone.init()
+
+    def step(
+        self, carry: Any, state: Float[Array, " state"], action: Float[Array, " action"], step: Step
+    ) -> tuple[Any, Float[Array, " state"]]:
+        """Appends one pair of state and action, and adds the predicted difference to the state."""
+        features = self.features(state, action, jnp.asarray(step))
+        carry, output = self.backbone.step(carry, self.encoder(features))
+        return carry, state + self.normaliser.scale_difference(self.decoder(output))
+
+    def loss(self, trajectory: Trajectory, *, key: PRNGKey | None = None) -> Scalar:
+        """Teacher forcing: every difference from its true history, in units of the typical difference."""
+        states = trajectory.states
+        predicted = self.differences(states[:-1], trajectory.actions, key=key)
+        target = self.normaliser.unscale_difference(states[1:] - states[:-1])
+        return jnp.mean(jnp.square(predicted - target))
