@@ -81,7 +81,11 @@ def apply_gradient(
 
 
 def mean_gradient(
-    loss: Callable[[Any, Any], tuple[Scalar, PyTree[Array]]], network: Any, batch: PyTree[Array]
+    loss: Callable[[Any, Any], tuple[Scalar, PyTree[Array]]],
+    network: Any,
+    batch: PyTree[Array],
+    *,
+    micro_batch_size: int = CPU_MICRO_BATCH_SIZE,
 ) -> tuple[Any, PyTree[Array]]:
     """The gradient of a loss averaged over a batch, and the average of what else the loss returns.
 
@@ -89,11 +93,10 @@ def mean_gradient(
         loss: from the network and one unbatched example to the loss and any further numbers.
         network: the module to differentiate.
         batch: examples along the leading axis; on a CPU it is worked off in micro-batches that fit the cache.
+        micro_batch_size: of how many examples each; that of sequences by default.
     """
     size = jax.tree.leaves(batch)[0].shape[0]
-    micro = (
-        CPU_MICRO_BATCH_SIZE if jax.default_backend() == "cpu" and size % CPU_MICRO_BATCH_SIZE == 0 else size
-    )
+    micro = micro_batch_size if jax.default_backend() == "cpu" and size % micro_batch_size == 0 else size
 
     def total(network: Any, examples: Any) -> tuple[Scalar, PyTree[Array]]:
         values, others = jax.vmap(lambda example: loss(network, example))(examples)

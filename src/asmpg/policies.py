@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .backbones.base import Linear
-from .environment import AbstractEnvironment
+from .environment import AbstractActor, AbstractEnvironment
 from .normalisation import Normaliser
 from .types import PRNGKey, Scalar, Step
 
@@ -18,8 +18,8 @@ from .types import PRNGKey, Scalar, Step
 HIDDEN_SIZE = 64
 
 
-class AbstractPolicy(eqx.Module):
-    """A stochastic policy written as a deterministic function of standard normal noise.
+class AbstractPolicy(AbstractActor):
+    """A stochastic policy of state and step, written as a deterministic function of standard normal noise.
 
     The noise is an argument, so that one draw can be replayed through another pass (the two passes of the
     open-loop gradient) or correlated over time (exploration).
@@ -40,6 +40,29 @@ class AbstractPolicy(eqx.Module):
         self, state: Float[Array, " state"], step: Step, *, key: PRNGKey | None = None
     ) -> Float[Array, " action"]:
         """A sampled action; without a key the deterministic one."""
+
+    def begin(self) -> None:
+        """Nothing: state and step are all it acts on."""
+
+    def act(
+        self,
+        carry: None,
+        state: Float[Array, " state"],
+        step: Step,
+        noise: Float[Array, " action"] | None = None,
+    ) -> Float[Array, " action"]:
+        """The action that this noise gives; the deterministic one without noise."""
+        return self.mode(state, step) if noise is None else self.sample_and_log_prob(state, step, noise)[0]
+
+    def observe(
+        self,
+        carry: None,
+        state: Float[Array, " state"],
+        step: Step,
+        action: Float[Array, " action"],
+        reward: Scalar,
+    ) -> None:
+        """Still nothing."""
 
 
 class TanhGaussianPolicy(AbstractPolicy):
