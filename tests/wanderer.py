@@ -10,10 +10,13 @@ import asmpg
 from asmpg.learner import AbstractLearner
 
 
-class State(eqx.Module):
+class State(asmpg.AbstractPolicy):
     """A policy that does the same whatever the state is, and what makes it change."""
 
     push: jax.Array
+
+    def sample_and_log_prob(self, state, step, noise):
+        return jnp.tanh(self.push + noise), jnp.zeros(())
 
     def mode(self, state, step):
         return jnp.tanh(self.push)
@@ -33,9 +36,6 @@ class Wanderer(AbstractLearner):
 
     def observe_warmup(self, state, episodes):
         return State(state.push + episodes.episode_return.mean())
-
-    def act(self, state, env_state, step, noise):
-        return jnp.tanh(state.push + noise)
 
     def update(self, state, replay, elapsed, *, key):
         change = 0.1 * jax.random.normal(key, (1,)) + 1e-3 * replay.sample(1, key=key).rewards.mean()

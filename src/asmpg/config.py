@@ -3,24 +3,41 @@
 import dataclasses
 import functools
 import math
+import types
 import typing
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from . import task_files
 from .backbones import BACKBONES
+from .baselines import decision_transformer, sac
 from .environment import AbstractEnvironment, check_horizon, validate
 from .envs import make, TASKS
 from .gradients import Loop
 from .learner import AbstractLearner, ModelBasedLearner
 from .models import ActionSequenceModel, HistoryModel, OneStepModel, Simulator
 from .policies import ActionSequence, TanhGaussianPolicy
-from .settings import preset, PRESETS, Settings
+from .settings import AbstractSettings, PRESETS, Settings
 from .types import UsageError
 
 
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """What a `--model` stands for.
+
+    Attributes:
+        settings: the class of its settings.
+        presets: from a preset's name to what makes its settings for a horizon.
+        learner: builds the learner from (config, env, settings).
+    """
+
+    settings: type[AbstractSettings]
+    presets: Mapping[str, Callable[[int], AbstractSettings]]
+    learner: Callable[..., AbstractLearner]
+
+
 def _model_table() -> dict[str, Any]:
-    """Every `--model`, with what builds its dynamics model from (env, settings)."""
+    """Every model-based method, with what builds its dynamics model from (env, settings)."""
     table: dict[str, Any] = {}
     for name in BACKBONES:
         table[name] = lambda env, settings, name=name: functools.partial(
@@ -37,7 +54,47 @@ def _model_table() -> dict[str, Any]:
     return table
 
 
-MODELS = _model_table()
+def _model_based(make_model: Callable[..., Any], make_policy: Callable[..., Any]) -> Method:
+    """Algorithm 1 with one kind of dynamics model and one of policy."""
+
+    def learner(config: "TrainConfig", env: AbstractEnvironment, settings: Settings) -> AbstractLearner:
+        return ModelBasedLearner(
+            env,
+            settings,
+            make_model(env, settings),
+            config.loop,
+            config.record_cosine,
+            config.learned_reward,
+            make_policy,
+        )
+
+    return Method(Settings, PRESETS, learner)
+
+
+def _soft_actor_critic(
+    config: "TrainConfig", env: AbstractEnvironment, settings: sac.SoftActorCriticSettings
+) -> AbstractLearner:
+    return sac.SoftActorCritic(env, settings)
+
+
+def _decision_transformer(
+    config: "TrainConfig",
+    env: AbstractEnvironment,
+    settings: decision_transformer.DecisionTransformerSettings,
+) -> AbstractLearner:
+    target = decision_transformer.target_return(env, settings.return_target)
+    return decision_transformer.DecisionTransformer(env, settings, target)
+
+
+MODELS = {
+    name: _model_based(make_model, ActionSequence if name.startswith("actions") else TanhGaussianPolicy)
+    for name, make_model in _model_table().items()
+} | {
+    "sac": Method(sac.SoftActorCriticSettings, sac.PRESETS, _soft_actor_critic),
+    "odt": Method(
+        decision_transformer.DecisionTransformerSettings, decision_transformer.PRESETS, _decision_transformer
+    ),
+}
 
 # More seeds than this would not be told apart by a 32-bit key.
 _MAX_SEED = 2**31 - 1
@@ -50,12 +107,13 @@ class TrainConfig:
     Attributes:
         task: a name of `asmpg.TASKS`, `FILE.py:NAME`, or an environment.
         horizon: actions in an episode; an environment given as `task` has its own.
-        model: a name of `MODELS`; a backbone's name means an action-sequence model, `history-BACKBONE` one over states
-            and actions, `actions-BACKBONE` that the actions themselves are optimised through an action-sequence model.
+        model: a name of `MODELS`, the method; a backbone's name means an action-sequence model, `history-BACKBONE` one
+            over states and actions, `actions-BACKBONE` that the actions themselves are optimised through an
+            action-sequence model.
         steps: environment steps, rounded up to whole episodes, the warm-up included.
         seed: the first seed.
         num_seeds: number of independent runs, with seeds `seed .. seed + num_seeds - 1`.
-        preset: a name of `asmpg.settings.PRESETS`.
+        preset: "default" (ours) or "paper"; what it says depends on the method.
         out: run folder; nothing is written without one.
         loop: which policy gradient, "open" or "closed".
         record_cosine: whether to record the cosine to the true policy gradient.
@@ -96,17 +154,19 @@ class TrainConfig:
         check_choice("task", self.task, TASKS)
         return make(self.task, horizon)
 
-    def settings(self) -> Settings:
-        """The preset at this horizon with the overrides applied.
+    def settings(self) -> AbstractSettings:
+        """The method's preset at this horizon with the overrides applied.
 
         Raises:
-            UsageError: an unknown preset or setting, or a value out of range.
+            UsageError: an unknown model, preset or setting, or a value out of range.
         """
         horizon = self.horizon if isinstance(self.task, str) else self.task.horizon
+        check_choice("model", self.model, MODELS)
+        method = MODELS[self.model]
         for name, value in self.overrides.items():
-            check_setting(name, value)
-        check_choice("preset", self.preset, PRESETS)
-        return dataclasses.replace(preset(self.preset, horizon), **self.overrides)
+            check_setting(name, value, method.settings)
+        check_choice("preset", self.preset, method.presets)
+        return dataclasses.replace(method.presets[self.preset](horizon), **self.overrides)
 
     def learner(self) -> AbstractLearner:
         """The method.
@@ -114,17 +174,8 @@ class TrainConfig:
         Raises:
             UsageError: an unknown model.
         """
-        check_choice("model", self.model, MODELS)
-        env, settings = self.environment(), self.settings()
-        return ModelBasedLearner(
-            env,
-            settings,
-            MODELS[self.model](env, settings),
-            self.loop,
-            self.record_cosine,
-            self.learned_reward,
-            ActionSequence if self.model.startswith("actions") else TanhGaussianPolicy,
-        )
+        settings = self.settings()
+        return MODELS[self.model].learner(self, self.environment(), settings)
 
     def checked(self) -> "TrainConfig":
         """The same with the task's own horizon filled in, once everything about it has been checked.
@@ -135,7 +186,7 @@ class TrainConfig:
         env = self.environment()
         config = dataclasses.replace(self, horizon=check_horizon(env.horizon))
         check_choice("model", config.model, MODELS)
-        check_choice("preset", config.preset, PRESETS)
+        check_choice("preset", config.preset, MODELS[config.model].presets)
         check_choice("loop", config.loop, typing.get_args(Loop))
         for name, least in {"steps": 1, "num_seeds": 1, "seed": 0, "chunk_steps": 1}.items():
             check_integer(name, getattr(config, name), least)
@@ -149,7 +200,10 @@ class TrainConfig:
             check_number("stop_score", config.stop_score)
             if env.identity() is None and not config.optimum:
                 raise UsageError("stop_score: a task of your own has no score unless optimum is set too")
-        config.settings()
+        if config.settings().needs_optimum and env.identity() is None and not config.optimum:
+            raise UsageError(
+                "return_target: of a task of your own it must be a number, unless optimum is set too"
+            )
         if env.identity() is None:
             validate(env)
         elif config.optimum:
@@ -178,21 +232,33 @@ def check_number(option: str, value: Any) -> None:
 # Integers are at least one unless they are named here, where zero means none. Real numbers may be zero unless they are
 # named here; probabilities must stay below one, shares may be one.
 _MAY_BE_NONE = {"learning_rate_decay"}
-_POSITIVE = {"model_learning_rate", "policy_learning_rate", "gradient_clip"}
+_POSITIVE = {
+    *("model_learning_rate", "policy_learning_rate", "critic_learning_rate", "temperature_learning_rate"),
+    *("gradient_clip", "target_rate"),
+}
 _BELOW_ONE = {"dropout"}
-_AT_MOST_ONE = {"predicted_state_share"}
+_AT_MOST_ONE = {"discount", "predicted_state_share", "target_rate"}
+_ANY_SIGN = {"target_entropy"}
 
 
-def check_setting(name: str, value: Any) -> None:
+def check_setting(name: str, value: Any, settings: type[AbstractSettings] = Settings) -> None:
     """Checks one setting: an integer >= 1, a finite number >= 0, a truth value or a listed word, by its type.
 
     Raises:
-        UsageError: there is no such setting, or the value is not allowed.
+        UsageError: the method has no such setting, or the value is not allowed.
     """
-    kinds = {field.name: field.type for field in dataclasses.fields(Settings)}
+    kinds = {field.name: field.type for field in dataclasses.fields(settings)}
+    if name not in kinds and any(name in _names(method.settings) for method in MODELS.values()):
+        raise UsageError(f"{name}: is a setting of other methods; this one has {', '.join(kinds)}")
     check_choice("setting", name, kinds)
     kind = kinds[name]
-    if typing.get_origin(kind) is typing.Literal:
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):  # words, or a number of any size
+        if isinstance(value, str):
+            words = [word for part in typing.get_args(kind) for word in typing.get_args(part)]
+            check_choice(name, value, words)
+        else:
+            check_number(name, value)
+    elif typing.get_origin(kind) is typing.Literal:
         check_choice(name, value, typing.get_args(kind))
     elif kind is bool:
         if not isinstance(value, bool):
@@ -201,12 +267,18 @@ def check_setting(name: str, value: Any) -> None:
         check_integer(name, value, 0 if name in _MAY_BE_NONE else 1)
     elif kind is float:
         check_number(name, value)
+        if name in _ANY_SIGN:
+            return
         if value < 0 or (name in _POSITIVE and value == 0):
             raise UsageError(f"{name}: must be {'>' if name in _POSITIVE else '>='} 0, got {value!r}")
         if name in _BELOW_ONE and value >= 1:
             raise UsageError(f"{name}: must be below 1, got {value!r}")
         if name in _AT_MOST_ONE and value > 1:
             raise UsageError(f"{name}: must be at most 1, got {value!r}")
+
+
+def _names(settings: type[AbstractSettings]) -> set[str]:
+    return {field.name for field in dataclasses.fields(settings)}
 
 
 def to_json(config: TrainConfig) -> dict[str, Any]:
@@ -247,11 +319,12 @@ def from_json(content: Mapping[str, Any], task: str | AbstractEnvironment | None
     for name, value in values.items():
         check_choice("config", name, fields)
         _check_field(name, value, fields[name])
+    check_choice("model", values["model"], MODELS)
     values["task"] = _task_again(content, task)
     config = TrainConfig(**values)
     # A preset may mean something else in another version: what the run was started with counts.
     stored = content["settings"]
-    names = {field.name for field in dataclasses.fields(Settings)}
+    names = _names(MODELS[config.model].settings)
     if not isinstance(stored, dict) or stored.keys() != names:
         raise UsageError("config: its settings are those of another version of asmpg")
     if stored != dataclasses.asdict(config.settings()):

@@ -69,6 +69,35 @@ class AbstractEnvironment(AbstractReward):
         return None
 
 
+class AbstractActor(eqx.Module):
+    """Who acts in an episode, and what it keeps of the episode so far: a carry, None where it keeps nothing."""
+
+    @abc.abstractmethod
+    def begin(self) -> Any:
+        """The carry before the first action."""
+
+    @abc.abstractmethod
+    def act(
+        self,
+        carry: Any,
+        state: Float[Array, " state"],
+        step: Step,
+        noise: Float[Array, " action"] | None = None,
+    ) -> Float[Array, " action"]:
+        """The action that standard normal noise gives; the deterministic one without noise."""
+
+    @abc.abstractmethod
+    def observe(
+        self,
+        carry: Any,
+        state: Float[Array, " state"],
+        step: Step,
+        action: Float[Array, " action"],
+        reward: Scalar,
+    ) -> Any:
+        """The carry once an action was taken, which need not be the one proposed, and was rewarded."""
+
+
 def trajectory_rewards(
     reward: AbstractReward,
     states: Float[Array, "horizon_plus_1 state"],
@@ -80,9 +109,41 @@ def trajectory_rewards(
     return rewards.at[-1].add(reward.terminal_reward(states[-1]))
 
 
+def play(
+    env: AbstractEnvironment,
+    act: Callable[..., Float[Array, " action"]],
+    inputs: Any,
+    start: Float[Array, " state"],
+    actor: AbstractActor | None = None,
+) -> Trajectory:
+    """One episode.
+
+    Args:
+        env: the task.
+        act: `act(carry, state, step, input)` is the action.
+        inputs: what `act` is given, one row a step.
+        start: the initial state.
+        actor: whose carry it is, if it is anybody's.
+    """
+
+    def body(carries: tuple[Array, Any], x: tuple[Array, Any]) -> tuple[Any, tuple[Array, Array]]:
+        (state, carry), (step, given) = carries, x
+        action = act(carry, state, step, given)
+        if actor is not None and carry is not None:
+            carry = actor.observe(carry, state, step, action, env.reward(state, action, step))
+        # The cast lets a task that fixes its precision to float32 take part in float64 all the same.
+        following = jnp.asarray(env.transition(state, action, step), state.dtype)
+        return (following, carry), (state, action)
+
+    first = (start, None if actor is None else actor.begin())
+    (final, _), (states, actions) = jax.lax.scan(body, first, (jnp.arange(env.horizon), inputs))
+    states = jnp.concatenate([states, final[None]])
+    return Trajectory(states, actions, trajectory_rewards(env, states, actions))
+
+
 def rollout(
     env: AbstractEnvironment,
-    policy: Float[Array, "..."] | Float[np.ndarray, "..."] | Callable[..., Any],
+    policy: Float[Array, "..."] | Float[np.ndarray, "..."] | AbstractActor | Callable[..., Any],
     *,
     key: PRNGKey | None = None,
     initial_state: Float[Array, " state"] | Float[np.ndarray, " state"] | None = None,
@@ -92,7 +153,8 @@ def rollout(
     Args:
         env: the task.
         policy: a sequence of `horizon` actions, or a policy called as `policy(state, step, key=key)`; without a
-            key its deterministic `policy.mode(state, step)` is used where it has one.
+            key its deterministic `policy.mode(state, step)` is used where it has one. An actor that cannot be
+            called, since it keeps a carry, is given noise in place of keys.
         key: for the initial state and a stochastic policy.
         initial_state: where to start; by default `env.initial_state(key=...)`.
 
@@ -102,30 +164,23 @@ def rollout(
     state_key, policy_key = (None, None) if key is None else jax.random.split(key)
     start = env.initial_state(key=state_key) if initial_state is None else initial_state
     start = jnp.asarray(start, jnp.result_type(start, float))
-    inputs: Any = None
+    keys = None if policy_key is None else jax.random.split(policy_key, env.horizon)
     if callable(policy):
         deterministic = getattr(policy, "mode", policy)
-        inputs = None if policy_key is None else jax.random.split(policy_key, env.horizon)
-    else:
-        inputs = jnp.asarray(policy, jnp.result_type(policy, float))
-        if inputs.shape != (env.horizon, env.action_size):
-            wanted = (env.horizon, env.action_size)
-            raise UsageError(f"rollout: actions have shape {inputs.shape}, {env.name} needs {wanted}")
 
-    def act(state: Array, step: Array, x: Any) -> Array:
-        if not callable(policy):
-            return x
-        return deterministic(state, step) if x is None else policy(state, step, key=x)
+        def call(carry: Any, state: Array, step: Array, key: Any) -> Array:
+            return deterministic(state, step) if key is None else policy(state, step, key=key)
 
-    def body(state: Array, step_input: tuple[Array, Array | None]) -> tuple[Array, tuple[Array, Array]]:
-        step, x = step_input
-        action = act(state, step, x)
-        # The cast lets a task that fixes its precision to float32 take part in float64 all the same.
-        return jnp.asarray(env.transition(state, action, step), state.dtype), (state, action)
-
-    final, (states, actions) = jax.lax.scan(body, start, (jnp.arange(env.horizon), inputs))
-    states = jnp.concatenate([states, final[None]])
-    return Trajectory(states, actions, trajectory_rewards(env, states, actions))
+        return play(env, call, keys, start)
+    if isinstance(policy, AbstractActor):
+        shape = (env.action_size,)
+        noise = None if keys is None else jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+        return play(env, policy.act, noise, start, policy)
+    actions = jnp.asarray(policy, jnp.result_type(policy, float))
+    if actions.shape != (env.horizon, env.action_size):
+        wanted = (env.horizon, env.action_size)
+        raise UsageError(f"rollout: actions have shape {actions.shape}, {env.name} needs {wanted}")
+    return play(env, lambda carry, state, step, action: action, actions, start)
 
 
 def uniform_actions(env: AbstractEnvironment, *, key: PRNGKey) -> Float[Array, "horizon action"]:

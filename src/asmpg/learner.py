@@ -8,19 +8,19 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
 from .analysis import gradient_cosine
-from .environment import AbstractEnvironment, AbstractReward, rollout
+from .environment import AbstractActor, AbstractEnvironment, AbstractReward, rollout
 from .gradients import imagined_return, Loop
 from .models import AbstractDynamicsModel
 from .normalisation import Normaliser
 from .optimisation import apply_gradient, mean_gradient, optimiser, repeat, UpdateStatistics
-from .policies import AbstractPolicy, AbstractTanhGaussianPolicy, TanhGaussianPolicy
+from .policies import AbstractTanhGaussianPolicy, TanhGaussianPolicy
 from .replay import ReplayBuffer
 from .rewards import fitting_loss, LearnedReward
-from .settings import Settings
-from .types import global_norm, Metrics, PRNGKey, Scalar, Step, Trajectory
+from .settings import AbstractSettings, Settings
+from .types import global_norm, Metrics, PRNGKey, Scalar, Trajectory
 
 
 State = TypeVar("State")
@@ -34,7 +34,7 @@ class AbstractLearner(eqx.Module, Generic[State]):
     """
 
     env: eqx.AbstractVar[AbstractEnvironment]
-    settings: eqx.AbstractVar[Settings]
+    settings: eqx.AbstractVar[AbstractSettings]
 
     @abc.abstractmethod
     def init(self, *, key: PRNGKey) -> State:
@@ -45,18 +45,12 @@ class AbstractLearner(eqx.Module, Generic[State]):
         """Takes in the warm-up episodes (leading axis), before the first update."""
 
     @abc.abstractmethod
-    def act(
-        self, state: State, env_state: Float[Array, " state"], step: Step, noise: Float[Array, " action"]
-    ) -> Float[Array, " action"]:
-        """The exploration policy's action."""
-
-    @abc.abstractmethod
     def update(self, state: State, replay: ReplayBuffer, elapsed: Int[Array, ""], *, key: PRNGKey) -> State:
         """All updates earned by one environment step, the `elapsed`-th since the warm-up (from 1)."""
 
     @abc.abstractmethod
-    def policy(self, state: State) -> AbstractPolicy:
-        """The policy to evaluate, by its deterministic action."""
+    def policy(self, state: State) -> AbstractActor:
+        """Who acts: with noise to explore, without to be evaluated."""
 
     @abc.abstractmethod
     def diagnose(self, state: State, replay: ReplayBuffer, *, key: PRNGKey) -> tuple[State, Metrics]:
@@ -148,16 +142,6 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
             return_scale=jnp.asarray(scale, state.return_scale.dtype),
             reward=None if state.reward is None else state.reward.with_statistics(episodes),
         )
-
-    def act(
-        self,
-        state: ModelBasedState,
-        env_state: Float[Array, " state"],
-        step: Step,
-        noise: Float[Array, " action"],
-    ) -> Float[Array, " action"]:
-        """The policy's action for the given noise."""
-        return state.policy.sample_and_log_prob(env_state, step, noise)[0]
 
     def update(
         self, state: ModelBasedState, replay: ReplayBuffer, elapsed: Int[Array, ""], *, key: PRNGKey

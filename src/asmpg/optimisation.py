@@ -93,7 +93,11 @@ def micro_batch_size(size: int, length: int) -> int:
 
 
 def mean_gradient(
-    loss: Callable[[Any, Any], tuple[Scalar, PyTree[Array]]], network: Any, batch: PyTree[Array]
+    loss: Callable[[Any, Any], tuple[Scalar, PyTree[Array]]],
+    network: Any,
+    batch: PyTree[Array],
+    *,
+    micro: int | None = None,
 ) -> tuple[Any, PyTree[Array]]:
     """The gradient of a loss averaged over a batch, and the average of what else the loss returns.
 
@@ -101,9 +105,11 @@ def mean_gradient(
         loss: from the network and one unbatched example to the loss and any further numbers.
         network: the module to differentiate.
         batch: examples along the leading axis; on a CPU it is worked off in micro-batches that fit the cache.
+        micro: how many examples at once; by default what suits sequences on this device.
     """
     size = jax.tree.leaves(batch)[0].shape[0]
-    micro = micro_batch_size(size, max(x.shape[1] for x in jax.tree.leaves(batch) if x.ndim > 1))
+    if micro is None:
+        micro = micro_batch_size(size, max(x.shape[1] for x in jax.tree.leaves(batch) if x.ndim > 1))
 
     def total(network: Any, examples: Any) -> tuple[Scalar, PyTree[Array]]:
         values, others = jax.vmap(lambda example: loss(network, example))(examples)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .environment import AbstractEnvironment
+from .environment import AbstractActor, AbstractEnvironment
 from .linear import Linear
 from .normalisation import Normaliser
 from .types import PRNGKey, Scalar, Step
@@ -21,8 +21,8 @@ MIN_LOG_STD, MAX_LOG_STD = -5.0, 2.0
 GAIN = 30.0
 
 
-class AbstractPolicy(eqx.Module):
-    """A stochastic policy written as a deterministic function of standard normal noise.
+class AbstractPolicy(AbstractActor):
+    """A stochastic policy of state and step, written as a deterministic function of standard normal noise.
 
     The noise is an argument, so that one draw can be replayed through another pass (the two passes of the
     open-loop gradient) or correlated over time (exploration).
@@ -43,6 +43,29 @@ class AbstractPolicy(eqx.Module):
         self, state: Float[Array, " state"], step: Step, *, key: PRNGKey | None = None
     ) -> Float[Array, " action"]:
         """A sampled action; without a key the deterministic one."""
+
+    def begin(self) -> None:
+        """Nothing: state and step are all it acts on."""
+
+    def act(
+        self,
+        carry: None,
+        state: Float[Array, " state"],
+        step: Step,
+        noise: Float[Array, " action"] | None = None,
+    ) -> Float[Array, " action"]:
+        """The action that this noise gives; the deterministic one without noise."""
+        return self.mode(state, step) if noise is None else self.sample_and_log_prob(state, step, noise)[0]
+
+    def observe(
+        self,
+        carry: None,
+        state: Float[Array, " state"],
+        step: Step,
+        action: Float[Array, " action"],
+        reward: Scalar,
+    ) -> None:
+        """Still nothing."""
 
 
 class AbstractTanhGaussianPolicy(AbstractPolicy):

@@ -1,4 +1,4 @@
-"""Sizes, rates and intervals of a run: the presets `paper` and `default`."""
+"""Sizes, rates and intervals of a run: what every method has, and the presets of the model-based ones."""
 
 import dataclasses
 from typing import Literal
@@ -7,21 +7,13 @@ from .types import UsageError
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-    """What a preset fixes. Intervals and sizes count environment steps, updates or episodes as named.
+class AbstractSettings:
+    """What the loop and the optimisers of every method need. Each method's own settings add to it.
 
     Attributes:
         warmup_steps: environment steps before the first update, rounded up to whole episodes.
-        model_update_every: environment steps per model update.
-        policy_update_every: environment steps per policy update.
-        model_batch_size: episodes per model update.
-        policy_batch_size: imagined episodes per policy update.
-        model_learning_rate: of Adam.
-        policy_learning_rate: of Adam.
-        entropy: weight of the policy's mean entropy per step in its objective.
         gradient_clip: largest global norm of a gradient.
         replay_capacity: environment steps kept, whole episodes.
-        dropout: rate inside the backbone while fitting.
         learning_rate_decay: number of updates n_0 after which the learning rates fall noticeably: update n uses
             rate / sqrt(1 + n / n_0), which needs no knowledge of the end; 0 keeps them constant.
         exploration: "white": independent noise at every step; "correlated": first-order autoregressive noise
@@ -29,6 +21,34 @@ class Settings:
         exploration_amplitude: largest standard deviation of further noise of that kind, added to the action itself
             (and clipped to the bounds) outside of imagination; drawn log-uniformly over a factor of 16, once an
             episode. Without it, a policy at a bound gathers no data on what leaving the bound would do.
+    """
+
+    warmup_steps: int
+    gradient_clip: float
+    replay_capacity: int
+    learning_rate_decay: int
+    exploration: Literal["white", "correlated"]
+    exploration_amplitude: float
+
+    @property
+    def needs_optimum(self) -> bool:
+        """Whether the method cannot begin before the task is solved."""
+        return False
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(AbstractSettings):
+    """What a preset of the model-based methods fixes. Intervals and sizes count steps, updates or episodes as named.
+
+    Attributes:
+        model_update_every: environment steps per model update.
+        policy_update_every: environment steps per policy update.
+        model_batch_size: episodes per model update.
+        policy_batch_size: imagined episodes per policy update.
+        model_learning_rate: of Adam.
+        policy_learning_rate: of Adam.
+        entropy: weight of the policy's mean entropy per step in its objective.
+        dropout: rate inside the backbone while fitting.
         normalise_return: whether the policy's objective counts returns in units of their spread over the warm-up
             episodes, so that the entropy weight means the same for every task.
         predicted_state_share: weight, from 0 to 1, of the states that the model predicts in a learned reward's fit;
@@ -37,7 +57,6 @@ class Settings:
             runs through the backbone's paths from the actions only.
     """
 
-    warmup_steps: int
     model_update_every: int
     policy_update_every: int
     model_batch_size: int
@@ -45,12 +64,7 @@ class Settings:
     model_learning_rate: float
     policy_learning_rate: float
     entropy: float
-    gradient_clip: float
-    replay_capacity: int
     dropout: float
-    learning_rate_decay: int
-    exploration: Literal["white", "correlated"]
-    exploration_amplitude: float
     normalise_return: bool
     predicted_state_share: float
     cut_state_gradient: bool
@@ -111,7 +125,7 @@ PRESETS = {"default": default, "paper": paper}
 
 
 def preset(name: str, horizon: int) -> Settings:
-    """The settings of a preset at a horizon.
+    """The model-based settings of a preset at a horizon.
 
     Raises:
         UsageError: an unknown preset.

@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from .environment import evaluation_states, rollout, trajectory_rewards
+from .environment import evaluation_states, play, rollout
 from .learner import AbstractLearner
 from .optimisation import loop
 from .replay import ReplayBuffer
@@ -91,16 +91,13 @@ def explore(learner: AbstractLearner, state: Any, *, key: PRNGKey) -> Trajectory
     added = exploration_noise(env.horizon, env.action_size, settings.exploration, key=added_key)
     octaves = jax.random.uniform(amplitude_key, minval=-AMPLITUDE_OCTAVES, maxval=0.0)
     added = settings.exploration_amplitude * 2.0**octaves * added
-    start = env.initial_state(key=start_key)
+    policy = learner.policy(state)
 
-    def body(env_state: Array, x: tuple[Array, Array, Array]) -> tuple[Array, tuple[Array, Array]]:
-        step, noise, added = x
-        action = jnp.clip(learner.act(state, env_state, step, noise) + added, -1.0, 1.0)
-        return env.transition(env_state, action, step), (env_state, action)
+    def act(carry: Any, env_state: Array, step: Array, given: tuple[Array, Array]) -> Array:
+        noise, added = given
+        return jnp.clip(policy.act(carry, env_state, step, noise) + added, -1.0, 1.0)
 
-    final, (states, actions) = jax.lax.scan(body, start, (jnp.arange(env.horizon), noise, added))
-    states = jnp.concatenate([states, final[None]])
-    return Trajectory(states, actions, trajectory_rewards(env, states, actions))
+    return play(env, act, (noise, added), env.initial_state(key=start_key), policy)
 
 
 def init_seed(learner: AbstractLearner, schedule: Schedule, capacity: int, key: PRNGKey) -> SeedState:

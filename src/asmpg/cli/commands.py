@@ -13,6 +13,7 @@ from typing import Any
 
 from .. import task_files
 from ..backbones import BACKBONES
+from ..baselines import DecisionTransformer, SoftActorCritic
 from ..config import MODELS, TrainConfig
 from ..environment import AbstractEnvironment, validate
 from ..envs import make, TASKS
@@ -57,7 +58,12 @@ def _first_line(thing: Any) -> str:
 
 
 def _describe_model(name: str) -> str:
-    kinds = {"one-step": OneStepModel, "simulator": Simulator}
+    kinds = {
+        "one-step": OneStepModel,
+        "simulator": Simulator,
+        "sac": SoftActorCritic,
+        "odt": DecisionTransformer,
+    }
     if name in BACKBONES:
         return f"{ActionSequenceModel.__name__} with the backbone {name}"
     kind, _, backbone = name.partition("-")

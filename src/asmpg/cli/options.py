@@ -1,11 +1,14 @@
 """What may be typed: one class a command, one field an option."""
 
 import dataclasses
+import inspect
+import re
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from ..settings import Settings
+from ..config import MODELS
+from ..settings import AbstractSettings
 
 
 def _option(default: Any, name: str | None = None) -> Any:
@@ -13,22 +16,40 @@ def _option(default: Any, name: str | None = None) -> Any:
     return tyro.conf.arg(name=name, help_behavior_hint=f"(default: {default})")
 
 
+def _settings() -> tuple[dict[str, Any], str]:
+    """The settings of all methods, by name with their types, and the lines that describe them.
+
+    Where two methods have a setting of the same name, it is of the same type and means the same.
+    """
+    kinds: dict[str, Any] = {}
+    lines: dict[str, str] = {}
+    for method in MODELS.values():
+        for part in reversed(method.settings.__mro__):
+            if issubclass(part, AbstractSettings):
+                described = (inspect.getdoc(part) or "").partition("Attributes:\n")[2]
+                for entry in re.split(r"\n(?=    \w)", described.rstrip()):
+                    lines.setdefault(entry.split(":")[0].strip(), entry)
+        kinds |= {field.name: field.type for field in dataclasses.fields(method.settings)}
+    return kinds, "\n".join(lines.values())
+
+
 # One option for every setting of a preset; None leaves the preset's value.
+_KINDS, _LINES = _settings()
 SettingOptions = dataclasses.make_dataclass(
     "SettingOptions",
     [
         (
-            field.name,
+            name,
             # A truth value is typed out, since leaving it to the preset is a third possibility.
-            Annotated[field.type | None, _option("the preset's"), tyro.conf.FlagConversionOff],
+            Annotated[kind | None, _option("the preset's"), tyro.conf.FlagConversionOff],
             dataclasses.field(default=None),
         )
-        for field in dataclasses.fields(Settings)
+        for name, kind in _KINDS.items()
     ],
     frozen=True,
 )
-SettingOptions.__doc__ = (Settings.__doc__ or "").replace(
-    "What a preset fixes.", "Each replaces what the preset says."
+SettingOptions.__doc__ = (
+    f"Each replaces what the preset says. A method has only some of them.\n\nAttributes:\n{_LINES}\n"
 )
 
 
@@ -39,7 +60,7 @@ class Train:
     Attributes:
         task: a built-in task (see asmpg list) or FILE.py:NAME.
         horizon: number of actions in an episode.
-        model: which dynamics model; a backbone's name means an action-sequence model (see asmpg list).
+        model: which method; a backbone's name means an action-sequence model (see asmpg list).
         steps: environment steps per seed, rounded up to whole episodes; with --resume, how many in all.
         seeds: number of independent runs, with seeds SEED, SEED + 1, ...
         seed: the first seed.
