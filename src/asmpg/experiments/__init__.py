@@ -1,6 +1,6 @@
 """Experiments of the paper: tables, the figures drawn from them, and verdicts on its claims."""
 
-from . import attention, bounce, pendulum, toy_offline
+from . import attention, bounce, pendulum, theory, toy_offline
 from .experiment import Experiment as Experiment
 from .experiment import reproduce as reproduce
 from .experiment import SCALES as SCALES
@@ -11,4 +11,5 @@ EXPERIMENTS: dict[str, Experiment] = {
     "3": bounce.EXPERIMENT,
     "5": pendulum.EXPERIMENT,
     "9": attention.EXPERIMENT,
+    "theory": theory.EXPERIMENT,
 }
