@@ -232,7 +232,7 @@ class _Scheduler:
         """Returns when nothing is left, or when everything has stopped after it was asked to."""
         stopping = False
         self._tell(f"{self._seen.done} of {self._seen.total} items are done")
-        while self._active or not stopping and (self._waiting or self._busy):
+        while self._active or (not stopping and (self._waiting or self._busy)):
             if not stopping and self._stop():
                 stopping = True
                 self._engine.ask_to_stop()
