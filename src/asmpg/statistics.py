@@ -229,9 +229,8 @@ def _check_resampling(confidence: float, num_resamples: int) -> None:
 
 
 def _generator(key: PRNGKey | None) -> np.random.Generator:
-    key = jax.random.key(0) if key is None else key
-    typed = jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)
-    return np.random.default_rng(np.asarray(jax.random.key_data(key) if typed else key).tolist())
+    drawn = jax.random.bits(jax.random.key(0) if key is None else key, (4,))
+    return np.random.default_rng(np.asarray(drawn).tolist())
 
 
 def _resample(values: np.ndarray, number: int, generator: np.random.Generator) -> np.ndarray:

@@ -64,15 +64,16 @@ def run_sweep_command(options: Sweep) -> int:
 
 def _stay_on_cpu() -> None:
     """This process only hands out work; the accelerators are for those who do it, unless that is this process."""
-    if jax.config.jax_platforms is None and "--workers" not in sys.argv:
+    if getattr(jax.config, "jax_platforms", None) is None and "--workers" not in sys.argv:
         jax.config.update("jax_platforms", "cpu")
 
 
 def _share_compiled() -> None:
     """Workers find what others have compiled."""
     keep_compiled()
-    if jax.config.jax_compilation_cache_dir:
-        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", jax.config.jax_compilation_cache_dir)
+    directory = getattr(jax.config, "jax_compilation_cache_dir", None)
+    if directory:
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", directory)
         os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
 
@@ -87,7 +88,7 @@ def _show(state: State, num_workers: int, out: str, as_json: bool) -> int:
     if as_json:
         sys.stdout.write(json.dumps(content, allow_nan=False) + "\n")
         return 0
-    left = content["seconds_left"]
+    left = state.seconds_left(num_workers)
     lines = [
         f"{content['suite']} at scale {content['scale']}: {content['items']} items, {content['done']} done, "
         f"{len(state.running)} running, {len(state.failed)} failed, {content['left']} left"

@@ -1,6 +1,7 @@
 """The suites of the paper's tables that are grids of training runs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from .suite import Grid
 
@@ -29,12 +30,12 @@ _PAPER = {"steps": 200_000, "chunk_steps": 2_000, "seeds": 10}
 _HORIZONS = (20, 100, 500, 50, 200)
 
 
-def _both_presets(options: dict[str, object]) -> list[dict[str, object]]:
+def _both_presets(options: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The paper's settings and ours, so that no method loses by old ones."""
     return [{**options, "preset": "paper"}, {**options, "preset": "default"}]
 
 
-def _sac_grids(tasks: Sequence[str], horizons: Sequence[int], options: dict[str, object]) -> list[Grid]:
+def _sac_grids(tasks: Sequence[str], horizons: Sequence[int], options: Mapping[str, Any]) -> list[Grid]:
     """One grid for each learning rate, which actor and critic share."""
     return [
         Grid(

@@ -3,6 +3,7 @@
 import abc
 import contextlib
 import dataclasses
+import importlib
 import importlib.util
 import multiprocessing
 import os
@@ -286,7 +287,7 @@ class Ray(AbstractEngine):
             UsageError: Ray is not installed, or there is no cluster at the address.
         """
         try:
-            import ray
+            ray = importlib.import_module("ray")
         except ImportError as error:
             raise UsageError("engine: ray needs pip install 'asmpg[cluster]'") from error
         self._ray, self._deaths = ray, Counter[str]()

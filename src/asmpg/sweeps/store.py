@@ -2,6 +2,7 @@
 
 import abc
 import contextlib
+import importlib
 import io
 import itertools
 import os
@@ -194,9 +195,7 @@ class ObjectStore(AbstractStore):
     def __init__(self, url: str):
         """Raises a UsageError if fsspec, or what it needs for this kind of URL, is not there."""
         try:
-            from fsspec.core import url_to_fs
-
-            self._system, root = url_to_fs(url)
+            self._system, root = importlib.import_module("fsspec.core").url_to_fs(url)
         except ImportError as error:
             raise UsageError(
                 f"out: {url} needs fsspec: pip install 'asmpg[experiments]' ({error})"

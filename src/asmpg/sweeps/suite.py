@@ -118,6 +118,8 @@ def make_suite(name: str, scale: str, grids: Sequence[Grid]) -> Suite:
     Raises:
         UsageError: something in a grid is unknown or not allowed, or there is nothing in them.
     """
+    for model in (model for grid in grids for model in grid.models):
+        check_choice("models", model, MODELS)
     items = {item.id: item for grid in grids for item in grid.items()}
     if not items:
         raise UsageError(f"SUITE: {name} has nothing to run at scale {scale}")
@@ -202,8 +204,6 @@ def _grid(block: Mapping[str, Any], folder: pathlib.Path) -> Grid:
             words = "integers" if kind is int else "names"
             raise UsageError(f"{name}: must be a list of {words}, got {values!r}")
         lists.append(tuple(values))
-    for model in lists[2]:
-        check_choice("models", model, MODELS)
     return Grid(
         tuple(_beside(task, folder) for task in lists[0]), lists[1], lists[2], options, _settings(block)
     )

@@ -1,6 +1,7 @@
 """The tidy table of a sweep: one row for every item, seed and record; and the timings, in a table of their own."""
 
 import csv
+import importlib
 import importlib.util
 import io
 from collections.abc import Mapping, Sequence
@@ -102,21 +103,17 @@ def read_table(store: AbstractStore, name: str) -> Columns | None:
     """The table that `write_table` wrote; None if there is none."""
     data = store.read(f"{name}.parquet")
     if data is not None:
-        import pyarrow.parquet
-
-        return pyarrow.parquet.read_table(io.BytesIO(data)).to_pydict()
+        return importlib.import_module("pyarrow.parquet").read_table(io.BytesIO(data)).to_pydict()
     data = store.read(f"{name}.csv")
     return None if data is None else from_csv(data)
 
 
 def to_parquet(columns: Columns) -> bytes:
     """A Parquet file."""
-    import pyarrow as pa
-    import pyarrow.parquet
-
-    arrays = {name: pa.array(_one_type(values)) for name, values in columns.items()}
+    arrow, parquet = (importlib.import_module(name) for name in ("pyarrow", "pyarrow.parquet"))
+    arrays = {name: arrow.array(_one_type(values)) for name, values in columns.items()}
     stream = io.BytesIO()
-    pyarrow.parquet.write_table(pa.table(arrays), stream, compression="zstd")
+    parquet.write_table(arrow.table(arrays), stream, compression="zstd")
     return stream.getvalue()
 
 
