@@ -5,7 +5,6 @@ import json
 import multiprocessing
 import pathlib
 import random
-import shutil
 import time
 
 import pytest
@@ -20,10 +19,7 @@ from asmpg.sweeps import BUILT_IN, Grid, load_suite, look, make_suite, open_stor
 from asmpg.sweeps.engines import InProcess, Local, make_engine
 from asmpg.sweeps.suite import identify
 from asmpg.sweeps.timing import makespan, Speeds
-from sweeping import load, table, trainings, wait_for, write_suite
-
-
-NUM_ITEMS, NUM_SEEDS = 4, 2
+from sweeping import load, NUM_ITEMS, NUM_SEEDS, STEPS, table, trainings, wait_for, write_suite
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -43,9 +39,12 @@ def whole(tmp_path_factory):
 
 
 @pytest.fixture
-def copy(whole, tmp_path):
-    """The same results where a test may spoil them; the suite's file is the same one."""
-    return whole[0], pathlib.Path(shutil.copytree(whole[1], tmp_path / "out"))
+def pretended(tmp_path, monkeypatch):
+    """Another, of items that were not really trained, nor will be, and that a test may spoil."""
+    file, out = write_suite(tmp_path), tmp_path / "out"
+    with sweeping.pretending(monkeypatch):
+        sweeping.sweep(file, out)
+        yield file, out
 
 
 def results(out) -> list[pathlib.Path]:
@@ -87,7 +86,7 @@ def test_an_item_is_named_by_everything_that_its_numbers_depend_on(tmp_path):
 def test_a_suite_is_every_combination_once(tmp_path):
     suite = load(write_suite(tmp_path))
     chosen = [(item.config.horizon, item.config.overrides["entropy"]) for item in suite.items]
-    assert chosen == [(4, 0.1), (4, 0.01), (6, 0.1), (6, 0.01)]
+    assert chosen == [(4, 0.1), (4, 0.01), (4, 0.001)]
     assert all(item.config.num_seeds == NUM_SEEDS and item.config.out is None for item in suite.items)
     grid = Grid(["harvest"], [8], ["lstm"], {"steps": 80, "loop": ["open", "closed"]})
     assert len(make_suite("twice", "cpu", [grid, grid]).items) == 2
@@ -128,10 +127,10 @@ def test_a_python_file_says_the_same_as_a_toml_file(tmp_path):
         ('"tiny"', '"../tiny"', "name: must be letters"),
         ("task.py:Probe", "chess", "'chess' is not one of"),
         ("task.py:Probe", "task.py:Nothing", "has no 'Nothing'"),
-        ("[4, 6]", "4", "horizons: must be a list of integers"),
-        ("[4, 6]", '["4"]', "horizons: must be a list of integers"),
+        ("[4]", "4", "horizons: must be a list of integers"),
+        ("[4]", '["4"]', "horizons: must be a list of integers"),
         ("one-step", "gpt", "'gpt' is not one of"),
-        ("steps = 240", "steps = 3", "steps: must be at least one episode"),
+        ("steps = 160", "steps = 3", "steps: must be at least one episode"),
         ("entropy", "entropie", "'entropie' is not one of"),
         ("0.01", "-1", "entropy: must be >= 0"),
         ("seeds = 2", "seeds = [", "is not TOML"),
@@ -187,11 +186,11 @@ def test_the_table_has_a_row_for_every_record_of_every_seed(whole):
     records = [len(result.history.records) for result in state.finished.values()]
     assert len(columns["item"]) == NUM_SEEDS * sum(records)
     assert [*columns][:5] == ["item", "task", "horizon", "model", "preset"]
-    assert {*columns["entropy"]} == {0.1, 0.01}
+    assert {*columns["entropy"]} == {0.1, 0.01, 0.001}
     assert {*columns["seed"]} == {0, 1}
     last = tidy.last_records(columns)
     assert len(last) == NUM_ITEMS * NUM_SEEDS
-    assert {row["steps"] for row in last} == {240}
+    assert {row["steps"] for row in last} == {STEPS}
     config = load(file).items[0].config
     alone = asmpg.train(config)
     assert [row["return"] for row in last if row["item"] == identify(config)] == alone.returns.tolist()
@@ -214,8 +213,8 @@ def test_a_table_survives_the_way_to_the_disk_and_back(kind, tmp_path, monkeypat
     assert tidy.read_table(store, "t") == columns
 
 
-def test_what_is_finished_is_never_computed_again(copy):
-    file, out = copy
+def test_what_is_finished_is_never_computed_again(pretended):
+    file, out = pretended
     before, number = table(out), len(trainings(file))
     times = [path.stat().st_mtime_ns for path in results(out)]
     sweeping.sweep(file, out)
@@ -224,25 +223,25 @@ def test_what_is_finished_is_never_computed_again(copy):
     assert table(out) == before
 
 
-def test_a_suite_that_grows_keeps_what_it_has(copy, tmp_path):
-    file, out = copy
+def test_a_suite_that_grows_keeps_what_it_has(pretended):
+    file, out = pretended
     number = len(trainings(file))
     bigger = file.with_name("bigger.toml")
-    bigger.write_text(sweeping.SUITE.replace("[4, 6]", "[4, 6, 5]"))
+    bigger.write_text(sweeping.SUITE.replace("[4]", "[4, 5]"))
     state = sweeping.sweep(bigger, out)
-    assert len(state.finished) == NUM_ITEMS + 2
-    assert len(trainings(file)) == number + 2
+    assert len(state.finished) == 2 * NUM_ITEMS
+    assert len(trainings(file)) == number + NUM_ITEMS
     assert not state.strange
 
 
-@pytest.mark.parametrize("num_records", [0, 1, 7, 30])
+@pytest.mark.parametrize("num_records", [1, 30])
 def test_stopped_and_taken_up_it_ends_as_ever(whole, tmp_path, num_records):
     file, expected = whole
     out = tmp_path / "out"
     state = sweeping.sweep(file, out, stop=stop_after(num_records))
     assert len(state.finished) < NUM_ITEMS
     while len(state.finished) < NUM_ITEMS:
-        state = sweeping.sweep(file, out, stop=stop_after(25))
+        state = sweeping.sweep(file, out, stop=stop_after(15))
     assert table(out) == table(expected)
     assert not list((out / "work").iterdir())
     assert not list((out / "progress").iterdir())
@@ -260,7 +259,8 @@ def test_a_stopped_item_goes_on_from_its_checkpoint(whole, tmp_path):
     assert steps == json.loads(lines.splitlines()[-1])["steps"]
 
 
-def test_a_failure_is_recorded_and_stops_nothing(tmp_path):
+def test_a_failure_is_recorded_and_stops_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(work, "start", sweeping.pretend)
     file = write_suite(
         tmp_path, sweeping.SUITE.replace('"task.py:Probe"', '"task.py:faulty", "task.py:Probe"')
     )
@@ -280,8 +280,8 @@ def test_a_failure_is_recorded_and_stops_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("how", ["half", "empty", "edited", "foreign", "renamed"])
-def test_a_result_that_is_no_good_is_set_aside_and_computed_again(copy, how):
-    file, out = copy
+def test_a_result_that_is_no_good_is_set_aside_and_computed_again(pretended, how):
+    file, out = pretended
     before, number = table(out), len(trainings(file))
     path, other, *_ = results(out)
     content = path.read_bytes()
@@ -304,20 +304,20 @@ def test_a_result_that_is_no_good_is_set_aside_and_computed_again(copy, how):
     assert table(out) == before
 
 
-def test_what_is_no_result_at_all_is_said_and_left_alone(copy):
-    file, out = copy
+def test_what_is_no_result_at_all_is_said_and_left_alone(pretended):
+    file, out = pretended
     (out / "results" / "notes.txt").write_text("mine")
     with pytest.warns(RunWarning, match="notes.txt is no result"):
         sweeping.sweep(file, out)
     assert (out / "results" / "notes.txt").read_text() == "mine"
 
 
-def test_results_of_other_code_are_not_mixed_unasked(copy, monkeypatch):
-    file, out = copy
+def test_results_of_other_code_are_not_mixed_unasked(pretended, monkeypatch):
+    file, out = pretended
     results(out)[0].unlink()
     for module in (sweep, work):
         monkeypatch.setattr(module, "code_version", lambda: "9.9+other")
-    with pytest.raises(UsageError, match="mix_versions: 3 of 3 results are of another code version"):
+    with pytest.raises(UsageError, match="mix_versions: 2 of 2 results are of another code version"):
         sweeping.sweep(file, out)
     assert len(results(out)) == NUM_ITEMS - 1
     state = sweeping.sweep(file, out, mix_versions=True)
@@ -328,7 +328,7 @@ def test_results_of_other_code_are_not_mixed_unasked(copy, monkeypatch):
         code: {i for i, c in zip(columns["item"], columns["code"], strict=True) if c == code}
         for code in {*columns["code"]}
     }
-    assert sorted(map(len, by_code.values())) == [1, 3]
+    assert sorted(map(len, by_code.values())) == [1, 2]
     assert len(by_code["9.9+other"]) == 1
 
 
@@ -397,14 +397,8 @@ def test_two_processes_on_one_folder_do_every_item_once(whole, tmp_path, context
     done = trainings(file)
     assert len(done) == NUM_ITEMS
     assert len({line.split()[0] for line in done}) == 2  # both took part
-    assert same_table(out, expected)
+    assert table(out) == table(expected)
     assert not (out / "aside").exists()
-
-
-def same_table(out: pathlib.Path, expected: pathlib.Path) -> bool:
-    """Whether the tables are equal but for the names of the items, which the log's place in the task's file changes."""
-    tables = [tidy.read_table(open_store(str(folder)), "tiny-cpu") for folder in (out, expected)]
-    return all({**columns, "item": None} == {**tables[0], "item": None} for columns in tables)  # type: ignore[dict-item]
 
 
 def kill_at_random(file, out, context, num_kills: int, workers: int) -> None:
@@ -447,12 +441,12 @@ def test_a_pool_gives_the_same_and_outlives_its_processes(tmp_path, whole):
     file = write_suite(
         tmp_path,
         sweeping.SUITE.replace('"task.py:Probe"', '"task.py:deadly", "task.py:Probe"').replace(
-            "[4, 6]", "[4]"
+            "[0.1, 0.01, 0.001]", "[0.1]"
         ),
     )
     out = tmp_path / "out"
     state = sweeping.sweep(file, out, Local(2))
-    assert len(state.finished) == 2
+    assert len(state.finished) == 1
     assert {*state.failed.values()} == {"RuntimeError: its process ended with status 3, 3 times"}
     columns, expected = (tidy.read_table(open_store(str(o)), "tiny-cpu") for o in (out, whole[1]))
     assert columns is not None
@@ -538,7 +532,7 @@ def test_a_cluster_that_loses_a_node_ends_like_one_machine(tmp_path):
 
     from asmpg.sweeps.engines import Ray
 
-    content = sweeping.SUITE.replace("steps = 240", "steps = 12000").replace("[4, 6]", "[4, 6, 8]")
+    content = sweeping.SUITE.replace("steps = 160", "steps = 12000").replace("[4]", "[4, 8]")
     file = write_suite(tmp_path, content)
     pool, out = tmp_path / "pool", tmp_path / "ray"
     sweeping.sweep(file, pool, Local(2))

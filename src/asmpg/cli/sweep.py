@@ -59,7 +59,7 @@ def run_sweep_command(options: Sweep) -> int:
     if interrupts.requested and state.left():
         sys.stderr.write(f"asmpg: stopped with {len(state.left())} items left; {again}\n")
         return INTERRUPTED
-    return 1 if state.failed else 0
+    return 1 if state.failed or state.left() else 0
 
 
 def _stay_on_cpu() -> None:

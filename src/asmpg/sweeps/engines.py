@@ -17,8 +17,10 @@ from collections.abc import Callable
 from multiprocessing import connection
 from typing import Any, cast, final
 
+import jax
+
 from ..config import check_integer
-from ..runs import RunWarning
+from ..runs import RunWarning, StorageError
 from ..types import UsageError
 from .store import open_store
 from .timing import Calibration, measure
@@ -66,7 +68,10 @@ def execute(job: Job | Calibration, stop: Callable[[], bool]) -> Outcome:
     """Runs a job; what it warns of comes back with the outcome."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", RunWarning)
-        outcome = do(job, stop) if isinstance(job, Job) else measure(job)
+        try:
+            outcome = do(job, stop) if isinstance(job, Job) else measure(job)
+        except StorageError as error:  # nothing can be recorded
+            outcome = Outcome(job.id, "failed", str(error))
     said = [str(warning.message) for warning in caught if issubclass(warning.category, RunWarning)]
     return dataclasses.replace(outcome, warnings=tuple(dict.fromkeys(said)))
 
@@ -177,7 +182,7 @@ class Local(AbstractEngine):
         """Idle processes end by themselves; a busy one is ended, and loses its chunk."""
         for worker in self._workers.values():
             if worker.job is not None:
-                worker.process.terminate()
+                worker.process.kill()
             worker.pipe.close()
         for worker in self._workers.values():
             worker.process.join(5.0)
@@ -202,8 +207,10 @@ class Local(AbstractEngine):
         job = worker.job
         if job is None:
             return []
+        if self._stop.is_set():
+            return [Outcome(job.id, "stopped")]
         self._deaths[job.id] += 1
-        if self._deaths[job.id] < NUM_TRIES and not self._stop.is_set():
+        if self._deaths[job.id] < NUM_TRIES:
             self.submit(job)
             return []
         return [
@@ -221,7 +228,8 @@ def give_up(job: Job | Calibration, reason: str, times: int) -> Outcome:
 
 def _serve(pipe: Any, stop: Any, index: int, num_workers: int) -> None:
     """A worker: one job after another, until nobody is there to send any."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the one who started us
+    for number in (signal.SIGINT, signal.SIGTERM):  # the one who started us is told too, and asks us to stop
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     use_one_core()
     use_one_gpu(index, num_workers)
@@ -231,6 +239,7 @@ def _serve(pipe: Any, stop: Any, index: int, num_workers: int) -> None:
         except EOFError:
             return
         pipe.send(execute(job, stop.is_set))
+        jax.clear_caches()
 
 
 def _end_with_parent() -> None:
@@ -350,6 +359,7 @@ class Ray(AbstractEngine):
 
 def _execute_one(job: Job | Calibration) -> Outcome:
     use_one_core()
+    jax.clear_caches()
     return execute(job, lambda: False)
 
 

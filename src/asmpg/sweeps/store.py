@@ -155,6 +155,8 @@ class FolderStore(AbstractStore):
             except BlockingIOError:
                 yield False
                 return
+            except OSError as error:
+                raise StorageError(f"cannot lock {path}: {error.strerror}") from error
             yield True
 
     def is_claimed(self, item: str) -> bool | None:

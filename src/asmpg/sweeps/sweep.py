@@ -171,6 +171,7 @@ def run_sweep(
     _check_versions(state, mix_versions)
     for name in state.strange:
         _warn(f"{out}: {RESULTS}/{name} is no result; it is left alone")
+    _tidy_up(state, store)
     if retry_failed:
         for item in state.failed:
             store.remove(f"{FAILURES}/{item}.json")
@@ -180,6 +181,16 @@ def run_sweep(
     state = look(suite, store)
     write_tables(state, store)
     return state
+
+
+def _tidy_up(state: State, store: AbstractStore) -> None:
+    """Removes what a process that was killed just after it had written a result left behind."""
+    for name in store.names(PROGRESS):
+        item = name.removesuffix(".json")
+        if item in state.finished and not store.is_claimed(item):
+            with store.working(item) as path:
+                store.forget(item, path)
+            store.remove(f"{PROGRESS}/{name}")
 
 
 def _check_versions(state: State, mix_versions: bool) -> None:
