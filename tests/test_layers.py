@@ -27,6 +27,7 @@ LAYERS = (
     {"analysis", "learner"},
     {"baselines", "training"},
     {"config", "runs", "task_files"},
+    {"sweeps"},
     {"experiments", "report"},
     {"cli"},
     {"__init__", "__main__", "demo"},
@@ -36,10 +37,10 @@ LAYER_OF = {name: index for index, names in enumerate(LAYERS) for name in names}
 # Which modules may do what the others may not, by the first part of their name below `asmpg`.
 TERMINAL = {"cli", "demo", "__main__"}  # prints and parses
 DRAWS = {"runs", "experiments", "report"}
-WRITES = {"runs", "experiments", "report", "solution_cache"}
+WRITES = {"runs", "sweeps", "experiments", "report", "solution_cache"}
 
 # Slow to import, so imported where they are used; the command line has its own two at the top of its file.
-LAZY = {"matplotlib", "tyro", "rich", "diffrax", "scipy"}
+LAZY = {"matplotlib", "tyro", "rich", "diffrax", "scipy", "pyarrow", "fsspec", "ray"}
 WRITING_CALLS = {"write_text", "write_bytes", "mkdir", "unlink", "rmtree", "save_file", "savez", "save"}
 UNSAFE_MODULES = {"pickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
 
@@ -147,7 +148,10 @@ def test_slow_packages_are_imported_where_they_are_used(module):
 def test_imports_are_declared_dependencies():
     """What the package imports is in `dependencies`, or in the extra that says so."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    lines = project["dependencies"] + project["optional-dependencies"]["plot"]
+    extras = ("plot", "experiments", "cluster")
+    lines = project["dependencies"] + [
+        line for name in extras for line in project["optional-dependencies"][name]
+    ]
     declared = {re.split(r"[^\w-]", line)[0] for line in lines}
     imported = {
         top(name): f"{module}, line {line}"

@@ -49,6 +49,14 @@ if TYPE_CHECKING:
     from .runs import resume as resume
     from .runs import train as train
     from .settings import Settings as Settings
+    from .statistics import area_under_curve as area_under_curve
+    from .statistics import bootstrap_interval as bootstrap_interval
+    from .statistics import improvement_interval as improvement_interval
+    from .statistics import interquartile_mean as interquartile_mean
+    from .statistics import performance_profile as performance_profile
+    from .statistics import probability_of_improvement as probability_of_improvement
+    from .statistics import Scores as Scores
+    from .statistics import steps_to_score as steps_to_score
     from .types import Trajectory as Trajectory
     from .types import UsageError as UsageError
 
@@ -76,6 +84,16 @@ _MODULES = {
     "rewards": ("LearnedReward",),
     "runs": ("load", "Result", "resume", "train"),
     "settings": ("Settings",),
+    "statistics": (
+        "area_under_curve",
+        "bootstrap_interval",
+        "improvement_interval",
+        "interquartile_mean",
+        "performance_profile",
+        "probability_of_improvement",
+        "Scores",
+        "steps_to_score",
+    ),
     "types": ("Trajectory", "UsageError"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
@@ -95,6 +113,7 @@ __all__ = [
     "LearnedReward",
     "OneStepModel",
     "Result",
+    "Scores",
     "SelfAttention",
     "Settings",
     "SimpleRNN",
@@ -105,23 +124,30 @@ __all__ = [
     "UsageError",
     "action_gradient",
     "action_jacobian",
+    "area_under_curve",
     "best_constant_return",
+    "bootstrap_interval",
     "cosine_similarity",
     "estimator_error",
     "from_ode",
     "gradient_norm_profile",
     "growth_fit",
+    "improvement_interval",
+    "interquartile_mean",
     "load",
     "locate_nonfinite",
     "make",
     "optimal",
+    "performance_profile",
     "policy_gradient",
+    "probability_of_improvement",
     "random_return",
     "reach",
     "resume",
     "return_landscape",
     "rollout",
     "score",
+    "steps_to_score",
     "theorem1_bound",
     "train",
 ]

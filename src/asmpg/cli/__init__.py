@@ -1,4 +1,4 @@
-"""The command line: `asmpg list`, `train`, `evaluate`, `optimal`, `reproduce`."""
+"""The command line: `asmpg list`, `train`, `evaluate`, `optimal`, `reproduce`, `sweep`."""
 
 import dataclasses
 import os
@@ -11,7 +11,7 @@ from typing import Any
 from ..envs import DiscretisationWarning
 from ..runs import RunWarning, StorageError
 from ..types import UsageError
-from . import commands, laboratory, options
+from . import commands, laboratory, options, sweep
 from .machine import INTERRUPTED
 
 
@@ -41,6 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
         options.Evaluate: commands.run_evaluate,
         options.Optimal: commands.run_optimal,
         options.Reproduce: laboratory.run_reproduce,
+        options.Sweep: sweep.run_sweep_command,
         options.List: commands.run_list,
     }[type(command)]
     return guarded(lambda: run(command))
@@ -71,7 +72,9 @@ def _in_words_typed(message: str) -> str:
     """The message with the field it names as the option that was typed."""
     name, colon, rest = message.partition(":")
     names = {
-        field.name for part in (options.Train, options.SettingOptions) for field in dataclasses.fields(part)
+        field.name
+        for part in (options.Train, options.SettingOptions, options.Sweep)
+        for field in dataclasses.fields(part)
     }
     if name in _TYPED:
         return _TYPED[name] + colon + rest

@@ -149,6 +149,39 @@ class Reproduce:
 
 
 @dataclasses.dataclass(frozen=True)
+class Sweep:
+    """Train every item of a suite, once, on one machine or many; run it again to go on where it stopped.
+
+    Attributes:
+        suite: myriad, odt, learned_reward or pendulum; or a file of your own, FILE.toml or FILE.py.
+        scale: smoke (seconds), cpu (reduced, hours) or paper (the paper's own numbers, for accelerators).
+        out: the folder or URL of the results; suites and processes may share one.
+        engine: local (processes on this machine) or ray (a Ray cluster).
+        workers: with the engine local, items at once; 0 runs them in this process, one after another.
+        address: with the engine ray, the address of the cluster.
+        gpus_per_job: with the engine ray, the share of a GPU that an item asks for.
+        status: only say what is done, running, failed and left.
+        dry_run: only predict how long it will take, from short trials where nothing is finished yet.
+        retry_failed: try again what has failed.
+        mix_versions: keep results of another version of the code beside new ones.
+        json: print one JSON object, and nothing else, on standard output.
+    """
+
+    suite: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SUITE")]
+    scale: str = "cpu"
+    out: Annotated[str | None, _option("sweeps/SUITE-SCALE")] = None
+    engine: str = "local"
+    workers: Annotated[int | None, _option("one a GPU, or one a core")] = None
+    address: Annotated[str | None, _option("$RAY_ADDRESS, or this machine alone")] = None
+    gpus_per_job: float = 0.0
+    status: bool = False
+    dry_run: bool = False
+    retry_failed: bool = False
+    mix_versions: bool = False
+    json: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class List:
     """List the tasks, the backbones, the models and what can be reproduced.
 
@@ -173,10 +206,11 @@ Command = (
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Optimal, tyro.conf.subcommand("optimal")]
     | Annotated[Reproduce, tyro.conf.subcommand("reproduce")]
+    | Annotated[Sweep, tyro.conf.subcommand("sweep")]
 )
 
 
-def parse(arguments: list[str]) -> Train | Evaluate | Optimal | Reproduce | List:
+def parse(arguments: list[str]) -> Train | Evaluate | Optimal | Reproduce | Sweep | List:
     """What was typed.
 
     Raises:

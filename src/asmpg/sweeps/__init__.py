@@ -1,0 +1,20 @@
+"""Sweeps: suites of items, each done once on one machine or many, and the tidy table that comes of them."""
+
+from .built_in import BUILT_IN as BUILT_IN
+from .engines import ENGINES as ENGINES
+from .engines import make_engine as make_engine
+from .store import open_store as open_store
+from .suite import Grid as Grid
+from .suite import Item as Item
+from .suite import load_suite as load_suite
+from .suite import make_suite as make_suite
+from .suite import SCALES as SCALES
+from .suite import Suite as Suite
+from .sweep import calibrate as calibrate
+from .sweep import look as look
+from .sweep import run_sweep as run_sweep
+from .sweep import State as State
+from .sweep import summary as summary
+from .sweep import Watch as Watch
+from .tidy import last_records as last_records
+from .tidy import read_table as read_table

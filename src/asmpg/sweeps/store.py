@@ -1,0 +1,267 @@
+"""Where a sweep keeps its results: a folder, or an object store by its URL. No file is ever seen half written."""
+
+import abc
+import contextlib
+import importlib
+import io
+import itertools
+import os
+import pathlib
+import shutil
+import tempfile
+import threading
+import zipfile
+from collections.abc import Iterator
+from typing import final
+
+from ..runs import checkpoint, StorageError
+from ..runs.folder import CHECKPOINTS, CONFIG
+from ..types import UsageError
+
+
+RESULTS, FAILURES, PROGRESS, ASIDE = "results", "failures", "progress", "aside"
+_LOCKS, _WORK = "locks", "work"
+
+
+class AbstractStore(abc.ABC):
+    """Small files by name, a claim on each item, and the run folder of an item that is under way.
+
+    Attributes:
+        url: the folder or URL, which `open_store` opens again, on another machine too.
+    """
+
+    url: str
+
+    @abc.abstractmethod
+    def read(self, name: str) -> bytes | None:
+        """A file's content; None where there is no such file."""
+
+    @abc.abstractmethod
+    def write(self, name: str, data: bytes) -> None:
+        """A whole file, in place of what was there.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+
+    @abc.abstractmethod
+    def remove(self, name: str) -> None:
+        """Removes a file, if it is there."""
+
+    @abc.abstractmethod
+    def names(self, folder: str) -> list[str]:
+        """The files of a folder, sorted, without their folder."""
+
+    @abc.abstractmethod
+    def claim(self, item: str) -> contextlib.AbstractContextManager[bool]:
+        """Whether the item is ours while the context lasts; False if another process has it."""
+
+    @abc.abstractmethod
+    def is_claimed(self, item: str) -> bool | None:
+        """Whether any process has the item now; None where the store cannot tell."""
+
+    @abc.abstractmethod
+    def working(self, item: str) -> contextlib.AbstractContextManager[pathlib.Path]:
+        """The local path of the item's run folder, as its last `keep` left it; or of where it is to be."""
+
+    @abc.abstractmethod
+    def keep(self, item: str, path: pathlib.Path) -> None:
+        """Keeps what the run folder holds now, so that the item can be taken up from there."""
+
+    @abc.abstractmethod
+    def forget(self, item: str, path: pathlib.Path) -> None:
+        """Removes the item's run folder."""
+
+    def set_aside(self, name: str) -> str:
+        """Moves a file that is no good out of the way, and says where to."""
+        data, folder = self.read(name) or b"", set(self.names(ASIDE))
+        stem = name.rpartition("/")[2]
+        new = next(new for number in itertools.count(1) if (new := f"{stem}.{number}") not in folder)
+        self.write(f"{ASIDE}/{new}", data)
+        self.remove(name)
+        return f"{ASIDE}/{new}"
+
+
+def open_store(url: str) -> AbstractStore:
+    """The store at a folder or URL; nothing is made yet.
+
+    Raises:
+        UsageError: it is a file, or a URL of a kind that is not known here.
+    """
+    if url.startswith("file://"):
+        url = url.removeprefix("file://")
+    return ObjectStore(url) if "://" in url else FolderStore(url)
+
+
+@final
+class FolderStore(AbstractStore):
+    """A folder that every process sees as its own: claims are locks of the system, lifted when a process ends."""
+
+    def __init__(self, path: str):
+        """Raises a UsageError if the path is a file."""
+        self._path = pathlib.Path(path).expanduser().resolve()
+        self.url = str(self._path)
+        if self._path.exists() and not self._path.is_dir():
+            raise UsageError(f"out: {path} is a file, it must be a folder or not exist yet")
+
+    def read(self, name: str) -> bytes | None:
+        """A file's content."""
+        try:
+            return (self._path / name).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise StorageError(f"cannot read {self._path / name}: {error.strerror}") from error
+
+    def write(self, name: str, data: bytes) -> None:
+        """Written beside its place, then renamed."""
+        path = self._path / name
+        beside = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            checkpoint.write_file(beside, data)
+            os.replace(beside, path)
+            checkpoint.sync_folder(path.parent)
+        except OSError as error:
+            raise StorageError(f"cannot write {path}: {error.strerror or type(error).__name__}") from error
+
+    def remove(self, name: str) -> None:
+        """Removes a file."""
+        (self._path / name).unlink(missing_ok=True)
+
+    def names(self, folder: str) -> list[str]:
+        """The files of a folder but for those being written."""
+        try:
+            return sorted(
+                entry.name for entry in (self._path / folder).iterdir() if not entry.name.startswith(".")
+            )
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    @contextlib.contextmanager
+    def claim(self, item: str) -> Iterator[bool]:
+        """A lock on a file that is never removed, since a lock on a removed file would keep nobody out."""
+        import fcntl
+
+        path = self._path / _LOCKS / item
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("ab")
+        except OSError as error:
+            raise StorageError(f"cannot write {path}: {error.strerror}") from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            except OSError as error:
+                raise StorageError(f"cannot lock {path}: {error.strerror}") from error
+            yield True
+
+    def is_claimed(self, item: str) -> bool | None:
+        """Whether the lock is held. Looking takes it for an instant, shared with whoever else looks."""
+        import fcntl
+
+        try:
+            file = (self._path / _LOCKS / item).open("rb")
+        except OSError:
+            return False
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            return False
+
+    @contextlib.contextmanager
+    def working(self, item: str) -> Iterator[pathlib.Path]:
+        """The run folder is in the results folder itself."""
+        yield self._path / _WORK / item
+
+    def keep(self, item: str, path: pathlib.Path) -> None:
+        """It is there already."""
+
+    def forget(self, item: str, path: pathlib.Path) -> None:
+        """Removes the run folder."""
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@final
+class ObjectStore(AbstractStore):
+    """Any URL that fsspec knows. It has no locks: two processes may do an item twice, with the same result.
+
+    The run folder is on the local disk; after every record, its newest checkpoint is kept in the store in one piece.
+    """
+
+    def __init__(self, url: str):
+        """Raises a UsageError if fsspec, or what it needs for this kind of URL, is not there."""
+        try:
+            self._system, root = importlib.import_module("fsspec.core").url_to_fs(url)
+        except ImportError as error:
+            raise UsageError(
+                f"out: {url} needs fsspec: pip install 'asmpg[experiments]' ({error})"
+            ) from error
+        except ValueError as error:
+            raise UsageError(f"out: {url}: {error}") from error
+        self.url, self._root = url, root.rstrip("/")
+
+    def read(self, name: str) -> bytes | None:
+        """A file's content."""
+        try:
+            return self._system.cat_file(f"{self._root}/{name}")
+        except FileNotFoundError:
+            return None
+
+    def write(self, name: str, data: bytes) -> None:
+        """An object is there as a whole or not at all."""
+        try:
+            self._system.pipe_file(f"{self._root}/{name}", data)
+        except OSError as error:
+            raise StorageError(f"cannot write {self.url}/{name}: {error}") from error
+
+    def remove(self, name: str) -> None:
+        """Removes an object."""
+        with contextlib.suppress(FileNotFoundError):
+            self._system.rm_file(f"{self._root}/{name}")
+
+    def names(self, folder: str) -> list[str]:
+        """The objects of a folder."""
+        try:
+            self._system.invalidate_cache()
+            entries = self._system.ls(f"{self._root}/{folder}", detail=False)
+        except FileNotFoundError:
+            return []
+        return sorted(entry.rstrip("/").rpartition("/")[2] for entry in entries)
+
+    @contextlib.contextmanager
+    def claim(self, item: str) -> Iterator[bool]:
+        """Nobody is kept out."""
+        yield True
+
+    def is_claimed(self, item: str) -> bool | None:
+        """Not known."""
+        return None
+
+    @contextlib.contextmanager
+    def working(self, item: str) -> Iterator[pathlib.Path]:
+        """A folder on the local disk that is there as long as the context."""
+        with tempfile.TemporaryDirectory(prefix="asmpg-", ignore_cleanup_errors=True) as local:
+            path, kept = pathlib.Path(local) / item, self.read(f"{_WORK}/{item}.zip")
+            if kept is not None:
+                with contextlib.suppress(zipfile.BadZipFile), zipfile.ZipFile(io.BytesIO(kept)) as archive:
+                    archive.extractall(path)
+            yield path
+
+    def keep(self, item: str, path: pathlib.Path) -> None:
+        """The configuration and the newest checkpoint, which has a copy of all records."""
+        stream, newest = io.BytesIO(), max((path / CHECKPOINTS).glob("[0-9]*"))
+        with zipfile.ZipFile(stream, "w") as archive:
+            for file in (path / CONFIG, *sorted(newest.iterdir())):
+                archive.write(file, file.relative_to(path))
+        self.write(f"{_WORK}/{item}.zip", stream.getvalue())
+
+    def forget(self, item: str, path: pathlib.Path) -> None:
+        """Removes what was kept and the run folder."""
+        self.remove(f"{_WORK}/{item}.zip")
+        shutil.rmtree(path, ignore_errors=True)

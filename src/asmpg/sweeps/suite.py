@@ -1,0 +1,244 @@
+"""What a sweep is to run: suites of grids, and the items they consist of."""
+
+import dataclasses
+import hashlib
+import importlib.util
+import itertools
+import json
+import pathlib
+import re
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from .. import task_files
+from ..config import check_choice, MODELS, to_json, TrainConfig
+from ..types import UsageError
+
+
+SCALES = ("smoke", "cpu", "paper")
+
+# Names of `TrainConfig` that a suite writes another way, or that are not for it to say.
+_TYPED = {"seeds": "num_seeds"}
+_NOT_AN_OPTION = {"task", "horizon", "model", "out", "overrides", "num_seeds"}
+_LISTS = ("tasks", "horizons", "models")
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """The unit of work: one method on one task at one horizon, with all its seeds.
+
+    Attributes:
+        id: readable, and ends in a hash of the complete configuration: the same id is the same computation.
+        config: what is trained; without a folder.
+        choices: what the grid chose beyond task, horizon and model, by name, for the columns of the table.
+    """
+
+    id: str
+    config: TrainConfig
+    choices: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """Every combination of what is listed.
+
+    Attributes:
+        tasks: names, or `FILE.py:NAME`.
+        horizons: actions in an episode.
+        models: names of methods.
+        options: other fields of `TrainConfig`, and `seeds`; one value each, or a list to try each of.
+        settings: settings that replace the preset's; one value each, or a list to try each of.
+    """
+
+    tasks: Sequence[str]
+    horizons: Sequence[int]
+    models: Sequence[str]
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def items(self) -> Iterator[Item]:
+        """One item a combination.
+
+        Raises:
+            UsageError: something in it is unknown or not allowed.
+        """
+        options = {_TYPED.get(name, name): value for name, value in self.options.items()}
+        for name in options:
+            check_choice("option", name, [field.name for field in dataclasses.fields(TrainConfig)])
+        names = [*options, *self.settings]
+        lists = [_as_list(value) for value in (*options.values(), *self.settings.values())]
+        for task, horizon, model in itertools.product(self.tasks, self.horizons, self.models):
+            for values in itertools.product(*lists):
+                chosen = dict(zip(names, values, strict=True))
+                yield self._item(task, horizon, model, chosen)
+
+    def _item(self, task: str, horizon: int, model: str, chosen: dict[str, Any]) -> Item:
+        overrides = {name: value for name, value in chosen.items() if name in self.settings}
+        options = {name: value for name, value in chosen.items() if name not in self.settings}
+        config = TrainConfig(task, horizon=horizon, model=model, overrides=overrides, **options).checked()
+        seeds = ("seed", "num_seeds")
+        return Item(
+            identify(config), config, {name: value for name, value in chosen.items() if name not in seeds}
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Suite:
+    """What a sweep runs, in this order.
+
+    Attributes:
+        name: of its table.
+        scale: of `SCALES`.
+        items: all different.
+    """
+
+    name: str
+    scale: str
+    items: tuple[Item, ...]
+
+
+def complete(config: TrainConfig) -> dict[str, Any]:
+    """Everything the numbers of a run depend on, as plain JSON; not where it is written."""
+    content = to_json(config)
+    return {name: value for name, value in content.items() if name not in ("out", "overrides")}
+
+
+def identify(config: TrainConfig) -> str:
+    """Task, horizon, model and a hash of the complete configuration."""
+    content = complete(config)
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+    task = re.sub(r"[^\w.]+", "_", str(content["task"]))
+    return f"{task}-H{config.horizon}-{config.model}-{digest}"
+
+
+def make_suite(name: str, scale: str, grids: Sequence[Grid]) -> Suite:
+    """The suite of these grids; what two of them share is in it once.
+
+    Raises:
+        UsageError: something in a grid is unknown or not allowed, or there is nothing in them.
+    """
+    for model in (model for grid in grids for model in grid.models):
+        check_choice("models", model, MODELS)
+    items = {item.id: item for grid in grids for item in grid.items()}
+    if not items:
+        raise UsageError(f"SUITE: {name} has nothing to run at scale {scale}")
+    return Suite(name, scale, tuple(items.values()))
+
+
+def load_suite(name: str, scale: str, built_in: Mapping[str, Callable[[str], Sequence[Grid]]]) -> Suite:
+    """A suite by name, or from the user's own file.
+
+    Args:
+        name: a name of `built_in`, `FILE.toml`, or `FILE.py` with a `SUITE` or a function `suite(scale)`.
+        scale: of `SCALES`.
+        built_in: from names to what gives the grids of a scale.
+
+    Raises:
+        UsageError: there is no such suite or scale, or something in it is unknown or not allowed.
+    """
+    check_choice("scale", scale, SCALES)
+    path = pathlib.Path(name).expanduser()
+    if path.suffix not in (".toml", ".py"):
+        if name not in built_in:
+            known = ", ".join(built_in)
+            raise UsageError(f"SUITE: {name!r} is not one of {known}, nor a file: FILE.toml or FILE.py")
+        return make_suite(name, scale, built_in[name](scale))
+    if not path.is_file():
+        raise UsageError(f"SUITE: there is no file {name}")
+    content = _read_toml(path) if path.suffix == ".toml" else _run_python(path, scale)
+    try:
+        return from_content(content, path, scale)
+    except UsageError as error:
+        raise UsageError(f"SUITE: {path}: {error}") from error
+
+
+def from_content(content: Mapping[str, Any], path: pathlib.Path, scale: str) -> Suite:
+    """The suite that a user's file describes.
+
+    The outermost names hold for everything; those in a table named after the scale replace them; those in each of the
+    tables `grid`, if there are any, replace both.
+
+    Raises:
+        UsageError: a name or a value is not allowed.
+    """
+    common = {name: value for name, value in content.items() if name not in (*SCALES, "grid", "name")}
+    blocks = [_merge(common, content.get(scale, {})), *_blocks(content)]
+    grids = [_merge(blocks[0], block) for block in blocks[1:]] or blocks[:1]
+    name = content.get("name", path.stem)
+    if not isinstance(name, str) or not re.fullmatch(r"[\w-]+", name):
+        raise UsageError(f"name: must be letters, digits, '-' and '_', got {name!r}")
+    return make_suite(name, scale, [_grid(grid, path.parent) for grid in grids])
+
+
+def _blocks(content: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    blocks = content.get("grid", [])
+    if not isinstance(blocks, list) or not all(isinstance(block, Mapping) for block in blocks):
+        raise UsageError("grid: must be tables, each under [[grid]]")
+    return blocks
+
+
+def _merge(under: Mapping[str, Any], over: Any) -> dict[str, Any]:
+    if not isinstance(over, Mapping):
+        raise UsageError(f"a scale must be a table, got {over!r}")
+    settings = {**_settings(under), **_settings(over)}
+    return {**under, **over, "settings": settings}
+
+
+def _settings(block: Mapping[str, Any]) -> Mapping[str, Any]:
+    settings = block.get("settings", {})
+    if not isinstance(settings, Mapping):
+        raise UsageError(f"settings: must be a table, got {settings!r}")
+    return settings
+
+
+def _grid(block: Mapping[str, Any], folder: pathlib.Path) -> Grid:
+    options = {name: value for name, value in block.items() if name not in (*_LISTS, "settings")}
+    allowed = [field.name for field in dataclasses.fields(TrainConfig) if field.name not in _NOT_AN_OPTION]
+    for name in options:
+        check_choice("name", name, [*_LISTS, "settings", *_TYPED, *allowed])
+    lists = []
+    for name, kind in zip(_LISTS, (str, int, str), strict=True):
+        values = block.get(name)
+        if not isinstance(values, list | tuple) or not values or not all(type(v) is kind for v in values):
+            words = "integers" if kind is int else "names"
+            raise UsageError(f"{name}: must be a list of {words}, got {values!r}")
+        lists.append(tuple(values))
+    return Grid(
+        tuple(_beside(task, folder) for task in lists[0]), lists[1], lists[2], options, _settings(block)
+    )
+
+
+def _beside(task: str, folder: pathlib.Path) -> str:
+    """A task's file is looked for beside the suite's file first."""
+    if not task_files.is_task_file(task) or pathlib.Path(task).is_absolute():
+        return task
+    beside = folder / task.rpartition(":")[0]
+    return f"{beside.resolve()}:{task.rpartition(':')[2]}" if beside.is_file() else task
+
+
+def _as_list(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list | tuple) else [value]
+
+
+def _read_toml(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise UsageError(f"SUITE: {path} is not TOML: {error}") from error
+
+
+def _run_python(path: pathlib.Path, scale: str) -> Mapping[str, Any]:
+    """What the user's file calls `SUITE`, or gives for `suite(scale)`: the content of a TOML file as a dict."""
+    spec = importlib.util.spec_from_file_location(f"_asmpg_suite_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"SUITE: {path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        content = module.suite(scale) if hasattr(module, "suite") else getattr(module, "SUITE", None)
+    except Exception as error:  # whatever the user's file raises, the message names the file
+        raise UsageError(f"SUITE: running {path} raised {type(error).__name__}: {error}") from error
+    if not isinstance(content, Mapping):
+        raise UsageError(f"SUITE: {path} must have a dict SUITE or a function suite(scale) that returns one")
+    return content

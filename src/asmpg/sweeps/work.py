@@ -1,0 +1,283 @@
+"""One item: claimed, trained or taken up, and its result kept. What every engine runs, wherever it runs."""
+
+import contextlib
+import dataclasses
+import gc
+import json
+import os
+import pathlib
+import platform
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from ..config import TrainConfig
+from ..runs import Progress, Result, RunWarning
+from ..runs.checkpoint import DamagedError, seal, unseal
+from ..runs.folder import from_lines, METRICS, RunFolder, TIMINGS, to_line
+from ..runs.lifecycle import start, versions
+from ..runs.records import History
+from ..types import UsageError
+from .code import code_version
+from .store import AbstractStore, FAILURES, open_store, PROGRESS, RESULTS
+from .suite import complete
+
+
+FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """An item to do, and where.
+
+    Attributes:
+        id: of the item.
+        config: of the item.
+        url: of the store.
+        code: the version of the code that is to do it.
+        mix_versions: whether another version may do it, or go on with what another has begun.
+    """
+
+    id: str
+    config: TrainConfig
+    url: str
+    code: str
+    mix_versions: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What became of a job.
+
+    Attributes:
+        id: of the item.
+        kind: "done", "failed", "stopped" on request, or "busy": another process has the item.
+        message: why it failed.
+        warnings: what the user should know besides.
+        timing: of a trial: how fast it was.
+    """
+
+    id: str
+    kind: Literal["done", "failed", "stopped", "busy"]
+    message: str = ""
+    warnings: tuple[str, ...] = ()
+    timing: dict[str, Any] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """The result of an item.
+
+    Attributes:
+        item: its id.
+        config: complete, as plain JSON.
+        code: the code version.
+        history: all records.
+        reference: the returns of random actions and of the optimum, where they are known.
+        timing: seconds, steps, steps_per_second of each seed, starting_seconds and machine.
+    """
+
+    item: str
+    config: dict[str, Any]
+    code: str
+    history: History
+    reference: dict[str, float] | None
+    timing: dict[str, Any]
+
+
+def result_name(item: str) -> str:
+    """The file of an item's result."""
+    return f"{RESULTS}/{item}.json"
+
+
+def read_result(store: AbstractStore, item: str) -> Finished | None:
+    """The result of an item; None if there is none yet.
+
+    Raises:
+        DamagedError: what is there is cut off, edited, of another format or not of this item.
+    """
+    data = store.read(result_name(item))
+    if data is None:
+        return None
+    content = unseal(data)
+    if content.get("format") != FORMAT:
+        raise DamagedError(f"has the format {content.get('format')!r}, this version reads {FORMAT}")
+    if content.get("item") != item:
+        raise DamagedError(f"is of another item, {content.get('item')!r}")
+    history = History(content["records"].encode())
+    return Finished(
+        item, content["config"], content["code"], history, content["reference"], content["timing"]
+    )
+
+
+def write_result(store: AbstractStore, item: str, result: Result, folder: RunFolder) -> None:
+    """The result of an item, in one piece, from its run and the folder of the run."""
+    content = {
+        "format": FORMAT,
+        "item": item,
+        "code": code_version(),
+        "versions": versions(),
+        "config": complete(result.config),
+        "reference": None if result.reference is None else dataclasses.asdict(result.reference),
+        "records": folder.read(METRICS).decode(),
+        "timing": {**timing(result, folder), "machine": platform.node()},
+    }
+    store.write(result_name(item), seal(content))
+
+
+def timing(result: Result, folder: RunFolder) -> dict[str, Any]:
+    """Seconds in all, environment steps and steps a second of each seed, and the seconds that went by otherwise."""
+    speeds = [line["steps_per_second"] for line in from_lines(folder.read(TIMINGS))]
+    # The first record has no steps, the first chunk waits for the optimum.
+    speeds = speeds[2:] or speeds
+    speed = float(np.median(speeds)) if speeds else 0.0
+    speed = speed if speed > 0 else result.steps / max(result.seconds, 1e-9)
+    return {
+        "seconds": result.seconds,
+        "steps": result.steps,
+        "steps_per_second": speed,
+        "starting_seconds": max(0.0, result.seconds - result.steps / speed),
+        "device": jax.local_devices()[0].device_kind,
+    }
+
+
+def do(job: Job, stop: Callable[[], bool] = lambda: False) -> Outcome:
+    """Does a job, unless it is done or another process is at it.
+
+    An error of the item's is recorded and returned, not raised.
+
+    Args:
+        job: what to do.
+        stop: is asked after every record whether to stop there; what is done until then is kept.
+    """
+    store = open_store(job.url)
+    with store.claim(job.id) as ours:
+        if not ours:
+            return Outcome(job.id, "busy")
+        try:
+            if _is_done(store, job.id):
+                return Outcome(job.id, "done")
+            if code_version() != job.code and not job.mix_versions:
+                raise RuntimeError(f"{platform.node()} has the code {code_version()}, not {job.code}")
+            with store.working(job.id) as path:
+                return _train(store, job, path, stop)
+        except Exception as error:  # whatever it is, the other items go on
+            record_failure(store, job.id, error)
+            return Outcome(job.id, "failed", describe(error))
+        finally:
+            gc.collect()
+
+
+def _is_done(store: AbstractStore, item: str) -> bool:
+    try:
+        return read_result(store, item) is not None
+    except DamagedError as error:
+        place = store.set_aside(result_name(item))
+        _warn(f"{result_name(item)} {error}; it is now {place}, and the item is computed again")
+        return False
+
+
+def _train(store: AbstractStore, job: Job, path: pathlib.Path, stop: Callable[[], bool]) -> Outcome:
+    """Takes the run up, or begins it."""
+    follow = _Follower(store, job.id, path)
+    if path.exists() and not job.mix_versions and follow.begun_with() != code_version():
+        _warn(f"{job.id} was begun by another code version and begins again")
+        store.forget(job.id, path)
+    follow.write(Progress("starting"))
+    config = dataclasses.replace(job.config, out=str(path)).checked()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        result = start(config, follow, stop)
+    except UsageError as error:
+        if not RunFolder(path).is_run():
+            raise
+        _warn(f"{job.id} begins again: {error}")
+        store.forget(job.id, path)
+        result = start(config, follow, stop)
+    if not result.finished:
+        return Outcome(job.id, "stopped")
+    write_result(store, job.id, result, RunFolder(path))
+    store.forget(job.id, path)
+    store.remove(f"{PROGRESS}/{job.id}.json")
+    store.remove(f"{FAILURES}/{job.id}.json")
+    return Outcome(job.id, "done")
+
+
+class _Follower:
+    """Is told how far the run is: keeps what it has done, and says so in a small file for whoever looks."""
+
+    def __init__(self, store: AbstractStore, item: str, path: pathlib.Path):
+        self._store, self._item, self._path = store, item, path
+
+    def begun_with(self) -> str | None:
+        """The code version that has begun the run."""
+        known = read_progress(self._store, self._item)
+        return None if known is None else known.get("code")
+
+    def __call__(self, progress: Progress) -> None:
+        if progress.stage != "training":
+            return
+        self._store.keep(self._item, self._path)
+        self.write(progress)
+
+    def write(self, progress: Progress) -> None:
+        content = {
+            "code": code_version(),
+            "machine": platform.node(),
+            "process": os.getpid(),
+            "time": time.time(),
+            "steps": progress.steps,
+            "total_steps": progress.total_steps,
+            "seconds": progress.seconds,
+            "seconds_left": progress.seconds_left,
+            "score": progress.score,
+        }
+        self._store.write(f"{PROGRESS}/{self._item}.json", to_line(content))
+
+
+def read_progress(store: AbstractStore, item: str) -> dict[str, Any] | None:
+    """How far an item that was begun is; None where there is nothing readable."""
+    data = store.read(f"{PROGRESS}/{item}.json")
+    with contextlib.suppress(ValueError, RecursionError):
+        content = None if data is None else json.loads(data)
+        return content if isinstance(content, dict) else None
+    return None
+
+
+def record_failure(store: AbstractStore, item: str, error: BaseException) -> None:
+    """Keeps why an item failed, for `--status`."""
+    content = {
+        "item": item,
+        "error": describe(error),
+        "traceback": "".join(traceback.format_exception(error)),
+        "code": code_version(),
+        "machine": platform.node(),
+    }
+    store.write(f"{FAILURES}/{item}.json", to_line(content))
+
+
+def read_failures(store: AbstractStore) -> dict[str, str]:
+    """The error of every item that failed, in one line."""
+    errors = {}
+    for name in store.names(FAILURES):
+        try:
+            content = json.loads(store.read(f"{FAILURES}/{name}") or b"{}")
+        except (ValueError, RecursionError):
+            content = {}
+        errors[name.removesuffix(".json")] = str(content.get("error", "of unknown reason"))
+    return errors
+
+
+def describe(error: BaseException) -> str:
+    """An error in one line."""
+    line = " ".join(str(error).split())
+    return f"{type(error).__name__}: {line}" if line else type(error).__name__
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, RunWarning, stacklevel=3)

@@ -1,0 +1,132 @@
+"""A suite of tiny items that learn nothing, and two tasks that misbehave, for tests of everything around them."""
+
+import contextlib
+import dataclasses
+import multiprocessing
+import os
+import pathlib
+import time
+
+import jax
+import numpy as np
+
+import asmpg
+from asmpg.runs import Progress, Result
+from asmpg.runs.folder import METRICS, RunFolder
+from asmpg.runs.records import History
+from asmpg.sweeps import load_suite, run_sweep, Suite, work
+from asmpg.sweeps.engines import AbstractEngine, InProcess, Local
+from wanderer import Wanderer
+
+
+# Runs in every process that does an item, so that every method is a `Wanderer` there too.
+TASK_FILE = f"""
+import functools, sys
+if {str(pathlib.Path(__file__).parent)!r} not in sys.path:
+    sys.path.append({str(pathlib.Path(__file__).parent)!r})
+import sweeping
+from probes import RewardIsState
+
+sweeping.install()
+Probe, faulty, deadly = (functools.partial(RewardIsState, name=name) for name in ("probe", "faulty", "deadly"))
+"""
+
+NUM_ITEMS, NUM_SEEDS, STEPS = 3, 2, 160
+SUITE = f"""
+name = "tiny"
+tasks = ["task.py:Probe"]
+horizons = [4]
+models = ["one-step"]
+steps = {STEPS}
+chunk_steps = 8
+seeds = {NUM_SEEDS}
+[settings]
+warmup_steps = 12
+model_batch_size = 2
+entropy = [0.1, 0.01, 0.001]
+"""
+
+
+def install() -> None:
+    """Every configuration trains a `Wanderer` from now on, and programs are compiled quickly rather than well."""
+    asmpg.TrainConfig.learner = learner
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
+def learner(self: asmpg.TrainConfig) -> Wanderer:
+    """Leaves a line beside the task's file; one task fails without its cure, one ends the process it is trained in."""
+    env, folder = self.environment(), pathlib.Path(str(self.task)).parent
+    with (folder / "log").open("a") as file:
+        file.write(f"{os.getpid()} {env.name} {self.horizon} {self.overrides['entropy']}\n")
+    if env.name == "faulty" and not (folder / "cure").exists():
+        raise RuntimeError("out of order")
+    if env.name == "deadly" and multiprocessing.parent_process() is not None:
+        os._exit(3)
+    return Wanderer(env, self.settings())
+
+
+def pretend(config, report, stop=lambda: False) -> Result:
+    """In place of a training, at once: numbers that depend on the configuration alone."""
+    config.learner()
+    folder, history = RunFolder(config.out), History()
+    folder.make()
+    for record in range(5):
+        steps = record * config.steps // 4
+        returns = np.array(
+            [config.overrides["entropy"] / 3 + record * seed for seed in range(config.num_seeds)]
+        )
+        history.add(steps, steps // config.horizon, {"return": returns})
+        report(Progress("training", steps=steps, total_steps=config.steps, seconds=float(record)))
+        if stop():
+            break
+    folder.write(METRICS, history.lines)
+    known = {"returns": returns, "metrics": history.metrics(), "steps": steps, "seconds": 4.0}
+    known |= {"config": config, "env": config.environment(), "finished": steps == config.steps}
+    return Result(**{field.name: known.get(field.name) for field in dataclasses.fields(Result)})
+
+
+@contextlib.contextmanager
+def pretending(monkeypatch):
+    """No item is trained in this process."""
+    with monkeypatch.context() as patch:
+        patch.setattr(work, "start", pretend)
+        yield
+
+
+def write_suite(folder: pathlib.Path, content: str = SUITE) -> pathlib.Path:
+    """The suite's file, its task's beside it."""
+    (folder / "task.py").write_text(TASK_FILE)
+    (folder / "suite.toml").write_text(content)
+    return folder / "suite.toml"
+
+
+def load(file: pathlib.Path) -> Suite:
+    return load_suite(str(file), "cpu", {})
+
+
+def trainings(file: pathlib.Path) -> list[str]:
+    """What was trained so far, in any process: one line a session."""
+    log = file.parent / "log"
+    return log.read_text().splitlines() if log.exists() else []
+
+
+def sweep(file: pathlib.Path, out: pathlib.Path | str, engine: AbstractEngine | None = None, **options):
+    """Runs the suite, by default in this process."""
+    return run_sweep(load(file), str(out), engine or InProcess(options.get("stop", lambda: False)), **options)
+
+
+def in_another_process(file: str, out: str, workers: int) -> None:
+    """Runs the suite there; the target of a process."""
+    sweep(pathlib.Path(file), out, Local(workers) if workers else InProcess())
+
+
+def table(out: pathlib.Path) -> bytes:
+    """The tidy table as it is on disk."""
+    return next(path for path in sorted(out.iterdir()) if path.stem == "tiny-cpu").read_bytes()
+
+
+def wait_for(condition, seconds: float = 120.0) -> None:
+    patience = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < patience
+        time.sleep(0.005)

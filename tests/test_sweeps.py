@@ -1,0 +1,555 @@
+"""Sweeps: what an item is, and that every item is done once and to the bit, whatever happens meanwhile."""
+
+import dataclasses
+import json
+import multiprocessing
+import pathlib
+import random
+import time
+
+import pytest
+
+import asmpg
+import sweeping
+import wanderer
+from asmpg import TrainConfig, UsageError
+from asmpg.runs import RunWarning
+from asmpg.runs.checkpoint import seal, unseal
+from asmpg.sweeps import BUILT_IN, Grid, load_suite, look, make_suite, open_store, sweep, tidy, work
+from asmpg.sweeps.engines import InProcess, Local, make_engine
+from asmpg.sweeps.suite import identify
+from asmpg.sweeps.timing import makespan, Speeds
+from sweeping import load, NUM_ITEMS, NUM_SEEDS, STEPS, table, trainings, wait_for, write_suite
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quickly():
+    with wanderer.instead_of_every_method():
+        yield
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A sweep that was never stopped; its suite's file and its results."""
+    folder = tmp_path_factory.mktemp("whole")
+    file = write_suite(folder)
+    state = sweeping.sweep(file, folder / "out")
+    assert len(state.finished) == len(trainings(file)) == NUM_ITEMS
+    return file, folder / "out"
+
+
+@pytest.fixture
+def pretended(tmp_path, monkeypatch):
+    """Another, of items that were not really trained, nor will be, and that a test may spoil."""
+    file, out = write_suite(tmp_path), tmp_path / "out"
+    with sweeping.pretending(monkeypatch):
+        sweeping.sweep(file, out)
+        yield file, out
+
+
+def results(out) -> list[pathlib.Path]:
+    return sorted((pathlib.Path(out) / "results").iterdir())
+
+
+def stop_after(number: int):
+    calls = iter(range(10**9))
+    return lambda: next(calls) >= number
+
+
+# What a suite is
+
+
+def test_an_item_is_named_by_everything_that_its_numbers_depend_on(tmp_path):
+    base = TrainConfig("bioreactor", horizon=8, model="one-step", steps=80)
+    changes = [
+        *(
+            {"task": "harvest"},
+            {"horizon": 10},
+            {"model": "lstm"},
+            {"steps": 88},
+            {"seed": 1},
+            {"num_seeds": 2},
+        ),
+        *({"preset": "paper"}, {"loop": "closed"}, {"overrides": {"entropy": 0.5}}, {"chunk_steps": 8}),
+    ]
+    names = {identify(base), *(identify(dataclasses.replace(base, **change)) for change in changes)}
+    assert len(names) == 1 + len(changes)
+    same = {"entropy": base.settings().entropy}
+    assert identify(dataclasses.replace(base, overrides=same, out="elsewhere")) == identify(base)
+    file = write_suite(tmp_path)
+    before = [item.id for item in load(file).items]
+    task = file.with_name("task.py")
+    task.write_text(task.read_text() + "# changed\n")
+    assert not {*before} & {item.id for item in load(file).items}
+
+
+def test_a_suite_is_every_combination_once(tmp_path):
+    suite = load(write_suite(tmp_path))
+    chosen = [(item.config.horizon, item.config.overrides["entropy"]) for item in suite.items]
+    assert chosen == [(4, 0.1), (4, 0.01), (4, 0.001)]
+    assert all(item.config.num_seeds == NUM_SEEDS and item.config.out is None for item in suite.items)
+    grid = Grid(["harvest"], [8], ["lstm"], {"steps": 80, "loop": ["open", "closed"]})
+    assert len(make_suite("twice", "cpu", [grid, grid]).items) == 2
+
+
+def test_scales_and_grids_of_a_file_replace_what_is_outside_of_them(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text(
+        'tasks = ["harvest"]\nhorizons = [8]\nmodels = ["lstm"]\nsteps = 80\n[settings]\nentropy = 0.5\n'
+        "[paper]\nsteps = 160\n"
+        '[[grid]]\nmodels = ["rnn"]\nsettings = {warmup_steps = 16}\n[[grid]]\nhorizons = [10]\n'
+    )
+    one, other = load_suite(str(file), "paper", {}).items
+    assert (one.config.model, one.config.horizon, one.config.steps) == ("rnn", 8, 160)
+    assert one.config.overrides == {"entropy": 0.5, "warmup_steps": 16}
+    assert (other.config.model, other.config.horizon, other.config.overrides) == (
+        "lstm",
+        10,
+        {"entropy": 0.5},
+    )
+    assert load_suite(str(file), "cpu", {}).items[0].config.steps == 80
+
+
+def test_a_python_file_says_the_same_as_a_toml_file(tmp_path):
+    toml = write_suite(tmp_path)
+    python = tmp_path / "suite.py"
+    python.write_text(
+        "import pathlib, tomllib\n"
+        f"def suite(scale):\n    return tomllib.loads(pathlib.Path({str(toml)!r}).read_text())\n"
+    )
+    assert [item.id for item in load(python).items] == [item.id for item in load(toml).items]
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "message"),
+    [
+        ("name =", "title =", "'title' is not one of"),
+        ('"tiny"', '"../tiny"', "name: must be letters"),
+        ("task.py:Probe", "chess", "'chess' is not one of"),
+        ("task.py:Probe", "task.py:Nothing", "has no 'Nothing'"),
+        ("[4]", "4", "horizons: must be a list of integers"),
+        ("[4]", '["4"]', "horizons: must be a list of integers"),
+        ("one-step", "gpt", "'gpt' is not one of"),
+        ("steps = 160", "steps = 3", "steps: must be at least one episode"),
+        ("entropy", "entropie", "'entropie' is not one of"),
+        ("0.01", "-1", "entropy: must be >= 0"),
+        ("seeds = 2", "seeds = [", "is not TOML"),
+        ("seeds = 2", "seeds = 0", "num_seeds: must be an integer >= 1"),
+        ("[settings]", "[[grid]]\n[settings]", None),
+        ("[settings]", "[paper]", None),
+        ("[settings]", "[cpu]\nentropie = 1\n[settings]", "'entropie'"),
+    ],
+)
+def test_mistakes_in_a_suite_are_one_line(tmp_path, was, now, message):
+    file = write_suite(tmp_path, sweeping.SUITE.replace(was, now, 1))
+    if message is None:
+        assert load(file).items
+        return
+    with pytest.raises(UsageError) as error:
+        load(file)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("scale", ["smoke", "cpu", "paper"])
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_the_built_in_suites_can_be_run_or_name_what_is_missing(name, scale):
+    # One task and horizon of each grid will do: solving for the stability of all of them takes its time.
+    grids = [
+        dataclasses.replace(g, tasks=g.tasks[:1], horizons=g.horizons[:1]) for g in BUILT_IN[name](scale)
+    ]
+    models = {model for grid in grids for model in grid.models}
+    options = {option for grid in grids for option in grid.options} - {"seeds"}
+    if not (models <= asmpg.MODELS.keys() and options <= TrainConfig.__dataclass_fields__.keys()):
+        with pytest.raises(UsageError, match="is not one of"):
+            load_suite(name, scale, BUILT_IN)
+        return
+    items = make_suite(name, scale, grids).items
+    assert {item.config.model for item in items} == models
+    if scale == "paper":
+        steps = 100_000 if name == "pendulum" else 200_000
+        assert {(item.config.num_seeds, item.config.steps) for item in items} == {(10, steps)}
+        presets = {(item.config.model, item.config.preset) for item in items}
+        assert presets == {(model, preset) for model in models for preset in ("paper", "default")}
+        swept = {item.config.settings().entropy for item in items if item.config.model == "lstm"}
+        assert not swept or swept >= {0.1, 0.01, 0.001}
+
+
+# Doing it
+
+
+def test_the_table_has_a_row_for_every_record_of_every_seed(whole):
+    file, out = whole
+    columns = tidy.read_table(open_store(str(out)), "tiny-cpu")
+    assert columns is not None
+    state = look(load(file), open_store(str(out)))
+    records = [len(result.history.records) for result in state.finished.values()]
+    assert len(columns["item"]) == NUM_SEEDS * sum(records)
+    assert [*columns][:5] == ["item", "task", "horizon", "model", "preset"]
+    assert {*columns["entropy"]} == {0.1, 0.01, 0.001}
+    assert {*columns["seed"]} == {0, 1}
+    last = tidy.last_records(columns)
+    assert len(last) == NUM_ITEMS * NUM_SEEDS
+    assert {row["steps"] for row in last} == {STEPS}
+    config = load(file).items[0].config
+    alone = asmpg.train(config)
+    assert [row["return"] for row in last if row["item"] == identify(config)] == alone.returns.tolist()
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_table_survives_the_way_to_the_disk_and_back(kind, tmp_path, monkeypatch):
+    if kind == "parquet":
+        pytest.importorskip("pyarrow")
+    else:
+        monkeypatch.setattr(tidy.importlib.util, "find_spec", lambda name: None)
+    columns = {
+        "item": ["a", "b", None],
+        "steps": [1, 2, None],
+        "x": [0.1, None, 1e-300],
+        "flag": [True, False, None],
+    }
+    store = open_store(str(tmp_path))
+    assert tidy.write_table(store, "t", columns) == f"t.{kind}"
+    assert tidy.read_table(store, "t") == columns
+
+
+def test_what_is_finished_is_never_computed_again(pretended):
+    file, out = pretended
+    before, number = table(out), len(trainings(file))
+    times = [path.stat().st_mtime_ns for path in results(out)]
+    sweeping.sweep(file, out)
+    assert len(trainings(file)) == number
+    assert [path.stat().st_mtime_ns for path in results(out)] == times
+    assert table(out) == before
+
+
+def test_a_suite_that_grows_keeps_what_it_has(pretended):
+    file, out = pretended
+    number = len(trainings(file))
+    bigger = file.with_name("bigger.toml")
+    bigger.write_text(sweeping.SUITE.replace("[4]", "[4, 5]"))
+    state = sweeping.sweep(bigger, out)
+    assert len(state.finished) == 2 * NUM_ITEMS
+    assert len(trainings(file)) == number + NUM_ITEMS
+    assert not state.strange
+
+
+@pytest.mark.parametrize("num_records", [1, 30])
+def test_stopped_and_taken_up_it_ends_as_ever(whole, tmp_path, num_records):
+    file, expected = whole
+    out = tmp_path / "out"
+    state = sweeping.sweep(file, out, stop=stop_after(num_records))
+    assert len(state.finished) < NUM_ITEMS
+    while len(state.finished) < NUM_ITEMS:
+        state = sweeping.sweep(file, out, stop=stop_after(15))
+    assert table(out) == table(expected)
+    assert not list((out / "work").iterdir())
+    assert not list((out / "progress").iterdir())
+
+
+def test_a_stopped_item_goes_on_from_its_checkpoint(whole, tmp_path):
+    file, _ = whole
+    out = tmp_path / "out"
+    sweeping.sweep(file, out, stop=stop_after(8))
+    (begun,) = (out / "work").iterdir()
+    lines = (begun / "metrics.jsonl").read_bytes()
+    assert lines.count(b"\n") >= 3
+    first = load(file).items[0].id
+    steps = json.loads((out / "progress" / f"{first}.json").read_text())["steps"]
+    assert steps == json.loads(lines.splitlines()[-1])["steps"]
+
+
+def test_a_failure_is_recorded_and_stops_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(work, "start", sweeping.pretend)
+    file = write_suite(
+        tmp_path, sweeping.SUITE.replace('"task.py:Probe"', '"task.py:faulty", "task.py:Probe"')
+    )
+    out = tmp_path / "out"
+    state = sweeping.sweep(file, out)
+    assert (len(state.finished), len(state.failed), state.left()) == (NUM_ITEMS, NUM_ITEMS, [])
+    assert {*state.failed.values()} == {"RuntimeError: out of order"}
+    kept = json.loads(next((out / "failures").iterdir()).read_text())
+    assert "Traceback" in kept["traceback"]
+    number = len(trainings(file))
+    assert len(sweeping.sweep(file, out).failed) == NUM_ITEMS
+    assert len(trainings(file)) == number  # not tried again unasked
+    (tmp_path / "cure").touch()
+    state = sweeping.sweep(file, out, retry_failed=True)
+    assert (len(state.finished), len(state.failed)) == (2 * NUM_ITEMS, 0)
+    assert not list((out / "failures").iterdir())
+
+
+@pytest.mark.parametrize("how", ["half", "empty", "edited", "foreign", "renamed"])
+def test_a_result_that_is_no_good_is_set_aside_and_computed_again(pretended, how):
+    file, out = pretended
+    before, number = table(out), len(trainings(file))
+    path, other, *_ = results(out)
+    content = path.read_bytes()
+    spoilt = {
+        "half": content[: len(content) // 2],
+        "empty": b"",
+        "edited": content.replace(b'"seed": 0', b'"seed": 7'),
+        "foreign": seal({**unseal(content), "format": 99}),
+        "renamed": other.read_bytes(),
+    }[how]
+    assert spoilt != content
+    path.write_bytes(spoilt)
+    state = look(load(file), open_store(str(out)))
+    assert [*state.damaged] == [path.stem]
+    assert path.read_bytes() == spoilt  # looking changes nothing
+    with pytest.warns(RunWarning, match=f"{path.name} .*aside/{path.name}.1.*again"):
+        sweeping.sweep(file, out)
+    assert (out / "aside" / f"{path.name}.1").read_bytes() == spoilt
+    assert len(trainings(file)) == number + 1
+    assert table(out) == before
+
+
+def test_what_is_no_result_at_all_is_said_and_left_alone(pretended):
+    file, out = pretended
+    (out / "results" / "notes.txt").write_text("mine")
+    with pytest.warns(RunWarning, match="notes.txt is no result"):
+        sweeping.sweep(file, out)
+    assert (out / "results" / "notes.txt").read_text() == "mine"
+
+
+def test_results_of_other_code_are_not_mixed_unasked(pretended, monkeypatch):
+    file, out = pretended
+    results(out)[0].unlink()
+    for module in (sweep, work):
+        monkeypatch.setattr(module, "code_version", lambda: "9.9+other")
+    with pytest.raises(UsageError, match="mix_versions: 2 of 2 results are of another code version"):
+        sweeping.sweep(file, out)
+    assert len(results(out)) == NUM_ITEMS - 1
+    state = sweeping.sweep(file, out, mix_versions=True)
+    assert len(state.finished) == NUM_ITEMS
+    columns = tidy.read_table(open_store(str(out)), "tiny-cpu")
+    assert columns is not None
+    by_code = {
+        code: {i for i, c in zip(columns["item"], columns["code"], strict=True) if c == code}
+        for code in {*columns["code"]}
+    }
+    assert sorted(map(len, by_code.values())) == [1, 2]
+    assert len(by_code["9.9+other"]) == 1
+
+
+def test_what_other_code_has_begun_begins_again(whole, tmp_path, monkeypatch):
+    file, expected = whole
+    out = tmp_path / "out"
+    with monkeypatch.context() as other:
+        for module in (sweep, work):
+            other.setattr(module, "code_version", lambda: "9.9+other")
+        sweeping.sweep(file, out, stop=stop_after(8))
+    assert list((out / "work").iterdir())
+    with pytest.warns(RunWarning, match="begun by another code version"):
+        sweeping.sweep(file, out)
+    assert table(out) == table(expected)
+
+
+def test_a_begun_run_that_is_damaged_begins_again(whole, tmp_path):
+    file, expected = whole
+    out = tmp_path / "out"
+    sweeping.sweep(file, out, stop=stop_after(8))
+    for arrays in (out / "work").rglob("arrays.safetensors"):
+        arrays.write_bytes(b"")
+    with pytest.warns(RunWarning, match="begins again"):
+        sweeping.sweep(file, out)
+    assert table(out) == table(expected)
+
+
+def test_an_object_store_holds_the_same_and_is_taken_up_from(whole, tmp_path):
+    fsspec = pytest.importorskip("fsspec")
+    file, expected = whole
+    url = "memory://bucket/sweep"
+    state = sweeping.sweep(file, url, stop=stop_after(20))
+    begun = fsspec.filesystem("memory").find("/bucket/sweep/work")
+    assert len(begun) == 1
+    assert 0 < len(state.finished) < NUM_ITEMS
+    sweeping.sweep(file, url)
+    store, local = open_store(url), open_store(str(expected))
+    assert tidy.read_table(store, "tiny-cpu") == tidy.read_table(local, "tiny-cpu")
+    assert not fsspec.filesystem("memory").find("/bucket/sweep/work")
+    number = len(trainings(file))
+    sweeping.sweep(file, url)
+    assert len(trainings(file)) == number
+
+
+# Processes
+
+
+@pytest.fixture(scope="module")
+def context():
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["asmpg", "probes", "wanderer", "sweeping", "asmpg.sweeps.sweep"])
+    return context
+
+
+def test_two_processes_on_one_folder_do_every_item_once(whole, tmp_path, context):
+    expected = whole[1]
+    file, out = write_suite(tmp_path), tmp_path / "out"
+    processes = [
+        context.Process(target=sweeping.in_another_process, args=(str(file), str(out), 0)) for _ in range(2)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0, 0]
+    done = trainings(file)
+    assert len(done) == NUM_ITEMS
+    assert len({line.split()[0] for line in done}) == 2  # both took part
+    assert table(out) == table(expected)
+    assert not (out / "aside").exists()
+
+
+def kill_at_random(file, out, context, num_kills: int, workers: int) -> None:
+    """Starts the sweep as often, and kills it each time soon after it has begun to do something."""
+    moments = random.Random(num_kills)
+
+    def written() -> int:
+        return sum(path.stat().st_mtime_ns for path in out.rglob("metrics.jsonl")) if out.exists() else 0
+
+    for _ in range(num_kills):
+        before = written()
+        process = context.Process(target=sweeping.in_another_process, args=(str(file), str(out), workers))
+        process.start()
+        wait_for(lambda before=before, process=process: written() != before or not process.is_alive())
+        time.sleep(moments.uniform(0.0, 0.15))
+        process.kill()
+        process.join()
+
+
+def test_killed_a_few_times_the_table_is_the_same_bit_for_bit(whole, tmp_path, context):
+    file, expected = whole
+    out = tmp_path / "out"
+    kill_at_random(file, out, context, 3, workers=0)
+    sweeping.sweep(file, out)
+    assert table(out) == table(expected)
+
+
+@pytest.mark.slow
+def test_killed_twenty_times_the_table_is_the_same_bit_for_bit(whole, tmp_path, context):
+    """With two workers, which end with the process that started them and is killed."""
+    file, expected = whole
+    out = tmp_path / "out"
+    kill_at_random(file, out, context, 20, workers=2)
+    sweeping.sweep(file, out)
+    assert table(out) == table(expected)
+
+
+def test_a_pool_gives_the_same_and_outlives_its_processes(tmp_path, whole):
+    """One kind of item ends every process that tries it; that is recorded, and the others are done."""
+    file = write_suite(
+        tmp_path,
+        sweeping.SUITE.replace('"task.py:Probe"', '"task.py:deadly", "task.py:Probe"').replace(
+            "[0.1, 0.01, 0.001]", "[0.1]"
+        ),
+    )
+    out = tmp_path / "out"
+    state = sweeping.sweep(file, out, Local(2))
+    assert len(state.finished) == 1
+    assert {*state.failed.values()} == {"RuntimeError: its process ended with status 3, 3 times"}
+    columns, expected = (tidy.read_table(open_store(str(o)), "tiny-cpu") for o in (out, whole[1]))
+    assert columns is not None
+    assert expected is not None
+    assert columns["return"] == expected["return"][: len(columns["return"])]
+
+
+# Time
+
+
+def test_speeds_follow_a_power_of_the_horizon():
+    speeds, steps = Speeds(), 1000
+    config = TrainConfig("bioreactor", horizon=20, model="one-step", steps=steps, num_seeds=3)
+
+    def add(horizon):
+        content = asmpg.config.to_json(dataclasses.replace(config, horizon=horizon))
+        speeds.add(content, {"steps_per_second": 1e4 / horizon**1.5, "starting_seconds": 2.0})
+
+    assert speeds.seconds(config) is None
+    add(10)
+    add(100)
+    for horizon in (10, 20, 50, 100, 200):
+        one = dataclasses.replace(config, horizon=horizon)
+        assert speeds.seconds(one) == pytest.approx(2.0 + 3 * steps * horizon**1.5 / 3e4, rel=1e-6)
+    half = speeds.seconds(dataclasses.replace(config, horizon=10), steps=500)
+    assert half == pytest.approx(2.0 + 500 * 10**1.5 / 1e4, rel=1e-6)
+    assert speeds.seconds(dataclasses.replace(config, model="lstm")) is None
+    assert speeds.seconds(dataclasses.replace(config, overrides={"entropy": 0.3})) is not None
+    assert speeds.seconds(dataclasses.replace(config, overrides={"model_batch_size": 3})) is None
+
+
+def test_only_what_is_unknown_is_tried_at_both_ends():
+    grid = Grid(
+        ["harvest", "bioreactor"], [8, 20, 50], ["lstm", "one-step"], {"steps": 80}, {"entropy": [0.1, 0.2]}
+    )
+    suite = make_suite("x", "cpu", [grid])
+    chosen = [(item.config.model, item.config.horizon) for item in Speeds().lacking(suite.items)]
+    assert sorted(chosen) == [("lstm", 8), ("lstm", 50), ("one-step", 8), ("one-step", 50)]
+
+
+def test_the_last_of_several_workers_decides():
+    assert makespan([], 2) == 0.0
+    assert makespan([3.0, 1.0, 1.0, 1.0], 2) == 3.0
+    assert makespan([1.0, 1.0, 3.0], 2) == 4.0
+
+
+def test_trials_write_nothing_and_predict(whole, tmp_path):
+    file, _ = whole
+    store = open_store(str(tmp_path / "out"))
+    state = look(load(file), store)
+    assert state.seconds_left(1) is None
+    assert not sweep.calibrate(state, InProcess())
+    seconds = state.seconds_left(1)
+    assert seconds is not None
+    assert 0.0 < seconds < 300.0
+    assert state.seconds_left(2) < seconds
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("slurm", {}, "engine: 'slurm' is not one of local, ray"),
+        ("local", {"workers": -1}, "workers"),
+        ("local", {"address": "auto"}, "address"),
+        ("local", {"gpus_per_job": 1.0}, "gpus_per_job"),
+        ("ray", {"workers": 2}, "workers"),
+    ],
+)
+def test_engines_refuse_what_they_cannot_do(name, options, message):
+    with pytest.raises(UsageError, match=message):
+        make_engine(name, **options)
+
+
+# A cluster
+
+
+@pytest.mark.slow
+def test_a_cluster_that_loses_a_node_ends_like_one_machine(tmp_path):
+    """Two nodes of which one is killed while it works; every item is finished and equal to the pool's."""
+    pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    from asmpg.sweeps.engines import Ray
+
+    content = sweeping.SUITE.replace("steps = 160", "steps = 12000").replace("[4]", "[4, 8]")
+    file = write_suite(tmp_path, content)
+    pool, out = tmp_path / "pool", tmp_path / "ray"
+    sweeping.sweep(file, pool, Local(2))
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    lost = cluster.add_node(num_cpus=1)
+    killed = list[str]()
+
+    def watch(seen):
+        begun = {path.name for path in (out / "work").glob("*") if (path / "checkpoint").exists()}
+        if not killed and len(begun) == 2:
+            killed.extend(begun)
+            cluster.remove_node(lost, allow_graceful=False)
+
+    try:
+        state = sweeping.sweep(file, out, Ray(cluster.address), watch=watch)
+    finally:
+        cluster.shutdown()
+    assert len(killed) == 2
+    assert (len(state.finished), state.failed) == (6, {})
+    assert table(out) == table(pool)
