@@ -6,7 +6,7 @@ import os
 import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast, Literal, Protocol
+from typing import Any, cast, Literal, Protocol, runtime_checkable
 
 from ..config import check_choice
 from ..runs import StorageError
@@ -21,6 +21,7 @@ SCALES: tuple[Scale, ...] = ("smoke", "cpu", "paper")
 Tables = dict[str, Table]
 
 
+@runtime_checkable
 class Report(Protocol):
     """Who is told how far an experiment is."""
 
