@@ -1,5 +1,6 @@
 """The command line: exit statuses, one JSON object and nothing else, one line for every mistake, signals and pipes."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -19,7 +20,6 @@ import wanderer
 from asmpg import demo
 from asmpg.cli import commands, machine, main, options
 from asmpg.config import MODELS
-from asmpg.settings import PRESETS
 from test_config import TASK_FILE
 
 
@@ -94,6 +94,8 @@ def only_json(out: str) -> dict:
         ("train own.py:instance --horizon 5", "--horizon", "7"),
         ("train own.py:Broken", "reward of own", "shape ()"),
         ("train own.py:Own --stop-score 1", "--stop-score", "optimum"),
+        ("train own.py:Own --model odt", "--return-target", "number"),
+        ("train bioreactor --num-critics 2", "--num-critics", "model_batch_size"),
         ("train --resume nowhere", "--resume", "run folder"),
         ("train --resume nowhere --model lstm", "--model", "--resume"),
         ("train --resume nowhere --entropy 1", "--entropy", "--resume"),
@@ -127,6 +129,7 @@ def test_a_mistake_is_one_line_and_changes_nothing(call, workplace, line, option
         ),
         *("train bioreactor --horizon ten", "train bioreactor --loop half", "list 3"),
         "train bioreactor --normalise-return maybe",
+        "train bioreactor --model odt --return-target best",
     ],
 )
 def test_what_cannot_be_parsed_gives_status_two(call, workplace, line):
@@ -184,7 +187,8 @@ def test_without_arguments_help_is_printed(call):
         assert status == 0
         assert "usage: asmpg" in out
         assert "{None}" not in out
-    assert all(f"--{name.replace('_', '-')}" in out for name in asmpg.Settings.__annotations__)
+    names = {field.name for method in MODELS.values() for field in dataclasses.fields(method.settings)}
+    assert all(f"--{name.replace('_', '-')} " in out for name in names)
     assert call("--version")[1].startswith("asmpg ")
 
 
@@ -297,11 +301,12 @@ def test_default_folders_tell_runs_apart():
     assert len(folders) == len(lines) * len(extra)
 
 
-def test_every_setting_can_be_typed():
-    for preset in PRESETS.values():
+@pytest.mark.parametrize("model", ["lstm", "sac", "odt"])
+def test_every_setting_can_be_typed(model):
+    for preset in MODELS[model].presets.values():
         settings = vars(preset(8))
         line = [f"--{name.replace('_', '-')} {value}" for name, value in settings.items()]
-        typed = parse_train(" ".join(["bioreactor --horizon 8 --steps 800", *line]))
+        typed = parse_train(" ".join([f"bioreactor --horizon 8 --steps 800 --model {model}", *line]))
         assert vars(commands.train_config("bioreactor", typed).settings()) == settings
 
 

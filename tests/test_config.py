@@ -71,6 +71,13 @@ def task_file(tmp_path):
         ({"overrides": {"model_batch_size": 1.5}}, "model_batch_size"),
         ({"overrides": {"exploration": "brown"}}, "exploration"),
         ({"task": RewardIsAction(), "stop_score": 0.9}, "stop_score"),
+        ({"overrides": {"num_critics": 2}}, "num_critics"),
+        ({"model": "sac", "overrides": {"dropout": 0.1}}, "dropout"),
+        ({"model": "sac", "overrides": {"discount": 1.01}}, "discount"),
+        ({"model": "sac", "overrides": {"target_entropy": float("inf")}}, "target_entropy"),
+        ({"model": "odt", "overrides": {"return_target": "best"}}, "return_target"),
+        ({"model": "odt", "overrides": {"return_target": float("nan")}}, "return_target"),
+        ({"model": "odt", "overrides": {"return_target": True}}, "return_target"),
     ],
 )
 def test_a_value_that_is_not_allowed_is_named_on_one_line(change, field):
@@ -97,18 +104,45 @@ def test_what_is_allowed_passes_unchanged():
         dataclasses.replace(CONFIG, model=name).checked()
 
 
+def test_a_target_for_a_task_of_ones_own_is_a_number_or_needs_its_optimum():
+    config = TrainConfig(RewardIsAction(), horizon=8, model="odt")
+    with pytest.raises(UsageError, match=r"^return_target: .* number, unless optimum"):
+        config.checked()
+    dataclasses.replace(config, optimum=True).checked()
+    settings = dataclasses.replace(config, overrides={"return_target": -2.5}).checked().settings()
+    assert not settings.needs_optimum
+
+
 def test_an_environment_brings_its_own_horizon():
     assert TrainConfig(RewardIsState(horizon=9), horizon=50).checked().horizon == 9
 
 
-@pytest.mark.parametrize("field", dataclasses.fields(Settings), ids=lambda field: field.name)
-def test_every_setting_has_a_range(field):
+@pytest.mark.parametrize(
+    ("model", "field"),
+    [
+        (model, field)
+        for model in ("transformer", "sac", "odt")
+        for field in dataclasses.fields(MODELS[model].settings)
+    ],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_every_setting_has_a_range(model, field):
     """What the presets say is allowed; something absurd is refused by its name."""
-    for make_preset in PRESETS.values():
-        check_setting(field.name, getattr(make_preset(50), field.name))
-    is_word = typing.get_origin(field.type) is typing.Literal
+    method = MODELS[model]
+    for make_preset in method.presets.values():
+        check_setting(field.name, getattr(make_preset(50), field.name), method.settings)
+    is_word = typing.get_origin(field.type) is not None
+    absurd = -1 if field.name != "target_entropy" else float("nan")
     with pytest.raises(UsageError, match=f"^{field.name}: "):
-        check_setting(field.name, "nonsense" if is_word or field.type is bool else -1)
+        check_setting(field.name, "nonsense" if is_word or field.type is bool else absurd, method.settings)
+
+
+def test_a_setting_of_the_same_name_is_of_the_same_type():
+    """It is one option of the command line."""
+    kinds = {}
+    for method in MODELS.values():
+        for field in dataclasses.fields(method.settings):
+            assert kinds.setdefault(field.name, field.type) == field.type
 
 
 configurations = st.builds(
@@ -127,7 +161,7 @@ configurations = st.builds(
     chunk_steps=st.integers(1, 1000),
     stop_score=st.none() | st.floats(-1, 1),
     overrides=st.fixed_dictionaries(
-        {}, optional={"entropy": st.floats(0, 1), "model_batch_size": st.integers(1, 9)}
+        {}, optional={"exploration_amplitude": st.floats(0, 1), "warmup_steps": st.integers(1, 9)}
     ),
 )
 

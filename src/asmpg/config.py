@@ -249,7 +249,7 @@ def check_setting(name: str, value: Any, settings: type[AbstractSettings] = Sett
     """
     kinds = {field.name: field.type for field in dataclasses.fields(settings)}
     if name not in kinds and any(name in _names(method.settings) for method in MODELS.values()):
-        raise UsageError(f"{name}: is a setting of other methods; this one has {', '.join(kinds)}")
+        raise UsageError(f"{name}: {value!r} has no meaning for this method, which has {', '.join(kinds)}")
     check_choice("setting", name, kinds)
     kind = kinds[name]
     if typing.get_origin(kind) in (typing.Union, types.UnionType):  # words, or a number of any size

@@ -21,7 +21,7 @@ NUM_TOKENS = 3  # of a step: return-to-go, state, action
 
 
 class Window(eqx.Module):
-    """A stretch of an episode, moved to the front; what is behind its last step is zero.
+    """A stretch of an episode, moved to the front; what is behind its last step is zero. Or a single step.
 
     Attributes:
         returns_to_go: the return of each step and all later ones, or what is asked of them.
@@ -30,10 +30,10 @@ class Window(eqx.Module):
         steps: of the episode.
     """
 
-    returns_to_go: Float[Array, " context"]
-    states: Float[Array, "context state"]
-    actions: Float[Array, "context action"]
-    steps: Int[Array, " context"]
+    returns_to_go: Float[Array, "*context"]
+    states: Float[Array, "*context state"]
+    actions: Float[Array, "*context action"]
+    steps: Int[Array, "*context"]
 
 
 class Carry(eqx.Module):

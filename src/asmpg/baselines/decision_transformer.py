@@ -1,7 +1,7 @@
 """Online decision transformer (Zheng et al., 2022; Appendix F.3): imitation of one's own episodes, in hindsight."""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -108,7 +108,7 @@ def default(horizon: int) -> DecisionTransformerSettings:
 PRESETS = {"default": default, "paper": paper}
 
 
-def target_return(env: AbstractEnvironment, return_target: str | float) -> float:
+def target_return(env: AbstractEnvironment, return_target: str | float | int) -> float:
     """The return to ask for: the optimum, the return whose score is 2, or the number given."""
     if not isinstance(return_target, str):
         return float(return_target)
@@ -126,7 +126,7 @@ class DecisionTransformerState(eqx.Module):
     statistics: UpdateStatistics
 
 
-Example = tuple[Window, Float[Array, "*batch context"], Float[Array, "*batch context action"], PRNGKey | None]
+Example = tuple[Window, Float[Array, "*batch context"], Float[Array, "*batch context action"], Any]
 
 
 class DecisionTransformer(AbstractLearner[DecisionTransformerState]):
@@ -166,10 +166,9 @@ class DecisionTransformer(AbstractLearner[DecisionTransformerState]):
         """Freezes the statistics of states and of returns-to-go of the warm-up episodes."""
         to_go = jax.vmap(returns_to_go)(episodes.rewards)
         scale = jnp.maximum(to_go.std(), 1e-6)
-        state = with_normaliser(state, Normaliser.from_states(episodes.states))
-        return eqx.tree_at(
-            lambda s: (s.policy.return_mean, s.policy.return_scale), state, (to_go.mean(), scale)
-        )
+        policy = with_normaliser(state.policy, Normaliser.from_states(episodes.states))
+        policy = eqx.tree_at(lambda p: (p.return_mean, p.return_scale), policy, (to_go.mean(), scale))
+        return eqx.tree_at(lambda s: s.policy, state, policy)
 
     def update(
         self, state: DecisionTransformerState, replay: ReplayBuffer, elapsed: Int[Array, ""], *, key: PRNGKey

@@ -179,7 +179,12 @@ class SoftActorCritic(AbstractLearner[SoftActorCriticState]):
 
     def observe_warmup(self, state: SoftActorCriticState, episodes: Trajectory) -> SoftActorCriticState:
         """Freezes the statistics of the warm-up episodes: of states, and of rewards if they are normalised."""
-        state = with_normaliser(state, Normaliser.from_states(episodes.states))
+        networks = (state.policy, state.critics, state.target_critics)
+        state = eqx.tree_at(
+            lambda s: (s.policy, s.critics, s.target_critics),
+            state,
+            with_normaliser(networks, Normaliser.from_states(episodes.states)),
+        )
         if not self.settings.normalise_return:
             return state
         scale = jnp.maximum(episodes.episode_return.std(), 1e-6)
