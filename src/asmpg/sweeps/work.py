@@ -29,6 +29,8 @@ from .suite import complete
 
 
 FORMAT = 1
+# Seconds between two notes of how far an item is.
+PROGRESS_INTERVAL = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,6 +215,7 @@ class _Follower:
 
     def __init__(self, store: AbstractStore, item: str, path: pathlib.Path):
         self._store, self._item, self._path = store, item, path
+        self._last_write = -float("inf")
 
     def begun_with(self) -> str | None:
         """The code version that has begun the run."""
@@ -223,9 +226,11 @@ class _Follower:
         if progress.stage != "training":
             return
         self._store.keep(self._item, self._path)
-        self.write(progress)
+        if time.monotonic() - self._last_write >= PROGRESS_INTERVAL:
+            self.write(progress)
 
     def write(self, progress: Progress) -> None:
+        self._last_write = time.monotonic()
         content = {
             "code": code_version(),
             "machine": platform.node(),
