@@ -1,9 +1,11 @@
 """Tiny tasks with known optima, each of which isolates one thing that a method can get wrong."""
 
-from typing import final
+from typing import Any, final
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from asmpg.environment import AbstractEnvironment
 
@@ -68,3 +70,24 @@ class DelayedReward(AbstractEnvironment):
 
     def reward(self, state, action, step):
         return jnp.where(step == self.horizon - 1, -((state[0] - self.target) ** 2), 0.0)
+
+
+@final
+class OneOf(AbstractEnvironment):
+    """That of several tasks of the same sizes which a number says: one compiled program for all of them."""
+
+    index: Array
+    tasks: tuple[Any, ...] = eqx.field(static=True)
+    name: str = eqx.field(static=True, default="one_of")
+    horizon = property(lambda self: self.tasks[0].horizon)
+    state_size = property(lambda self: self.tasks[0].state_size)
+    action_size = property(lambda self: self.tasks[0].action_size)
+
+    def initial_state(self, *, key=None):
+        return jax.lax.switch(self.index, [task.initial_state for task in self.tasks])
+
+    def transition(self, state, action, step):
+        return jax.lax.switch(self.index, [task.transition for task in self.tasks], state, action, step)
+
+    def reward(self, state, action, step):
+        return jax.lax.switch(self.index, [task.reward for task in self.tasks], state, action, step)

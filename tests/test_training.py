@@ -24,7 +24,6 @@ from asmpg.optimal_control import optimal, score
 from asmpg.settings import preset
 from asmpg.training import exploration_noise, explore, Schedule, Trainer
 from asmpg.types import Metrics
-from probes import DelayedReward, RewardIsAction, RewardIsState
 from toys import bits, Drift, flatten, relative_error
 
 
@@ -340,32 +339,6 @@ def test_exploration_acts_with_the_policy_and_beyond_it():
 
 
 # Training as a whole.
-
-
-def train_probe(task: AbstractEnvironment, model: str, steps: int) -> float:
-    """The last return, below the best possible one, of a short run of the default preset with a small warm-up."""
-    config = TrainConfig(task=task, model=model, overrides={"warmup_steps": 64})
-    trainer = Trainer(config.learner(), Schedule.create(steps, 64, steps, task.horizon), [0])
-    state, first = trainer.init(), trainer.schedule.warmup_episodes
-    reached = trainer.advance(state, first, trainer.schedule.num_episodes - first)[1]["return"]
-    return float(task.best_return - reached[0])
-
-
-@pytest.mark.parametrize(
-    ("task", "model", "steps", "tolerance"),
-    [
-        # Actions of zero, with which training starts, stay 0.06 below the best return.
-        (DelayedReward(), "lstm", 240, 0.005),
-        (DelayedReward(), "transformer", 240, 0.005),
-        (DelayedReward(), "one-step", 240, 0.005),
-        # They stay 3.5 and 0.7 below; what is left is the price of the entropy.
-        (RewardIsState(), "rnn", 320, 0.05),
-        (RewardIsAction(), "simulator", 320, 0.05),
-    ],
-    ids=lambda value: getattr(value, "name", str(value)),
-)
-def test_tasks_that_isolate_one_thing_are_solved(task, model, steps, tolerance):
-    assert 0 <= train_probe(task, model, steps) + 1e-6 < tolerance
 
 
 @pytest.mark.slow
