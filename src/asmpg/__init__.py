@@ -9,6 +9,7 @@ from typing import Any, TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .analysis import action_jacobian as action_jacobian
+    from .analysis import reach as reach
     from .backbones import AbstractBackbone as AbstractBackbone
     from .backbones import BACKBONES as BACKBONES
     from .backbones import SelfAttention as SelfAttention
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 
 
 _MODULES = {
-    "analysis": ("action_jacobian",),
+    "analysis": ("action_jacobian", "reach"),
     "backbones": ("AbstractBackbone", "BACKBONES", "SelfAttention", "SimpleRNN"),
     "config": ("MODELS", "TrainConfig"),
     "environment": ("AbstractEnvironment", "rollout"),
@@ -85,6 +86,7 @@ __all__ = [
     "optimal",
     "policy_gradient",
     "random_return",
+    "reach",
     "resume",
     "rollout",
     "score",
