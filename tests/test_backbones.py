@@ -9,8 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from asmpg.backbones import AbstractBackbone, BACKBONES, scan_step, SelfAttention, SimpleRNN
+from asmpg.analysis import action_jacobian, reach
+from asmpg.backbones import AbstractBackbone, BACKBONES, scan_step, SelfAttention, SimpleRNN, Transformer
+from asmpg.backbones.attention import attend, rotate
 from asmpg.backbones.base import dropout
+from asmpg.backbones.delta import delta_chunks, delta_step, Reads, unit_lower_inverse
+from asmpg.backbones.linear_recurrence import associative, linear_recurrence, sequential
+from asmpg.backbones.state_space import hippo_eigenvalues, LRUMixer, S5Mixer
 from asmpg.models import ActionSequenceModel, free_run
 from toys import bits, Drift, flatten, relative_error, unit_normaliser
 
@@ -19,13 +24,31 @@ FEATURES = 5  # of one element: small, and unlike every size inside
 LENGTH = 37
 LONGEST = 131
 BARE = {"simple_rnn", "attention"}  # nothing is added to these equations, dropout neither
-every_backbone = pytest.mark.parametrize("name", BACKBONES)
+ROTARY = "transformer, rotary"
+every_backbone = pytest.mark.parametrize("name", [*BACKBONES, ROTARY])
+
+
+def create(
+    name: str, features: int, horizon: int, *, dropout: float = 0.0, seed: int = 0
+) -> AbstractBackbone:
+    key = jax.random.key(seed)
+    if name == ROTARY:
+        return Transformer.create(features, horizon, dropout=dropout, positions="rotary", key=key)
+    return BACKBONES[name].create(features, horizon, dropout=dropout, key=key)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compile_quickly():
+    """Most of what takes time here is compilation."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @functools.cache
 def backbone_and_inputs(name: str) -> tuple[AbstractBackbone, np.ndarray]:
     """A backbone for sequences of up to LONGEST elements and three sequences."""
-    backbone = BACKBONES[name].create(FEATURES, LONGEST, key=jax.random.key(0))
+    backbone = create(name, FEATURES, LONGEST)
     return backbone, np.random.default_rng(1).normal(size=(3, LONGEST, FEATURES)).astype(np.float32)
 
 
@@ -36,38 +59,32 @@ def double(tree: Any) -> Any:
 
 def asm_and_actions(name: str, length: int = LENGTH) -> tuple[ActionSequenceModel, jax.Array]:
     env = Drift(horizon=length)
-    model = ActionSequenceModel(env, name, key=jax.random.key(2), normaliser=unit_normaliser(env))
+    backbone = create(name, 11, length, seed=2)
+    model = ActionSequenceModel(env, backbone, key=jax.random.key(2), normaliser=unit_normaliser(env))
     return model, jax.random.uniform(jax.random.key(3), (length, env.action_size), minval=-1.0)
 
 
-both_forms = eqx.filter_jit(
-    lambda backbone, xs: (jax.vmap(backbone.predict)(xs), jax.vmap(lambda x: scan_step(backbone, x))(xs))
-)
 predict = eqx.filter_jit(lambda backbone, xs: backbone.predict(xs))
+predict_all = eqx.filter_jit(lambda backbone, xs: jax.vmap(backbone.predict)(xs))
+scan_all = eqx.filter_jit(lambda backbone, xs: jax.vmap(lambda x: scan_step(backbone, x))(xs))
 
 
 @every_backbone
-@pytest.mark.parametrize("length", [1, 2, LENGTH, LONGEST])
-def test_predict_is_a_scan_of_step(name, length):
+def test_predict_is_a_scan_of_step(name):
+    """Whatever the length: alone, and on both sides of the borders of chunks."""
     backbone, xs = backbone_and_inputs(name)
-    whole, stepwise = both_forms(backbone, xs[:, :length])
-    assert whole.shape == (3, length, backbone.output_size)
-    assert relative_error(whole, stepwise) < 1e-5
-
-
-@every_backbone
-def test_predict_is_a_scan_of_step_in_double_precision(name, x64):
-    backbone, xs = double(backbone_and_inputs(name))
-    whole, stepwise = both_forms(backbone, xs[:, :LENGTH])
-    assert whole.dtype == stepwise.dtype == np.float64
-    assert relative_error(whole, stepwise) < 1e-12
+    stepwise = scan_all(backbone, xs)
+    for length in (1, 2, LENGTH, LONGEST):
+        whole = predict_all(backbone, xs[:, :length])
+        assert whole.shape == (3, length, backbone.output_size)
+        assert relative_error(whole, stepwise[:, :length]) < 1e-5
 
 
 @every_backbone
 def test_batch_is_vmap(name):
     """What a sequence gives does not depend on the others of its batch."""
     backbone, xs = backbone_and_inputs(name)
-    batch = both_forms(backbone, xs[:, :LENGTH])[0]
+    batch = predict_all(backbone, xs[:, :LENGTH])
     alone = np.stack([predict(backbone, x[:LENGTH]) for x in xs])
     assert relative_error(batch, alone) < 1e-5
     assert not np.allclose(alone[0], alone[1], rtol=1e-2)
@@ -77,7 +94,7 @@ def test_batch_is_vmap(name):
 def test_outputs_are_bit_equal_when_later_inputs_change(name):
     backbone, xs = backbone_and_inputs(name)
     original = np.asarray(predict(backbone, xs[0, :LENGTH]))
-    for last in (0, 1, 17, LENGTH - 2):
+    for last in (0, 1, 14, 15, 17, LENGTH - 2):
         changed = xs[0, :LENGTH].copy()
         changed[last + 1 :] = 1e3 * xs[1, last + 1 : LENGTH]
         output = np.asarray(predict(backbone, changed))
@@ -86,69 +103,51 @@ def test_outputs_are_bit_equal_when_later_inputs_change(name):
 
 
 @every_backbone
-def test_jacobian_is_causal_and_reaches_back(name):
-    """Exact zeros above the diagonal; below it, every input counts."""
-    backbone, xs = backbone_and_inputs(name)
-    weights = np.random.default_rng(4).normal(size=backbone.output_size).astype(np.float32)
-
-    @eqx.filter_jit
-    def jacobian(backbone, xs):
-        return jax.jacrev(lambda xs: backbone.predict(xs) @ weights)(xs)
-
-    nonzero = (np.asarray(jacobian(backbone, xs[0, :LENGTH])) != 0.0).any(axis=-1)
-    np.testing.assert_array_equal(nonzero, np.tri(LENGTH, dtype=bool))
-
-
-@every_backbone
-def test_derivatives_are_those_of_the_scan_and_finite_differences(name, x64):
-    """In all parameters and inputs, over a batch: a hand-written derivative is only as good as this."""
+def test_derivatives_are_those_of_the_scan(name, x64):
+    """Outputs and derivatives in all parameters and inputs, over a batch: `step` has none that is written by hand."""
     backbone, xs = double(backbone_and_inputs(name))
     random = np.random.default_rng(5)
-    cotangent = random.normal(size=(2, 11, backbone.output_size))
-    arrays, static = eqx.partition((backbone, xs[:2, :11]), eqx.is_inexact_array_like)
+    cotangent = random.normal(size=(2, LENGTH, backbone.output_size))
+    arrays, static = eqx.partition((backbone, xs[:2, :LENGTH]), eqx.is_inexact_array_like)
     # Moved off the symmetric points of an initialisation: zero biases, unit weights.
     arrays = jax.tree.map(lambda x: x + 0.05 * random.normal(size=x.shape), arrays)
-    direction = jax.tree.map(lambda x: random.normal(size=x.shape), arrays)
-
-    def value(run, arrays):
-        backbone, xs = eqx.combine(arrays, static)
-        return jnp.sum(cotangent * jax.vmap(lambda x: run(backbone, x))(xs))
 
     @jax.jit
-    def derivatives(arrays, direction):
-        whole = functools.partial(value, lambda backbone, x: backbone.predict(x))
-        grads = jax.grad(whole)(arrays), jax.grad(functools.partial(value, scan_step))(arrays)
-        steps = 1e-5 * jnp.array([1, -1, 2, -2])
-        ahead = jax.lax.map(
-            lambda step: whole(jax.tree.map(lambda x, d: x + step * d, arrays, direction)), steps
-        )
-        return *grads, (8 * (ahead[0] - ahead[1]) - (ahead[2] - ahead[3])) / (12 * steps[0])
+    def derivatives(arrays):
+        def value(arrays, run):
+            backbone, xs = eqx.combine(arrays, static)
+            outputs = jax.vmap(lambda x: run(backbone, x))(xs)
+            return jnp.sum(cotangent * outputs), outputs
 
-    whole, stepwise, slope = derivatives(arrays, direction)
+        runs = (lambda backbone, x: backbone.predict(x), scan_step)
+        return [jax.grad(lambda a, run=run: value(a, run), has_aux=True)(arrays) for run in runs]
+
+    (whole, outputs), (stepwise, expected) = derivatives(arrays)
+    assert outputs.dtype == expected.dtype == np.float64
+    assert relative_error(outputs, expected) < 1e-12
     for ours, reference in zip(jax.tree.leaves(whole), jax.tree.leaves(stepwise), strict=True):
         np.testing.assert_allclose(ours, reference, rtol=1e-9, atol=1e-12 * np.abs(flatten(stepwise)).max())
-    assert abs(flatten(whole) @ flatten(direction) - slope) < 1e-7 * np.linalg.norm(flatten(whole))
 
 
 @every_backbone
 def test_dropout_acts_only_with_a_key(name):
-    plain = BACKBONES[name].create(FEATURES, 9, key=jax.random.key(6))
-    dropped = BACKBONES[name].create(FEATURES, 9, dropout=0.5, key=jax.random.key(6))
+    plain, dropped = (create(name, FEATURES, 9, dropout=rate, seed=6) for rate in (0.0, 0.5))
     xs = backbone_and_inputs(name)[1][0, :9]
     assert bits(plain) == bits(dropped)
 
-    @eqx.filter_jit
-    def run(backbone, xs, key):
-        return backbone.predict(xs, key=key)
+    def program(backbone, key):
+        return str(eqx.filter_make_jaxpr(lambda backbone, xs: backbone.predict(xs, key=key))(backbone, xs)[0])
 
-    expected = np.asarray(run(plain, xs, None))
-    np.testing.assert_array_equal(run(dropped, xs, None), expected)
-    np.testing.assert_array_equal(run(plain, xs, jax.random.key(7)), expected)
+    assert program(dropped, None) == program(plain, None)
+
+    run = eqx.filter_jit(lambda backbone, xs, key: backbone.predict(xs, key=key))
+    expected = np.asarray(predict(plain, xs))
     draws = [np.asarray(run(dropped, xs, jax.random.key(seed))) for seed in (7, 7, 8)]
     assert np.isfinite(draws).all()
     np.testing.assert_array_equal(draws[0], draws[1])
     for other in (draws[2], expected):
         assert (draws[0] != other).any() != (name in BARE)
+    np.testing.assert_array_equal(run(plain, xs, jax.random.key(7)), expected)
 
 
 def test_dropout_preserves_the_mean():
@@ -163,7 +162,7 @@ def test_dropout_preserves_the_mean():
     assert (np.abs(draws.mean(axis=0) - x) <= error * np.abs(x) / (1 - rate) + 1e-6).all()
 
 
-@every_backbone
+@pytest.mark.parametrize("name", ["lstm", "transformer", "gated_delta"])
 def test_action_sequence_model_from_any_start(name):
     """`predict` = scan of `step` around the backbone too, from `s_0` and from elsewhere; the start is an input."""
     model, actions = asm_and_actions(name)
@@ -183,7 +182,7 @@ def test_action_sequence_model_from_any_start(name):
     assert (np.abs(whole[0] - whole[1]).max(axis=-1) > 1e-4).all(), "a prediction that does not see its start"
 
 
-@every_backbone
+@pytest.mark.parametrize("name", ["lstm", "transformer"])
 def test_no_state_depends_on_a_later_action(name):
     model, actions = asm_and_actions(name)
     start = Drift().initial_state()
@@ -196,6 +195,142 @@ def test_no_state_depends_on_a_later_action(name):
     before, after = np.asarray(states(model, actions)), np.asarray(states(model, changed))
     np.testing.assert_array_equal(before[:18], after[:18])  # s_1 .. s_18 come from a_0 .. a_17
     assert (before[18:] != after[18:]).any(axis=1).all()
+
+
+@pytest.mark.parametrize("parts", [1, 2], ids=["real", "complex"])
+def test_linear_recurrence_is_its_equation(parts, x64):
+    """Both ways to run it against complex numbers written out, and the derivative against that of the scan."""
+    random = np.random.default_rng(12)
+    decay, inputs, cotangent = (tuple(random.normal(size=(parts, 21, 4))) for _ in range(3))
+    by_parts = np.array([1.0, 1j])[:parts, None, None]
+    hidden, expected = np.zeros(4), []
+    for d, x in zip((by_parts * decay).sum(axis=0), (by_parts * inputs).sum(axis=0), strict=True):
+        hidden = d * hidden + x
+        expected.append(hidden)
+    expected = (np.real(expected), np.imag(expected))[:parts]
+
+    @jax.jit
+    def run(decay, inputs, cotangent):
+        outputs, pullbacks = zip(
+            *(jax.vjp(run, decay, inputs) for run in (linear_recurrence, sequential)), strict=True
+        )
+        return [*outputs, associative(decay, inputs)], [pullback(cotangent) for pullback in pullbacks]
+
+    outputs, slopes = run(decay, inputs, cotangent)
+    assert all(relative_error(output, expected) < 1e-13 for output in outputs)
+    assert relative_error(*slopes) < 1e-13
+
+
+def delta_reads(length: int, seed: int = 13) -> Reads:
+    """Two heads with keys of unit length; some elements forget nearly everything, some nothing."""
+    random = np.random.default_rng(seed)
+    queries, keys, values = random.normal(size=(3, 2, length, 4))
+    keys /= np.linalg.norm(keys, axis=-1, keepdims=True)
+    log_decays = -np.exp(random.normal(scale=4.0, size=(2, length)))
+    return Reads(*map(jnp.asarray, (queries, keys, values, log_decays, random.uniform(size=(2, length)))))
+
+
+@pytest.mark.parametrize("length", [8, 11])
+def test_chunks_of_the_delta_rule_are_its_steps(length, x64):
+    """Two chunks of four, and three more elements; outputs and derivatives."""
+    reads = delta_reads(length)
+
+    def stepwise(reads):
+        by_time = Reads(*(jnp.moveaxis(x, 1, 0) for x in reads))
+        return jnp.moveaxis(jax.lax.scan(delta_step, jnp.zeros((2, 4, 4)), by_time)[1], 0, 1)
+
+    def chunked(reads):
+        return delta_chunks(reads, 4)
+
+    @jax.jit
+    def both(reads):
+        return [(*jax.vjp(run, reads)[1](jnp.cos(run(reads))), run(reads)) for run in (chunked, stepwise)]
+
+    ours, expected = both(reads)
+    for part, reference in zip((*ours[0], ours[1]), (*expected[0], expected[1]), strict=True):
+        assert relative_error(part, reference) < 1e-11
+
+
+def test_delta_rule_replaces_what_a_key_held(x64):
+    """Written with strength 1 and without decay, a key gives back the last value it was written with, exactly."""
+    keys = jnp.eye(3)[jnp.array([0, 1, 0, 2])]
+    values = jnp.arange(12.0).reshape(4, 3)
+    memory = jnp.zeros((3, 3))
+    for key, value in zip(keys, values, strict=True):
+        reads = Reads(key, key, value, jnp.zeros(()), jnp.ones(()))
+        memory, read = delta_step(memory, reads)
+        np.testing.assert_allclose(read, value)
+    np.testing.assert_allclose(memory @ jnp.eye(3), jnp.stack([values[2], values[1], values[3]]).T)
+
+
+def test_unit_lower_inverse(x64):
+    """The inverse, its derivative, and no error that grows where all keys are the same."""
+    below = jnp.tril(jnp.asarray(np.random.default_rng(14).normal(size=(2, 8, 8))), -1)
+
+    def reference(below):
+        return jnp.linalg.inv(jnp.eye(8) + jnp.tril(below, -1))
+
+    @jax.jit
+    def both(below):
+        return [
+            (*jax.vjp(run, below)[1](jnp.cos(below)), run(below)) for run in (unit_lower_inverse, reference)
+        ]
+
+    for ours, expected in zip(*both(below), strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-8, atol=1e-8)
+    same = jnp.tril(jnp.ones((16, 16), jnp.float32), -1)
+    np.testing.assert_array_equal(jax.jit(unit_lower_inverse)(same), jnp.eye(16) - jnp.eye(16, k=-1))
+
+
+def test_rotary_scores_see_distances_only(x64):
+    random = np.random.default_rng(15)
+    query, key = jnp.asarray(random.normal(size=(2, 1, 1, 6)))
+
+    def score(at_query, at_key):
+        return jnp.vdot(rotate(query, jnp.array([at_query])), rotate(key, jnp.array([at_key])))
+
+    np.testing.assert_allclose(score(7, 3), score(104, 100), rtol=1e-10)
+    np.testing.assert_allclose(score(5, 5), jnp.vdot(query, key), rtol=1e-12)
+    assert abs(score(7, 3) - score(3, 7)) > 1e-3
+
+
+def test_hippo_eigenvectors_diagonalise():
+    """V diag V^H with its conjugate is the matrix itself: -1/2 on the diagonal, antisymmetric elsewhere."""
+    eigenvalues, vectors = hippo_eigenvalues(8)
+    matrix = 2 * ((vectors * eigenvalues) @ vectors.conj().T).real
+    n, k = np.indices((8, 8))
+    root = np.sqrt((2 * n + 1) * (2 * k + 1)) / 2
+    np.testing.assert_allclose(matrix, np.where(n > k, -root, root) * (n != k) - 0.5 * (n == k), atol=1e-12)
+
+
+def test_s5_discretisation_solves_the_differential_equation(x64):
+    """Zero-order hold: one step is `h' = lambda h + B u` integrated over dt with u constant."""
+    mixer = double(S5Mixer(3, 50, key=jax.random.key(0)))
+    decay, input_weight = mixer.discretise()
+    time_step = np.exp(mixer.log_time_step)
+    eigenvalues = -np.exp(mixer.log_rate) + 1j * mixer.frequency
+    np.testing.assert_allclose(decay[0] + 1j * decay[1], np.exp(eigenvalues * time_step), rtol=1e-12)
+    continuous = mixer.input_weight[:, :64] + 1j * mixer.input_weight[:, 64:]
+    # The integral of exp(lambda s) over the time step, by Gauss-Legendre quadrature.
+    nodes, weights = np.polynomial.legendre.leggauss(60)
+    times = 0.5 * time_step[:, None] * (nodes + 1.0)
+    integral = 0.5 * time_step * (np.exp(eigenvalues[:, None] * times) @ weights)
+    np.testing.assert_allclose(
+        input_weight[:, :64] + 1j * input_weight[:, 64:], continuous * integral, atol=1e-12
+    )
+
+
+@pytest.mark.parametrize("horizon", [20, 500])
+def test_lru_remembers_up_to_the_horizon(horizon):
+    """Every eigenvalue is stable, the slowest reach back over the horizon, and white inputs give variance 1."""
+    mixer = LRUMixer(8, horizon, key=jax.random.key(0))
+    decay, input_weight = mixer.discretise()
+    radius = np.hypot(*decay)
+    assert (radius < 1).all()
+    assert horizon / 2 < -1 / np.log(radius.max()) <= horizon * (1 + 1e-3)
+    gain = np.linalg.norm(np.asarray(input_weight), axis=0).reshape(2, -1)
+    expected = np.linalg.norm(np.asarray(mixer.input_weight), axis=0).reshape(2, -1)
+    np.testing.assert_allclose((gain / expected) ** 2 / (1 - radius**2), 1.0, rtol=1e-3)
 
 
 def test_simple_rnn_is_equation_2(x64):
@@ -230,6 +365,32 @@ def test_attention_is_equation_3(x64):
     np.testing.assert_allclose(backbone.predict(jnp.asarray(actions)), expected, rtol=1e-12)
 
 
+@every_backbone
+def test_gradient_over_two_thousand_steps(name):
+    """Finite, untrained and in float32; at the first input it has underflowed to 0 where there is no long memory."""
+    backbone = create(name, FEATURES, 2000)
+    xs = np.random.default_rng(11).normal(size=(2000, FEATURES)).astype(np.float32)
+    weights = np.random.default_rng(4).normal(size=backbone.output_size).astype(np.float32)
+
+    @eqx.filter_jit
+    def gradient(backbone, xs):
+        return eqx.filter_grad(lambda both: both[0].predict(both[1])[-1] @ weights)((backbone, xs))
+
+    in_parameters, in_inputs = gradient(backbone, xs)
+    assert np.isfinite(flatten(in_parameters)).all() and np.isfinite(in_inputs).all()
+    first, last = np.asarray(in_inputs[0]), np.asarray(in_inputs[-1])
+    assert (last != 0).all() and (first != 0).all() == (name not in {"rnn", "simple_rnn"})
+
+
+def test_reach_is_the_ratio_of_two_blocks_of_the_jacobian():
+    model, actions = asm_and_actions("simple_rnn", 7)
+    start = Drift().initial_state()
+    jacobian = np.asarray(action_jacobian(model, start, actions))
+    first, last = (np.linalg.norm(jacobian[-1, :, step], ord=2) for step in (0, -1))
+    np.testing.assert_allclose(reach(model, start, actions), first / last, rtol=1e-4)
+    assert not 0.9 < first / last < 1.1
+
+
 def test_long_memory_initialisation_of_the_lstm():
     """In float32, over 500 steps, the last state's gradient in the first action is alive; with zero biases, dead."""
     model, actions = asm_and_actions("lstm", 500)
@@ -246,3 +407,18 @@ def test_long_memory_initialisation_of_the_lstm():
         lambda m: [cell.inputs.bias for cell in m.backbone.cells], model, replace_fn=jnp.zeros_like
     )
     assert np.abs(gradient).min() > 1e6 * np.abs(first_gradient(forgetful)).max()
+
+
+@pytest.mark.parametrize("length", [1, LENGTH, LONGEST])
+@pytest.mark.parametrize("block_size", [16, 64])
+def test_attention_in_blocks_is_attention(length, block_size, x64):
+    """Values and derivatives, also where the last block is cut short."""
+    heads = np.random.default_rng(0).normal(size=(3, length, 2, 4))
+
+    @jax.jit
+    def both(heads):
+        whole = jax.value_and_grad(lambda x: jnp.sin(attend(*x, block_size=length)).sum())(heads)
+        return whole, jax.value_and_grad(lambda x: jnp.sin(attend(*x, block_size=block_size)).sum())(heads)
+
+    whole, parts = both(heads)
+    assert relative_error(parts, whole) < 1e-12

@@ -1,6 +1,6 @@
-"""A GPT-2 style transformer backbone on one page (Appendix E.1): pre-norm blocks, learned positions, GELU."""
+"""A GPT-2 style transformer backbone on one page (Appendix E.1): pre-norm blocks, positions, GELU."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import equinox as eqx
 import jax
@@ -8,25 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from ..linear import Linear
-from ..types import PRNGKey
-from .base import AbstractBackbone, dropout
-
-
-class LayerNorm(eqx.Module):
-    """Normalises the last axis to mean 0 and variance 1, then scales and shifts it."""
-
-    weight: Float[Array, " width"]
-    bias: Float[Array, " width"]
-
-    def __init__(self, width: int):
-        """Starts as the plain normalisation."""
-        self.weight, self.bias = jnp.ones(width), jnp.zeros(width)
-
-    def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
-        """The normalised x."""
-        centred = x - x.mean(axis=-1, keepdims=True)
-        variance = jnp.square(centred).mean(axis=-1, keepdims=True)
-        return centred * jax.lax.rsqrt(variance + 1e-5) * self.weight + self.bias
+from ..types import PRNGKey, UsageError
+from .base import AbstractBackbone, dropout, LayerNorm
 
 
 class Block(eqx.Module):
@@ -64,13 +47,61 @@ class Block(eqx.Module):
 
 
 def attention_weights(
-    queries: Float[Array, "length heads head"], keys: Float[Array, "length heads head"]
-) -> Float[Array, "heads length length"]:
-    """Causal softmax attention: row t weighs elements 0 .. t, later ones get exactly 0."""
+    queries: Float[Array, "last heads head"], keys: Float[Array, "length heads head"]
+) -> Float[Array, "heads last length"]:
+    """Causal softmax attention of a sequence's last elements, or of all: what is later gets exactly 0."""
     scores = jnp.einsum("qhd,khd->hqk", queries, keys) / queries.shape[-1] ** 0.5
-    length = queries.shape[0]
-    causal = jnp.arange(length)[:, None] >= jnp.arange(length)[None, :]
+    positions = jnp.arange(keys.shape[0])
+    causal = positions[-queries.shape[0] :, None] >= positions[None, :]
     return jax.nn.softmax(jnp.where(causal, scores, -jnp.inf), axis=-1)
+
+
+def attend(
+    queries: Float[Array, "length heads head"],
+    keys: Float[Array, "length heads head"],
+    values: Float[Array, "length heads head"],
+    *,
+    dropout_rate: float = 0.0,
+    key: PRNGKey | None = None,
+    block_size: int | None = None,
+) -> Float[Array, "length heads head"]:
+    """The values mixed by their attention weights, with dropout on these.
+
+    Elements are taken in blocks, each with nothing but what it may look back on: at length 500 that leaves out four
+    ninths of all weights.
+
+    Args:
+        queries: what each element looks for.
+        keys: what it can be found by.
+        values: what it tells.
+        dropout_rate: the share of weights that is dropped.
+        key: for dropout; without one there is none.
+        block_size: elements a block, by default 64 or an eighth of the length, whichever is more.
+    """
+    length = queries.shape[0]
+    size = max(64, -(-length // 8)) if block_size is None else block_size
+    starts = range(0, length, size)
+    block_keys = [None] * len(starts) if key is None else list(jax.random.split(key, len(starts)))
+    mixed = []
+    for start, block_key in zip(starts, block_keys, strict=True):
+        end = min(start + size, length)
+        weights = dropout(attention_weights(queries[start:end], keys[:end]), dropout_rate, block_key)
+        mixed.append(jnp.einsum("hqk,khd->qhd", weights, values[:end]))
+    return jnp.concatenate(mixed)
+
+
+def rotate(
+    x: Float[Array, "*length heads head"], positions: Int[Array, "*length"]
+) -> Float[Array, "*length heads head"]:
+    """Turns pairs of components by angles proportional to the position, so that scores see distances alone.
+
+    Su et al. (2021), "RoFormer: enhanced transformer with rotary position embedding", section 3.2.
+    """
+    first, second = jnp.split(x, 2, axis=-1)
+    frequencies = 10_000.0 ** (-jnp.arange(first.shape[-1]) / first.shape[-1])
+    angles = positions[..., None, None] * frequencies.astype(x.dtype)
+    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    return jnp.concatenate([first * cos - second * sin, first * sin + second * cos], axis=-1)
 
 
 Carry = tuple[
@@ -79,12 +110,22 @@ Carry = tuple[
 
 
 class Transformer(AbstractBackbone):
-    """Two blocks of three heads of 24, width 72, feed-forward 4 x 72, learned positions."""
+    """Two blocks of three heads of 24, width 72, feed-forward 4 x 72, learned positions.
 
-    positions: Float[Array, "horizon width"]
+    Attributes:
+        positions: added to the embedding, or None where queries and keys are rotated by their position instead.
+        embed: from an element to the stream.
+        blocks: the attention and feed-forward layers.
+        final_norm: the last norm.
+        horizon: the most elements that `step` can look back on.
+        dropout_rate: the share that is dropped.
+    """
+
+    positions: Float[Array, "horizon width"] | None
     embed: Linear
     blocks: tuple[Block, ...]
     final_norm: LayerNorm
+    horizon: int = eqx.field(static=True)
     dropout_rate: float = eqx.field(static=True, default=0.0)
     parallel: ClassVar[bool] = True
 
@@ -101,35 +142,63 @@ class Transformer(AbstractBackbone):
     @property
     def output_size(self) -> int:
         """The width of the stream."""
-        return self.positions.shape[1]
+        return self.embed.weight.shape[1]
 
     @classmethod
-    def create(cls, input_size: int, horizon: int, *, dropout: float = 0.0, key: PRNGKey) -> "Transformer":
-        """The sizes of the class, for sequences of up to `horizon` elements."""
+    def create(
+        cls,
+        input_size: int,
+        horizon: int,
+        *,
+        dropout: float = 0.0,
+        positions: Literal["learned", "rotary"] = "learned",
+        key: PRNGKey,
+    ) -> "Transformer":
+        """The sizes of the class, for sequences of up to `horizon` elements.
+
+        Raises:
+            UsageError: positions other than these two.
+        """
+        if positions not in ("learned", "rotary"):
+            raise UsageError(f"positions: {positions!r} is not one of learned, rotary")
         width, num_heads, num_blocks = 72, 3, 2
         position_key, embed_key, *keys = jax.random.split(key, 2 + num_blocks)
+        learned = 0.02 * jax.random.normal(position_key, (horizon, width)) if positions == "learned" else None
         return cls(
-            positions=0.02 * jax.random.normal(position_key, (horizon, width)),
+            positions=learned,
             embed=Linear(input_size, width, key=embed_key),
             blocks=tuple(Block(width, num_heads, num_blocks, key=block_key) for block_key in keys),
             final_norm=LayerNorm(width),
+            horizon=horizon,
             dropout_rate=dropout,
         )
+
+    def stream(
+        self, x: Float[Array, "*length input"], positions: Int[Array, "*length"]
+    ) -> Float[Array, "*length width"]:
+        """What the first block reads: the embedding, with the learned positions if there are any."""
+        return self.embed(x) if self.positions is None else self.embed(x) + self.positions[positions]
+
+    def heads(self, block: Block, x: Array, positions: Int[Array, "..."]) -> tuple[Array, Array, Array]:
+        """Queries, keys and values, rotated where that is how positions are told."""
+        queries, keys, values = block.heads(x)
+        if self.positions is not None:
+            return queries, keys, values
+        return rotate(queries, positions), rotate(keys, positions), values
 
     def init(self) -> Carry:
         """Empty keys and values for the whole horizon, and the position of the next element."""
         num_heads = self.blocks[0].num_heads
-        horizon, width = self.positions.shape
-        shape = (len(self.blocks), horizon, num_heads, width // num_heads)
+        shape = (len(self.blocks), self.horizon, num_heads, self.output_size // num_heads)
         return jnp.zeros(shape), jnp.zeros(shape), jnp.zeros((), jnp.int32)
 
     def step(self, carry: Carry, x: Float[Array, " input"]) -> tuple[Carry, Float[Array, " output"]]:
         """Appends one element's keys and values, then attends over what is there."""
         keys, values, position = carry
-        x = self.embed(x) + self.positions[position]
+        x = self.stream(x, position)
         visible = jnp.arange(keys.shape[1]) <= position
         for index, block in enumerate(self.blocks):
-            query, new_key, new_value = block.heads(x)
+            query, new_key, new_value = self.heads(block, x, position)
             keys = keys.at[index, position].set(new_key)
             values = values.at[index, position].set(new_value)
             scores = jnp.einsum("hd,khd->hk", query, keys[index]) / query.shape[-1] ** 0.5
@@ -145,11 +214,13 @@ class Transformer(AbstractBackbone):
         dropout_keys = [None] * (1 + 3 * len(self.blocks))
         if key is not None:
             dropout_keys = list(jax.random.split(key, len(dropout_keys)))
-        x = dropout(self.embed(xs) + self.positions[: xs.shape[0]], self.dropout_rate, dropout_keys.pop())
+        positions = jnp.arange(xs.shape[0])
+        x = dropout(self.stream(xs, positions), self.dropout_rate, dropout_keys.pop())
         for block in self.blocks:
-            queries, keys, values = block.heads(x)
-            weights = dropout(attention_weights(queries, keys), self.dropout_rate, dropout_keys.pop())
-            mixed = jnp.einsum("hqk,khd->qhd", weights, values).reshape(x.shape)
-            x = x + dropout(block.projection(mixed), self.dropout_rate, dropout_keys.pop())
+            mixed = attend(
+                *self.heads(block, x, positions), dropout_rate=self.dropout_rate, key=dropout_keys.pop()
+            )
+            update = block.projection(mixed.reshape(x.shape))
+            x = x + dropout(update, self.dropout_rate, dropout_keys.pop())
             x = x + dropout(block.feed_forward(x), self.dropout_rate, dropout_keys.pop())
         return self.final_norm(x)

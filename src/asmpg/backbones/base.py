@@ -58,6 +58,23 @@ class AbstractBackbone(eqx.Module):
         """All outputs at once. The key is for dropout; without one there is none."""
 
 
+class LayerNorm(eqx.Module):
+    """Normalises the last axis to mean 0 and variance 1, then scales and shifts it."""
+
+    weight: Float[Array, " width"]
+    bias: Float[Array, " width"]
+
+    def __init__(self, width: int):
+        """Starts as the plain normalisation."""
+        self.weight, self.bias = jnp.ones(width), jnp.zeros(width)
+
+    def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
+        """The normalised x."""
+        centred = x - x.mean(axis=-1, keepdims=True)
+        variance = jnp.square(centred).mean(axis=-1, keepdims=True)
+        return centred * jax.lax.rsqrt(variance + 1e-5) * self.weight + self.bias
+
+
 def scan_step(backbone: AbstractBackbone, xs: Float[Array, "length input"]) -> Float[Array, "length output"]:
     """`predict` by repeated `step`: the reference every faster `predict` is tested against."""
     return jax.lax.scan(lambda carry, x: backbone.step(carry, x), backbone.init(), xs)[1]

@@ -132,6 +132,15 @@ def lstm_scan(
     return _lstm_outputs(projected + multiply(shift(states[0]), recurrent), weight, *states)
 
 
+def chrono_bias(size: int, horizon: int, *, key: PRNGKey) -> Float[Array, " size"]:
+    """`log U(1, horizon - 1)` for a gate that keeps: time scales spread from one step to the whole horizon.
+
+    With a zero bias the gradient over 500 steps underflows to exactly 0 in float32. Tallec & Ollivier (2018), "Can
+    recurrent neural networks warp time?", section 2.
+    """
+    return jnp.log(jax.random.uniform(key, (size,), minval=1.0, maxval=max(horizon - 1.0, 2.0)))
+
+
 class RNNCell(eqx.Module):
     """`h' = tanh(x W + h U + b)`."""
 
@@ -170,18 +179,11 @@ class LSTMCell(eqx.Module):
     recurrent: Float[Array, "hidden gates"]
 
     def __init__(self, input_size: int, hidden_size: int, horizon: int, *, key: PRNGKey):
-        """Chrono initialisation: forget biases `log U(1, horizon - 1)`, input biases their negatives.
-
-        The cell then remembers over time scales spread from one step to the whole horizon. With a zero bias the
-        gradient over 500 steps underflows to exactly 0 in float32. Tallec & Ollivier (2018), "Can recurrent neural
-        networks warp time?", section 2.
-        """
+        """Chrono initialisation, see `chrono_bias`: input biases are the negatives of the forget biases."""
         input_key, recurrent_key, bias_key = jax.random.split(key, 3)
         bound = hidden_size**-0.5
         inputs = Linear(input_size, 4 * hidden_size, key=input_key)
-        memory = jnp.log(
-            jax.random.uniform(bias_key, (hidden_size,), minval=1.0, maxval=max(horizon - 1.0, 2.0))
-        )
+        memory = chrono_bias(hidden_size, horizon, key=bias_key)
         bias = jnp.concatenate([-memory, memory, jnp.zeros(2 * hidden_size)])
         self.inputs = eqx.tree_at(lambda linear: linear.bias, inputs, bias)
         self.recurrent = jax.random.uniform(

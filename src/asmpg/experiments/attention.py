@@ -70,13 +70,10 @@ def attention_maps(
     if not isinstance(backbone, Transformer):
         raise UsageError(f"attention_maps: needs a transformer, got a {type(backbone).__name__}")
     steps = jnp.arange(actions.shape[0])
-    x = (
-        backbone.embed(model.encoder(model.features(initial_state, actions, steps)))
-        + backbone.positions[: actions.shape[0]]
-    )
+    x = backbone.stream(model.encoder(model.features(initial_state, actions, steps)), steps)
     maps = []
     for block in backbone.blocks:
-        queries, keys, values = block.heads(x)
+        queries, keys, values = backbone.heads(block, x, steps)
         maps.append(attention_weights(queries, keys))
         x = x + block.projection(jnp.einsum("hqk,khd->qhd", maps[-1], values).reshape(x.shape))
         x = x + block.feed_forward(x)
