@@ -531,13 +531,15 @@ def test_engines_refuse_what_they_cannot_do(name, options, message):
 
 
 @pytest.mark.slow
-def test_a_cluster_that_loses_a_node_ends_like_one_machine(tmp_path):
+@pytest.mark.timeout(600)
+def test_a_cluster_that_loses_a_node_ends_like_one_machine(tmp_path, monkeypatch):
     """Two nodes of which one is killed while it works; every item is finished and equal to the pool's."""
     pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
     from asmpg.sweeps.engines import Ray
 
+    monkeypatch.setenv("RAY_worker_niceness", "0")
     content = sweeping.SUITE.replace("steps = 160", "steps = 1600")
     file = write_suite(tmp_path, content)
     pool, out = tmp_path / "pool", tmp_path / "ray"
