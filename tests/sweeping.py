@@ -115,8 +115,10 @@ def sweep(file: pathlib.Path, out: pathlib.Path | str, engine: AbstractEngine | 
     return run_sweep(load(file), str(out), engine or InProcess(options.get("stop", lambda: False)), **options)
 
 
-def in_another_process(file: str, out: str, workers: int) -> None:
-    """Runs the suite there; the target of a process."""
+def in_another_process(file: str, out: str, workers: int, together=None) -> None:
+    """Runs the suite there, at once or when the other is ready too; the target of a process."""
+    if together is not None:
+        together.wait(60)
     sweep(pathlib.Path(file), out, Local(workers) if workers else InProcess())
 
 
