@@ -258,7 +258,7 @@ def test_a_stopped_item_goes_on_from_its_checkpoint(whole, tmp_path, monkeypatch
     said = list[asmpg.runs.Progress]()
     real = work.start
     monkeypatch.setattr(work, "start", lambda config, report, stop: real(config, said.append, stop))
-    sweeping.sweep(file, out, stop=stop_after(1))
+    sweeping.sweep(file, out, stop=stop_after(6))
     assert (
         min(progress.steps for progress in said if progress.stage == "training")
         > json.loads(lines.splitlines()[-1])["steps"]
