@@ -258,7 +258,7 @@ def test_a_stopped_item_goes_on_from_its_checkpoint(whole, tmp_path, monkeypatch
     said = list[asmpg.runs.Progress]()
     real = work.start
     monkeypatch.setattr(work, "start", lambda config, report, stop: real(config, said.append, stop))
-    sweeping.sweep(file, out, stop=stop_after(1))
+    sweeping.sweep(file, out, stop=stop_after(6))
     assert (
         min(progress.steps for progress in said if progress.stage == "training")
         > json.loads(lines.splitlines()[-1])["steps"]
@@ -438,7 +438,7 @@ def test_killed_a_few_times_the_table_is_the_same_bit_for_bit(whole, tmp_path, c
 @pytest.mark.timeout(900)
 def test_killed_twenty_times_the_table_is_the_same_bit_for_bit(tmp_path, context):
     """With two workers, which end with the process that started them and is killed."""
-    file = write_suite(tmp_path, sweeping.SUITE.replace("steps = 160", "steps = 3200"))
+    file = write_suite(tmp_path, sweeping.SUITE.replace("steps = 160", "steps = 1600"))
     out, expected = tmp_path / "out", tmp_path / "expected"
     kill_at_random(file, out, context, 20, workers=2)
     assert look(load(file), open_store(str(out))).left()  # the last kill still hit something
