@@ -152,19 +152,16 @@ def test_sizes_of_appendix_e():
 
 def make_sequence() -> ActionSequence:
     """Means and standard deviations that differ from step to step."""
-    random = np.random.default_rng(4)
+    values = 0.5 * np.random.default_rng(4).normal(size=(2, 7, 2))
     sequence = ActionSequence(Drift(), key=jax.random.key(0))
-    values = [
-        jnp.asarray(0.02 * random.normal(size=(7, 2)), leaf.dtype) for leaf in jax.tree.leaves(sequence)
-    ]
-    return jax.tree.unflatten(jax.tree.structure(sequence), values)
+    return eqx.tree_at(lambda s: (s.means, s.log_stds), sequence, tuple(map(jnp.asarray, values)))
 
 
 def test_an_action_sequence_is_one_distribution_a_step_whatever_the_state(x64):
     sequence, noise = make_sequence(), jnp.array([0.3, -1.1])
     for step in range(7):
         action, log_prob = sequence.sample_and_log_prob(jnp.array(STATE), step, noise)
-        mean, std = sequence.means[step], np.exp(30.0 * sequence.scaled_log_stds[step])
+        mean, std = sequence.means[step], np.exp(sequence.log_stds[step])
         np.testing.assert_allclose(action, np.tanh(mean + std * noise), rtol=1e-12)
         density = scipy.stats.norm.logpdf(np.arctanh(action), mean, std) - np.log1p(-np.square(action))
         np.testing.assert_allclose(log_prob, density.sum(), rtol=1e-9)
@@ -180,5 +177,5 @@ def test_a_first_action_sequence_is_that_of_a_first_network():
     assert (first.means != other.means).all()
     np.testing.assert_array_equal(first.distribution(jnp.array(STATE), 4).scale, 1.0)
     for value, bound in ((100.0, np.exp(2.0)), (-100.0, np.exp(-5.0))):
-        wide = eqx.tree_at(lambda s: s.scaled_log_stds, first, jnp.full((50, 2), value))
+        wide = eqx.tree_at(lambda s: s.log_stds, first, jnp.full((50, 2), value))
         np.testing.assert_allclose(wide.distribution(jnp.array(STATE), 4).scale, bound, rtol=1e-5)

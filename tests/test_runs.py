@@ -130,8 +130,8 @@ def test_a_result_is_that_of_the_last_record(whole):
 
 
 def test_networks_have_a_leading_seed_axis_and_are_resumed_bit_for_bit(tmp_path, real):
-    """The real method: stopped after its first updates, resumed and read back."""
-    config = dataclasses.replace(CONFIG, steps=96)
+    """The real method with all that it can learn: stopped after its first updates, resumed and read back."""
+    config = dataclasses.replace(CONFIG, steps=96, learned_reward=True)
     expected = asmpg.train(config)
     for network in (expected.policy, expected.model):
         assert {leaf.shape[0] for leaf in jax.tree.leaves(network) if eqx.is_array(leaf)} == {2}

@@ -109,10 +109,10 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
         settings = self.settings
         return optimiser(settings.model_learning_rate, settings.learning_rate_decay, settings.gradient_clip)
 
-    @property
-    def _policy_optimiser(self) -> optax.GradientTransformation:
+    def _policy_optimiser(self, policy: AbstractTanhGaussianPolicy) -> optax.GradientTransformation:
         settings = self.settings
-        return optimiser(settings.policy_learning_rate, settings.learning_rate_decay, settings.gradient_clip)
+        rate = settings.policy_learning_rate * policy.learning_rate_factor
+        return optimiser(rate, settings.learning_rate_decay, settings.gradient_clip)
 
     def init(self, *, key: PRNGKey) -> ModelBasedState:
         """Initial networks. The policy's draw does not depend on the kind of model."""
@@ -124,7 +124,7 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
             model,
             policy,
             self._model_optimiser.init(eqx.filter(model, eqx.is_inexact_array)),
-            self._policy_optimiser.init(eqx.filter(policy, eqx.is_inexact_array)),
+            self._policy_optimiser(policy).init(eqx.filter(policy, eqx.is_inexact_array)),
             jnp.ones(()),
             UpdateStatistics.zero(),
             reward,
@@ -221,7 +221,7 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
 
         grads, entropy = mean_gradient(loss, state.policy, (starts, noise))
         policy, optimiser_state, applied = apply_gradient(
-            self._policy_optimiser, state.policy, state.policy_optimiser, grads
+            self._policy_optimiser(state.policy), state.policy, state.policy_optimiser, grads
         )
         statistics = state.statistics.add(global_norm(grads), entropy).add_outcome(applied)
         return dataclasses.replace(

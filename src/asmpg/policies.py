@@ -1,6 +1,7 @@
 """Policies: a state and a step to an action, stochastic by reparameterisation."""
 
 import abc
+from typing import ClassVar
 
 import distreqx.bijectors as bijectors
 import distreqx.distributions as distributions
@@ -17,8 +18,6 @@ from .types import PRNGKey, Scalar, Step
 
 HIDDEN_SIZE = 64
 MIN_LOG_STD, MAX_LOG_STD = -5.0, 2.0
-# Of the parameters of an action sequence.
-GAIN = 30.0
 
 
 class AbstractPolicy(AbstractActor):
@@ -69,7 +68,13 @@ class AbstractPolicy(AbstractActor):
 
 
 class AbstractTanhGaussianPolicy(AbstractPolicy):
-    """A normal distribution squashed by tanh; a subclass says which one."""
+    """A normal distribution squashed by tanh; a subclass says which one.
+
+    Attributes:
+        learning_rate_factor: by which a network's learning rate is multiplied to suit these parameters.
+    """
+
+    learning_rate_factor: ClassVar[float] = 1.0
 
     @abc.abstractmethod
     def distribution(self, state: Float[Array, " state"], step: Step) -> distributions.Normal:
@@ -140,26 +145,26 @@ class TanhGaussianPolicy(AbstractTanhGaussianPolicy):
 class ActionSequence(AbstractTanhGaussianPolicy):
     """The actions themselves as parameters, one mean and one standard deviation a step; the state is not read.
 
-    Open and closed loop are the same then. The parameters are `means / GAIN` and `log_stds / GAIN`: an optimiser such
-    as Adam moves every parameter by about its learning rate, and a network's output by many times that, since all its
-    weights move together. With the gain, one learning rate suits both.
+    Open and closed loop are the same then.
+
+    Attributes:
+        means: before the squashing: the deterministic actions are `tanh(means)`.
+        log_stds: logarithms of the standard deviations before the squashing.
     """
 
-    scaled_means: Float[Array, "horizon action"]
-    scaled_log_stds: Float[Array, "horizon action"]
+    means: Float[Array, "horizon action"]
+    log_stds: Float[Array, "horizon action"]
+    # Adam moves every parameter by about its learning rate, and a network's output thereby by many times that, since
+    # all weights move together. These parameters are the output.
+    learning_rate_factor: ClassVar[float] = 30.0
 
     def __init__(self, env: AbstractEnvironment, *, key: PRNGKey):
         """Centred, as a network is at first, with a standard deviation of one before the squashing."""
         shape = (env.horizon, env.action_size)
-        self.scaled_means = 0.1 / GAIN * jax.random.normal(key, shape)
-        self.scaled_log_stds = jnp.zeros(shape)
-
-    @property
-    def means(self) -> Float[Array, "horizon action"]:
-        """Before the squashing: the deterministic actions are `tanh(means)`."""
-        return GAIN * self.scaled_means
+        self.means = 0.1 * jax.random.normal(key, shape)
+        self.log_stds = jnp.zeros(shape)
 
     def distribution(self, state: Float[Array, " state"], step: Step) -> distributions.Normal:
         """The normal distribution of this step."""
-        log_std = jnp.clip(GAIN * self.scaled_log_stds[step], MIN_LOG_STD, MAX_LOG_STD)
+        log_std = jnp.clip(self.log_stds[step], MIN_LOG_STD, MAX_LOG_STD)
         return distributions.Normal(self.means[step], jnp.exp(log_std))
