@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from .analysis import action_jacobian as action_jacobian
     from .backbones import AbstractBackbone as AbstractBackbone
     from .backbones import BACKBONES as BACKBONES
+    from .baselines import DecisionTransformerSettings as DecisionTransformerSettings
+    from .baselines import SoftActorCriticSettings as SoftActorCriticSettings
     from .config import MODELS as MODELS
     from .config import TrainConfig as TrainConfig
     from .environment import AbstractEnvironment as AbstractEnvironment
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "analysis": ("action_jacobian",),
     "backbones": ("AbstractBackbone", "BACKBONES"),
+    "baselines": ("DecisionTransformerSettings", "SoftActorCriticSettings"),
     "config": ("MODELS", "TrainConfig"),
     "environment": ("AbstractEnvironment", "rollout"),
     "envs": ("from_ode", "make", "TASKS"),
@@ -64,10 +67,12 @@ __all__ = [
     "AbstractEnvironment",
     "AbstractPolicy",
     "ActionSequenceModel",
+    "DecisionTransformerSettings",
     "OneStepModel",
     "Result",
     "Settings",
     "Simulator",
+    "SoftActorCriticSettings",
     "TanhGaussianPolicy",
     "TrainConfig",
     "Trajectory",
