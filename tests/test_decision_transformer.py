@@ -189,33 +189,31 @@ def test_noise_moves_actions_by_their_standard_deviation():
         np.testing.assert_allclose(act(jnp.array(noise)), expected, rtol=1e-4, atol=1e-6)
 
 
+class Still(Drift):
+    """Its state never moves, and nothing is paid: only the actions of the past tell steps apart."""
+
+    def transition(self, state, action, step):
+        return state
+
+    def reward(self, state, action, step):
+        return jnp.zeros(())
+
+
 def test_what_is_carried_is_the_action_taken():
     """Noise that is added to an action is part of what the policy sees later."""
-    policy = make_policy(7)
+    policy, env = make_policy(7), Still()
 
-    def act(carry, state, step, added):
-        return policy.act(carry, state, step) + added
-
+    @jax.jit
+    @jax.vmap
     def actions(first):
-        added = jnp.zeros((7, 2)).at[0, 0].set(first)
-        return play(ENV, act, added, ENV.initial_state(), policy).actions
+        def act(carry, state, step, added):
+            return policy.act(carry, state, step) + added
 
-    # At step 1 everything but the first action is held: its state does not depend on it.
-    class Still(Drift):
-        def transition(self, state, action, step):
-            return state
+        return play(env, act, jnp.zeros((7, 2)).at[0, 0].set(first), env.initial_state(), policy).actions
 
-        def reward(self, state, action, step):
-            return jnp.zeros(())
-
-    def still_actions(first):
-        added = jnp.zeros((7, 2)).at[0, 0].set(first)
-        return play(Still(), act, added, ENV.initial_state(), policy).actions
-
-    for function in (actions, still_actions):
-        plain, moved = jax.jit(jax.vmap(function))(jnp.array([0.0, 0.3]))
-        np.testing.assert_allclose(moved[0] - plain[0], [0.3, 0.0], atol=1e-6)
-        assert np.abs(moved[1] - plain[1]).max() > 1e-4
+    plain, moved = actions(jnp.array([0.0, 0.3]))
+    np.testing.assert_allclose(moved[0] - plain[0], [0.3, 0.0], atol=1e-6)
+    assert np.abs(moved[1] - plain[1]).max() > 1e-4
 
 
 # What a prediction sees

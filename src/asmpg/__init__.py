@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from .backbones import BACKBONES as BACKBONES
     from .backbones import SelfAttention as SelfAttention
     from .backbones import SimpleRNN as SimpleRNN
+    from .baselines import DecisionTransformerSettings as DecisionTransformerSettings
+    from .baselines import SoftActorCriticSettings as SoftActorCriticSettings
     from .config import MODELS as MODELS
     from .config import TrainConfig as TrainConfig
     from .environment import AbstractEnvironment as AbstractEnvironment
@@ -74,6 +76,7 @@ _MODULES = {
         "theorem1_bound",
     ),
     "backbones": ("AbstractBackbone", "BACKBONES", "SelfAttention", "SimpleRNN"),
+    "baselines": ("DecisionTransformerSettings", "SoftActorCriticSettings"),
     "config": ("MODELS", "TrainConfig"),
     "environment": ("AbstractEnvironment", "AbstractReward", "rollout"),
     "envs": ("from_ode", "make", "TASKS"),
@@ -109,6 +112,7 @@ __all__ = [
     "AbstractReward",
     "ActionSequence",
     "ActionSequenceModel",
+    "DecisionTransformerSettings",
     "HistoryModel",
     "LearnedReward",
     "OneStepModel",
@@ -118,6 +122,7 @@ __all__ = [
     "Settings",
     "SimpleRNN",
     "Simulator",
+    "SoftActorCriticSettings",
     "TanhGaussianPolicy",
     "TrainConfig",
     "Trajectory",

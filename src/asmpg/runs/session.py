@@ -54,6 +54,8 @@ class Session:
         """
         self.config, self.folder, self._content = config, folder, content
         self.env = config.environment()
+        if config.settings().needs_optimum:
+            report(Progress("starting", f"solving {self.env.name} for the return to ask for"))
         learner = config.learner()
         horizon = self.env.horizon
         schedule = Schedule.create(config.steps, learner.settings.warmup_steps, config.chunk_steps, horizon)
