@@ -69,15 +69,18 @@ def attention_maps(
     backbone = model.backbone
     if not isinstance(backbone, Transformer):
         raise UsageError(f"attention_maps: needs a transformer, got a {type(backbone).__name__}")
-    steps = jnp.arange(actions.shape[0])
-    x = backbone.embed(model.encode(initial_state, actions, steps)) + backbone.positions[: actions.shape[0]]
-    maps = []
+    return attend(backbone, model.encode(initial_state, actions, jnp.arange(actions.shape[0])))[1]
+
+
+def attend(backbone: Transformer, xs: Float[Array, "length input"]) -> tuple[Array, Array]:
+    """What `backbone.predict` computes, and the weights it computes it with."""
+    x, maps = backbone.embed(xs) + backbone.positions[: xs.shape[0]], []
     for block in backbone.blocks:
         queries, keys, values = block.heads(x)
         maps.append(attention_weights(queries, keys))
         x = x + block.projection(jnp.einsum("hqk,khd->qhd", maps[-1], values).reshape(x.shape))
         x = x + block.feed_forward(x)
-    return jnp.stack(maps)
+    return backbone.final_norm(x), jnp.stack(maps)
 
 
 def measure(scale: Scale, report: Report) -> Tables:
