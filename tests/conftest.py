@@ -24,3 +24,11 @@ def x64():
     """Runs the test in double precision."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(scope="module")
+def quickly():
+    """Compiles quickly rather than well: for tests whose programs are compiled once and run for an instant."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

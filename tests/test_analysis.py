@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 
 from asmpg import analysis
-from asmpg.environment import AbstractEnvironment
+from asmpg.environment import AbstractEnvironment, rollout
 from asmpg.gradients import action_gradient, policy_gradient
 from asmpg.models import ActionSequenceModel, OneStepModel, Simulator
 from asmpg.types import UsageError
 from test_gradients import make_model, make_policy, MODELS
 from toys import Drift, flatten, relative_error, unit_normaliser
+
+
+pytestmark = pytest.mark.usefixtures("quickly")
 
 
 def make_actions(env: AbstractEnvironment, seed: int = 0, dtype: Any = float) -> jax.Array:
@@ -251,28 +254,31 @@ def test_growth_refuses_rather_than_guesses(horizons, norms, reason):
 def test_the_bound_has_the_constants_of_the_theorem(x64):
     """Every constant against a calculation with whole Jacobians."""
     env = Drift()
-    policy, model = make_policy(env), make_model("rnn", env)
-    start = env.initial_state()
-    bound = eqx.filter_jit(analysis.theorem1_bound)(policy, model, env, start)
-    states, actions, predict = [start], [], eqx.filter_jit(model.predict)
-    for step in range(env.horizon):
-        actions.append(policy.mode(states[step], step))
-        states = [*states, predict(start, jnp.stack(actions + [actions[0]] * (6 - step)))[step]]
+    policy, model = make_policy(env), Simulator(env)
+    start, steps = env.initial_state(), jnp.arange(env.horizon)
     arrays, static = eqx.partition(policy, eqx.is_inexact_array)
-    spread = eqx.filter_jit(jax.jacrev(lambda p, s, t: eqx.combine(p, static).mode(s, jnp.asarray(t))))
-    whole = [
-        np.concatenate([np.reshape(x, (2, -1)) for x in jax.tree.leaves(spread(arrays, states[t], t))], 1)
-        for t in range(env.horizon)
-    ]
-    np.testing.assert_allclose(bound.policy_lipschitz, max(np.linalg.norm(x, 2) for x in whole), rtol=1e-9)
-    slopes = [jax.grad(env.reward)(states[t], actions[t], t) for t in range(1, env.horizon)]
-    slopes.append(jax.grad(env.terminal_reward)(states[-1]))
-    np.testing.assert_allclose(bound.reward_lipschitz, max(np.linalg.norm(x) for x in slopes), rtol=1e-9)
-    direct = [jax.grad(env.reward, 1)(states[t], actions[t], t) for t in range(env.horizon)]
-    np.testing.assert_allclose(bound.action_sum, sum(np.linalg.norm(x) for x in direct), rtol=1e-9)
-    gradient = eqx.filter_jit(policy_gradient)(policy, model, env, start)[1]
+
+    @eqx.filter_jit
+    def run(policy):
+        bound = analysis.theorem1_bound(policy, model, env, start)
+        episode = rollout(env, policy)
+        spread = jax.jacrev(lambda p, s, t: eqx.combine(p, static).mode(s, t))
+        whole = jax.vmap(spread, in_axes=(None, 0, 0))(arrays, episode.states[:-1], steps)
+        slopes = jax.vmap(jax.grad(env.reward, (0, 1)))(episode.states[:-1], episode.actions, steps)
+        last = jax.grad(env.terminal_reward)(episode.states[-1])
+        gradient = policy_gradient(policy, model, env, start)[1]
+        return bound, (bound.bound, bound.paper_bound, bound.ratio), whole, slopes, last, gradient
+
+    bound, (full, printed, ratio), whole, (by_state, by_action), last, gradient = run(policy)
+    leaves = [np.reshape(leaf, (env.horizon, env.action_size, -1)) for leaf in jax.tree.leaves(whole)]
+    largest = np.linalg.norm(np.concatenate(leaves, axis=-1), ord=2, axis=(1, 2)).max()
+    np.testing.assert_allclose(bound.policy_lipschitz, largest, rtol=1e-9)
+    slopes = np.linalg.norm(np.concatenate([by_state[1:], last[None]]), axis=1)
+    np.testing.assert_allclose(bound.reward_lipschitz, slopes.max(), rtol=1e-9)
+    np.testing.assert_allclose(bound.action_sum, np.linalg.norm(by_action, axis=1).sum(), rtol=1e-9)
     np.testing.assert_allclose(bound.gradient_norm, np.linalg.norm(flatten(gradient)), rtol=1e-9)
-    assert 0 < bound.ratio < 1 and bound.bound > bound.paper_bound
+    np.testing.assert_allclose(ratio, bound.gradient_norm / full, rtol=1e-12)
+    assert 0 < ratio < 1 and full > printed
 
 
 # Landscapes
@@ -281,7 +287,7 @@ def test_the_bound_has_the_constants_of_the_theorem(x64):
 def test_a_landscape_has_the_slope_of_the_gradient(x64):
     """In action space and in parameter space, along one random direction; the frozen statistics do not move."""
     env, width = Drift(), 1e-5
-    model, policy, start = make_model("rnn", env), make_policy(env), env.initial_state()
+    model, policy, start = Simulator(env), make_policy(env), env.initial_state()
     offsets, actions = jnp.array([-width, 0.0, width]), make_actions(env)
     direction = analysis.random_direction(actions, key=jax.random.key(0))
     np.testing.assert_allclose(np.linalg.norm(direction), 1.0, rtol=1e-6)
@@ -375,10 +381,10 @@ def test_the_first_nan_is_found(fault, step):
 
 def test_a_policy_and_a_network_are_looked_at_too():
     env = Drift()
-    policy, model = make_policy(env), make_model("rnn", env)
+    policy, model = make_policy(env), make_model("one-step", env)
     start = env.initial_state()
     assert analysis.locate_nonfinite(model, env, start, policy, key=jax.random.key(0), loop="closed") is None
-    huge = eqx.tree_at(lambda m: m.decoder.output.bias, model, replace_fn=lambda b: b + jnp.inf)
+    huge = eqx.tree_at(lambda m: m.layers[2].bias, model, replace_fn=lambda b: b + jnp.inf)
     found = analysis.locate_nonfinite(huge, env, start, policy)
     assert found is not None and (found.function, found.step) == ("model", 0)
     broken = eqx.tree_at(lambda p: p.layers[2].bias, policy, replace_fn=lambda b: b * jnp.nan)

@@ -43,6 +43,18 @@ def sha256(task: str) -> str:
     return hashlib.sha256(_content(path)).hexdigest()
 
 
+def load_definition(text: str) -> Any:
+    """Whatever a file calls NAME. Runs the file; only ever called for what the user typed just now.
+
+    Args:
+        text: `FILE.py:NAME`.
+
+    Raises:
+        UsageError: the file cannot be run, or has no such name.
+    """
+    return _definition(*split(text))
+
+
 def load_task(task: str, horizon: int | None = None) -> AbstractEnvironment:
     """Runs the file and takes the task from it. Only ever called for what the user typed just now.
 

@@ -1,4 +1,4 @@
-"""The command line: `asmpg list`, `train`, `evaluate`, `optimal`, `reproduce`, `sweep`."""
+"""The command line: `asmpg list`, `train`, `evaluate`, `optimal`, `diagnose`, `reproduce`, `sweep`."""
 
 import dataclasses
 import os
@@ -16,7 +16,7 @@ from .machine import INTERRUPTED
 
 
 # Fields of the configuration that are typed by another name.
-_TYPED = {"num_seeds": "--seeds", "task": "TASK", "run": "RUN"}
+_TYPED = {"num_seeds": "--seeds", "task": "TASK", "run": "RUN", "figure": "FIGURE"}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -40,6 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
         options.Train: commands.run_train,
         options.Evaluate: commands.run_evaluate,
         options.Optimal: commands.run_optimal,
+        options.Diagnose: laboratory.run_diagnose,
         options.Reproduce: laboratory.run_reproduce,
         options.Sweep: sweep.run_sweep_command,
         options.List: commands.run_list,
@@ -71,11 +72,8 @@ def guarded(run: Callable[[], int]) -> int:
 def _in_words_typed(message: str) -> str:
     """The message with the field it names as the option that was typed."""
     name, colon, rest = message.partition(":")
-    names = {
-        field.name
-        for part in (options.Train, options.SettingOptions, options.Sweep)
-        for field in dataclasses.fields(part)
-    }
+    parts = (options.Train, options.SettingOptions, options.Diagnose, options.Reproduce, options.Sweep)
+    names = {field.name for part in parts for field in dataclasses.fields(part)}
     if name in _TYPED:
         return _TYPED[name] + colon + rest
     return f"--{name.replace('_', '-')}{colon}{rest}" if colon and name in names else message

@@ -2,15 +2,19 @@
 
 import json
 import pathlib
+import re
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from ..config import check_choice
 from ..experiments import EXPERIMENTS, reproduce
+from ..experiments.diagnosis import diagnose
+from ..experiments.subjects import fresh_subjects, parse_horizons, trained_subjects
 from ..runs.progress import duration
 from .machine import keep_compiled, use_cores
-from .options import Reproduce
+from .options import Diagnose, Reproduce
 
 
 # Seconds between two lines about the same part of an experiment.
@@ -19,19 +23,60 @@ _INTERVAL = 5.0
 
 def run_reproduce(options: Reproduce) -> int:
     """`asmpg reproduce`."""
-    check_choice("FIGURE", options.figure, EXPERIMENTS)
+    check_choice("figure", options.figure, EXPERIMENTS)
     use_cores(10)
     keep_compiled()
     out = options.out or str(pathlib.Path("figures") / f"{options.figure}-{options.scale}")
     with Lines() as report:
         content = reproduce(EXPERIMENTS[options.figure], options.figure, options.scale, out, report)
     if options.json:
-        sys.stdout.write(json.dumps(content, allow_nan=False) + "\n")
-        return 0
+        return _print_json(content)
     for verdict in content["verdicts"]:
         sys.stdout.write(f"{verdict['verdict']:14} {verdict['id']}: {verdict['claim']}\n")
         sys.stdout.write(f"{'':14} {verdict['numbers']['reason']}\n")
     sys.stdout.write(f"{duration(content['seconds'])}, everything is in {content['out']}\n")
+    return 0
+
+
+def run_diagnose(options: Diagnose) -> int:
+    """`asmpg diagnose`."""
+    keep_compiled()
+    horizons = None if options.horizons is None else parse_horizons(options.horizons)
+    if options.run is not None:
+        given = trained_subjects(options.run, options.task, options.model, horizons, options.seed)
+    else:
+        model = "transformer" if options.model is None else options.model
+        given = fresh_subjects(options.task, model, horizons or [20, 50, 100], options.seed or 0)
+    default = re.sub(r"[^\w.-]+", "_", f"diagnose-{given.task}-{given.model}")
+    out = options.out or str(pathlib.Path("figures") / default)
+    with Lines() as report:
+        content = diagnose(given.subjects, given.horizons, given.model, out, report)
+    if options.json:
+        return _print_json(content)
+    _print_diagnosis(content)
+    return 0
+
+
+def _print_diagnosis(content: Mapping[str, Any]) -> None:
+    """A table with one line a horizon, and the finding."""
+    head = ("H", "|ds_H/da_0|, mean", "median", "reach", "true reach", "cosine")
+    norms = content["gradient_norm"]
+    columns = (content["horizons"], norms["mean"], norms["median"])
+    columns += (content["reach"], content["true_reach"], content["cosine"])
+    lines = [
+        head,
+        *(tuple("-" if x is None else f"{x:.3g}" for x in row) for row in zip(*columns, strict=True)),
+    ]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    for line in lines:
+        sys.stdout.write(
+            "  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True)) + "\n"
+        )
+    sys.stdout.write(f"{content['finding']}\nThe figure is in {content['out']}\n")
+
+
+def _print_json(content: Mapping[str, Any]) -> int:
+    sys.stdout.write(json.dumps(content, allow_nan=False) + "\n")
     return 0
 
 

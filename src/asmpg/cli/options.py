@@ -149,6 +149,31 @@ class Reproduce:
 
 
 @dataclasses.dataclass(frozen=True)
+class Diagnose:
+    """Measure what a model does to gradients on a task: how far they reach, how they grow, where they point.
+
+    Attributes:
+        task: a built-in task (see asmpg list) or FILE.py:NAME.
+        model: which dynamics model (see asmpg list), or FILE.py:NAME of what makes one from the task and a key.
+        horizons: one or more, separated by commas.
+        run: a run folder, whose trained model is looked at instead of a fresh one.
+        seed: of the fresh model and of the random actions; with --run, which of its seeds.
+        out: the folder for diagnose.json and the figure.
+        json: print one JSON object, and nothing else, on standard output.
+    """
+
+    task: Annotated[str, tyro.conf.Positional]
+    model: Annotated[str | None, _option("transformer, or the run's")] = None
+    horizons: Annotated[str | None, _option("20,50,100, or a fifth, a half and the whole of the run's")] = (
+        None
+    )
+    run: Annotated[str | None, tyro.conf.arg(metavar="RUN", help_behavior_hint="")] = None
+    seed: Annotated[int | None, _option("0, or the run's first")] = None
+    out: Annotated[str | None, _option("figures/diagnose-TASK-MODEL")] = None
+    json: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class Sweep:
     """Train every item of a suite, once, on one machine or many; run it again to go on where it stopped.
 
@@ -205,12 +230,13 @@ Command = (
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Optimal, tyro.conf.subcommand("optimal")]
+    | Annotated[Diagnose, tyro.conf.subcommand("diagnose")]
     | Annotated[Reproduce, tyro.conf.subcommand("reproduce")]
     | Annotated[Sweep, tyro.conf.subcommand("sweep")]
 )
 
 
-def parse(arguments: list[str]) -> Train | Evaluate | Optimal | Reproduce | Sweep | List:
+def parse(arguments: list[str]) -> Train | Evaluate | Optimal | Diagnose | Reproduce | Sweep | List:
     """What was typed.
 
     Raises:

@@ -70,14 +70,19 @@ def attention_maps(
     if not isinstance(backbone, Transformer):
         raise UsageError(f"attention_maps: needs a transformer, got a {type(backbone).__name__}")
     steps = jnp.arange(actions.shape[0])
-    x = backbone.stream(model.encoder(model.features(initial_state, actions, steps)), steps)
-    maps = []
+    return attend(backbone, model.encoder(model.features(initial_state, actions, steps)))[1]
+
+
+def attend(backbone: Transformer, xs: Float[Array, "length input"]) -> tuple[Array, Array]:
+    """What `backbone.predict` computes, and the weights it computes it with."""
+    steps = jnp.arange(xs.shape[0])
+    x, maps = backbone.stream(xs, steps), []
     for block in backbone.blocks:
         queries, keys, values = backbone.heads(block, x, steps)
         maps.append(attention_weights(queries, keys))
         x = x + block.projection(jnp.einsum("hqk,khd->qhd", maps[-1], values).reshape(x.shape))
         x = x + block.feed_forward(x)
-    return jnp.stack(maps)
+    return backbone.final_norm(x), jnp.stack(maps)
 
 
 def measure(scale: Scale, report: Report) -> Tables:

@@ -13,17 +13,16 @@ from jaxtyping import Array
 from ..analysis import action_return, return_landscape
 from ..environment import AbstractEnvironment, rollout
 from ..envs import make
-from ..models import Simulator
-from ..normalisation import Normaliser
-from ..types import PRNGKey
+from ..models import AbstractDynamicsModel, Simulator
+from ..types import PRNGKey, Trajectory
 from .drawing import colour, finish, panels
 from .experiment import Experiment, Report, Scale, Tables
-from .offline import add_fit, Fit, fit, FLAGGED, for_seeds, if_fitted, make_model, random_episodes, seed_keys
+from .offline import add_fit, Fit, fit, FLAGGED, for_seeds, if_fitted, make_models, random_episodes, seed_keys
 from .table import Table
 from .verdicts import both, decide, three_way, Verdict
 
 
-MODELS = ("truth", "one-step", FLAGGED, "rnn")
+MODELS = ("one-step", FLAGGED, "rnn")
 # Share of the final reward's variance over initial actions that a model leaves unexplained.
 ACCURATE, INACCURATE = 0.1, 0.3
 SHOWN_ACTIONS = (-0.8, -0.4, 0.0, 0.4, 0.8)
@@ -42,7 +41,7 @@ class Setting:
 
 
 SETTINGS: dict[Scale, Setting] = {
-    "smoke": Setting(12, 1, 240, Fit.reduced(8), 21, ("truth", "one-step")),
+    "smoke": Setting(12, 1, 240, Fit.reduced(8), 21, ("one-step",)),
     "cpu": Setting(100, 2, 50_000, Fit.reduced(3000), 201),
     "paper": Setting(100, 10, 100_000, Fit.paper(20_000), 401),
 }
@@ -58,12 +57,15 @@ def first_action_landscape(
     return return_landscape(objective, centre, [direction], initial_actions, chunk_size=chunk_size)
 
 
-def one_seed(name: str, env: AbstractEnvironment, setting: Setting, key: PRNGKey) -> dict[str, Array]:
-    """Data, fit and predicted rewards of one seed. The data do not depend on the model."""
-    data_key, model_key, fit_key = jax.random.split(key, 3)
-    episodes = random_episodes(env, -(-setting.transitions // env.horizon), key=data_key)
-    model = make_model(name, env, Normaliser.from_states(episodes.states), key=model_key)
-    fitted = fit(model, episodes, setting.fit, key=fit_key)
+def fit_and_predict(
+    env: AbstractEnvironment,
+    setting: Setting,
+    model: AbstractDynamicsModel,
+    episodes: Trajectory,
+    key: PRNGKey,
+) -> dict[str, Array]:
+    """Fits one model and predicts the reward of every initial action."""
+    fitted = fit(model, episodes, setting.fit, key=key)
     rewards = first_action_landscape(fitted.model, env, grid(setting))
     return {"reward": rewards, "loss": fitted.loss, "num_nonfinite": fitted.num_nonfinite}
 
@@ -78,25 +80,31 @@ def measure(scale: Scale, report: Report) -> Tables:
     setting = SETTINGS[scale]
     env = make("one_bounce", setting.horizon)
     tables = {"bounce": Table(), "bounce_fits": Table(), "bounce_paths": Table()}
-    initial_actions = np.asarray(grid(setting))
+    data_keys, model_keys, fit_keys = seed_keys(setting.num_seeds, 3)
+    num_episodes = -(-setting.transitions // env.horizon)
+    episodes = for_seeds(lambda key: random_episodes(env, num_episodes, key=key), data_keys)
+    run = functools.partial(fit_and_predict, env, setting)
+    truth = jax.jit(functools.partial(first_action_landscape, Simulator(env), env))(grid(setting))
+    add_rewards(tables["bounce"], setting, truth, model="truth", seed=0)
     for done, name in enumerate(setting.models):
         report(done, len(setting.models), f"{name} at H = {setting.horizon}")
-        if name == "truth":
-            rewards = jax.jit(functools.partial(first_action_landscape, Simulator(env), env))(grid(setting))
-            for action, reward in zip(initial_actions, np.asarray(rewards), strict=True):
-                tables["bounce"].add(model=name, seed=0, initial_action=action, reward=reward)
-            continue
-        results = for_seeds(functools.partial(one_seed, name, env, setting), seed_keys(setting.num_seeds))
+        models = make_models(name, env, episodes, model_keys)
+        results = jax.device_get(for_seeds(run, models, episodes, fit_keys))
         for seed in range(setting.num_seeds):
             one = {key: values[seed] for key, values in results.items()}
             add_fit(tables["bounce_fits"], setting.fit, one, model=name, seed=seed)
-            for action, reward in zip(initial_actions, np.asarray(results["reward"][seed]), strict=True):
-                tables["bounce"].add(model=name, seed=seed, initial_action=action, reward=reward)
+            add_rewards(tables["bounce"], setting, one["reward"], model=name, seed=seed)
     for action in SHOWN_ACTIONS:
         states = rollout(env, np.full((env.horizon, 1), action)).states
         for step, (position, velocity) in enumerate(np.asarray(states)):
             tables["bounce_paths"].add(initial_action=action, step=step, position=position, velocity=velocity)
     return tables
+
+
+def add_rewards(table: Table, setting: Setting, rewards: Any, **names: Any) -> None:
+    """One row an initial action."""
+    for action, reward in zip(np.asarray(grid(setting)), np.asarray(rewards), strict=True):
+        table.add(**names, initial_action=action, reward=reward)
 
 
 def unexplained(table: Table, model: str) -> float:

@@ -6,7 +6,7 @@ import os
 import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast, Literal, Protocol, runtime_checkable
+from typing import Any, cast, Literal
 
 from ..config import check_choice
 from ..runs import StorageError
@@ -21,13 +21,8 @@ SCALES: tuple[Scale, ...] = ("smoke", "cpu", "paper")
 Tables = dict[str, Table]
 
 
-@runtime_checkable
-class Report(Protocol):
-    """Who is told how far an experiment is."""
-
-    def __call__(self, done: int, total: int, message: str) -> None:
-        """So many parts of so many are done, and what comes next."""
-        ...
+# Who is told how far an experiment is: `report(done, total, message)`, so many of its parts are done and what is next.
+Report = Callable[[int, int, str], None]
 
 
 def silent(done: int, total: int, message: str) -> None:

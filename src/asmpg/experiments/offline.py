@@ -157,20 +157,42 @@ def fit(model: AbstractDynamicsModel, episodes: Trajectory, settings: Fit, *, ke
     return Fitted(fitted, jax.vmap(fitted.loss)(sample).mean(), skipped)
 
 
-def seed_keys(num_seeds: int) -> Key[Array, " seeds"]:
-    """One key a seed."""
-    return jnp.stack([jax.random.key(seed) for seed in range(num_seeds)])
+def seed_keys(num_seeds: int, parts: int) -> list[Key[Array, " seeds"]]:
+    """Independent keys for so many parts of an experiment, each one a seed."""
+    keys = jnp.stack([jax.random.key(seed) for seed in range(num_seeds)])
+    split = jax.vmap(lambda key: jax.random.split(key, parts))(keys)
+    return [split[:, part] for part in range(parts)]
 
 
-def for_seeds(function: Callable[..., Any], arguments: Any) -> Any:
+def stacked(make: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function makes of one seed's arguments after the other, with a leading seed axis.
+
+    Networks are made like this, outside the compiled programs: drawing their parameters inside takes longer to compile
+    than everything else.
+    """
+    num_seeds = jax.tree.leaves(arguments)[0].shape[0]
+    made = [make(*jax.tree.map(lambda x, i=i: x[i], arguments)) for i in range(num_seeds)]
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *made)
+
+
+def make_models(name: str, env: AbstractEnvironment, episodes: Trajectory, keys: Key[Array, " seeds"]) -> Any:
+    """One model a seed, with the statistics of that seed's data; see `make_model`."""
+
+    def make(states: Array, key: PRNGKey) -> AbstractDynamicsModel:
+        return make_model(name, env, Normaliser.from_states(states), key=key)
+
+    return stacked(make, episodes.states, keys)
+
+
+def for_seeds(function: Callable[..., Any], *arguments: Any) -> Any:
     """Runs a function once a seed, sharded over the devices, compiled once.
 
     Args:
         function: of one seed's arguments, to arrays.
-        arguments: arrays with a leading seed axis.
+        *arguments: arrays with a leading seed axis.
     """
     num_seeds = jax.tree.leaves(arguments)[0].shape[0]
-    return jax.jit(over_seeds(function, num_seeds))(arguments)
+    return jax.jit(over_seeds(lambda given: function(*given), num_seeds))(arguments)
 
 
 def add_fit(table: Table, settings: Fit, results: Mapping[str, Any], **names: Any) -> None:

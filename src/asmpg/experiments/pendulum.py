@@ -13,13 +13,12 @@ from jaxtyping import Array
 from ..analysis import first_action_jacobian, gradient_norms, growth_fit, GrowthFit, operator_norm
 from ..environment import AbstractEnvironment, uniform_actions
 from ..envs import make
-from ..models import Simulator
-from ..normalisation import Normaliser
-from ..types import PRNGKey, UsageError
+from ..models import AbstractDynamicsModel, Simulator
+from ..types import PRNGKey, Trajectory, UsageError
 from .bounce import first_action_landscape
 from .drawing import colour, finish, panels
 from .experiment import Experiment, Report, Scale, Tables
-from .offline import add_fit, Fit, fit, FLAGGED, for_seeds, if_fitted, make_model, random_episodes, seed_keys
+from .offline import add_fit, Fit, fit, FLAGGED, for_seeds, if_fitted, make_models, random_episodes, seed_keys
 from .table import Table
 from .verdicts import both, decide, three_way, Verdict
 
@@ -56,7 +55,7 @@ class Setting:
 
 
 SETTINGS: dict[Scale, Setting] = {
-    "smoke": Setting((8,), (4, 6, 8, 10, 12), 240, Fit.reduced(8), 21, ("rnn",)),
+    "smoke": Setting((8,), (4, 6, 8, 10, 12), 240, Fit.reduced(8), 21, ("one-step",)),
     "cpu": Setting((5, 10, 20, 35, 50, 100), tuple(range(5, 101, 5)), 30_000, Fit.reduced(1500), 201),
     "paper": Setting((5, 10, 20, 35, 50, 75, 100), tuple(range(5, 101, 5)), 100_000, Fit.paper(20_000), 401),
 }
@@ -77,11 +76,15 @@ def random_actions(env: AbstractEnvironment, *, key: PRNGKey) -> Array:
     )
 
 
-def one_seed(name: str, env: AbstractEnvironment, setting: Setting, key: PRNGKey) -> dict[str, Array]:
-    """Data, fit, norms and landscape of one model. The data do not depend on the model."""
-    data_key, model_key, fit_key, action_key = jax.random.split(key, 4)
-    episodes = random_episodes(env, -(-setting.transitions // env.horizon), key=data_key)
-    model = make_model(name, env, Normaliser.from_states(episodes.states), key=model_key)
+def fit_and_differentiate(
+    env: AbstractEnvironment,
+    setting: Setting,
+    model: AbstractDynamicsModel,
+    episodes: Trajectory,
+    key: PRNGKey,
+) -> dict[str, Array]:
+    """Fits one model and takes its norms and its landscape."""
+    fit_key, action_key = jax.random.split(key)
     fitted = fit(model, episodes, setting.fit, key=fit_key)
     return {
         "norm": gradient_norms(fitted.model, env.initial_state(), random_actions(env, key=action_key)),
@@ -103,12 +106,16 @@ def measure(scale: Scale, report: Report) -> Tables:
     done, total = 1, 1 + len(setting.horizons) * len(setting.models)
     report(0, total, "truth, in double precision")
     measure_truth(setting, tables)
+    data_keys, model_keys, fit_keys = seed_keys(1, 3)
     for horizon in setting.horizons:
         env = make("double_pendulum", horizon)
+        collect = functools.partial(random_episodes, env, -(-setting.transitions // horizon))
+        episodes = for_seeds(lambda key, collect=collect: collect(key=key), data_keys)
         for name in setting.models:
             report(done, total, f"{name} at H = {horizon}")
-            run = functools.partial(one_seed, name, env, setting)
-            results = jax.tree.map(lambda x: np.asarray(x[0]), for_seeds(run, seed_keys(1)))
+            models = make_models(name, env, episodes, model_keys)
+            run = functools.partial(fit_and_differentiate, env, setting)
+            results = jax.tree.map(lambda x: np.asarray(x[0]), for_seeds(run, models, episodes, fit_keys))
             add(tables, setting, env, name, results["norm"], results["return"])
             add_fit(tables["pendulum_fits"], setting.fit, results, model=name, horizon=horizon)
             done += 1

@@ -7,14 +7,14 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from ..analysis import cosine_similarity, gradient_norm
 from ..environment import AbstractEnvironment
 from ..envs import make
 from ..gradients import policy_gradient
-from ..models import Simulator
+from ..models import AbstractDynamicsModel, Simulator
 from ..normalisation import Normaliser
 from ..policies import HIDDEN_SIZE, TanhGaussianPolicy
 from ..types import PRNGKey, Trajectory
@@ -27,9 +27,10 @@ from .offline import (
     FLAGGED,
     for_seeds,
     if_fitted,
-    make_model,
+    make_models,
     perturbed_episodes,
     seed_keys,
+    stacked,
 )
 from .table import Table
 from .verdicts import both, decide, three_way, Verdict
@@ -54,66 +55,65 @@ class Setting:
 
 
 SETTINGS: dict[Scale, Setting] = {
-    "smoke": Setting((6,), 1, 400, Fit.reduced(8), ("one-step", "rnn")),
+    "smoke": Setting((6,), 1, 400, Fit.reduced(8), ("one-step",)),
     "cpu": Setting((5, 20, 50, 100, 200), 2, 20_000, Fit.reduced(1500)),
     "paper": Setting((5, 20, 50, 100, 200, 500), 10, 100_000, Fit.paper(20_000)),
 }
 
 
-def behaviour_policy(env: AbstractEnvironment, *, key: PRNGKey) -> TanhGaussianPolicy:
+def behaviour_policy(env: AbstractEnvironment, normaliser: Normaliser, *, key: PRNGKey) -> TanhGaussianPolicy:
     """A random policy whose actions vary: its last layer is drawn at the usual size, not at a training run's 0.01."""
     policy_key, weight_key = jax.random.split(key)
-    policy = TanhGaussianPolicy(env, key=policy_key)
+    policy = TanhGaussianPolicy(env, key=policy_key, normaliser=normaliser)
     weight = policy.layers[2].weight
     drawn = HIDDEN_SIZE**-0.5 * jax.random.normal(weight_key, weight.shape)
     return eqx.tree_at(lambda p: p.layers[2].weight, policy, drawn)
 
 
-class Prepared(eqx.Module):
-    """What all models of one seed share."""
-
-    policy: TanhGaussianPolicy
-    episodes: Trajectory
-    truth: TanhGaussianPolicy
-    keys: Array
-
-
-def prepare(env: AbstractEnvironment, setting: Setting, key: PRNGKey) -> Prepared:
-    """Policy, data and true gradient of one seed."""
-    policy_key, data_key, *keys = jax.random.split(key, 4)
-    policy = behaviour_policy(env, key=policy_key)
-    num_episodes = -(-setting.transitions // env.horizon)
-    episodes = perturbed_episodes(env, policy, NOISE, num_episodes, key=data_key)
-    truth = policy_gradient(policy, Simulator(env), env, env.initial_state())[1]
-    return Prepared(policy, episodes, truth, jnp.stack(keys))
+def prepare(
+    env: AbstractEnvironment, num_episodes: int, policy: TanhGaussianPolicy, key: PRNGKey
+) -> tuple[Trajectory, TanhGaussianPolicy]:
+    """What all models of one seed share: the data and the true gradient."""
+    episodes = perturbed_episodes(env, policy, NOISE, num_episodes, key=key)
+    return episodes, policy_gradient(policy, Simulator(env), env, env.initial_state())[1]
 
 
 def fit_and_compare(
-    name: str, env: AbstractEnvironment, setting: Setting, given: Prepared
+    env: AbstractEnvironment,
+    settings: Fit,
+    model: AbstractDynamicsModel,
+    given: tuple[TanhGaussianPolicy, Trajectory, TanhGaussianPolicy],
+    key: PRNGKey,
 ) -> dict[str, Array]:
     """Fits one model and compares its policy gradient with the truth."""
-    model = make_model(name, env, Normaliser.from_states(given.episodes.states), key=given.keys[0])
-    fitted = fit(model, given.episodes, setting.fit, key=given.keys[1])
-    estimate = policy_gradient(given.policy, fitted.model, env, env.initial_state())[1]
+    policy, episodes, truth = given
+    fitted = fit(model, episodes, settings, key=key)
+    estimate = policy_gradient(policy, fitted.model, env, env.initial_state())[1]
     return {
-        "cosine": cosine_similarity(estimate, given.truth),
+        "cosine": cosine_similarity(estimate, truth),
         "norm": gradient_norm(estimate),
-        "true_norm": gradient_norm(given.truth),
+        "true_norm": gradient_norm(truth),
         "loss": fitted.loss,
         "num_nonfinite": fitted.num_nonfinite,
     }
 
 
 def measure(scale: Scale, report: Report) -> Tables:
-    """One row a model, horizon and seed."""
+    """One row a model, horizon and seed. Policies and data do not depend on the model."""
     setting, table, done = SETTINGS[scale], Table(), 0
     total = len(setting.horizons) * len(setting.models)
+    policy_keys, data_keys, model_keys, fit_keys = seed_keys(setting.num_seeds, 4)
     for horizon in setting.horizons:
         env = make("credit_assignment", horizon)
-        prepared = for_seeds(functools.partial(prepare, env, setting), seed_keys(setting.num_seeds))
+        make_policy = functools.partial(behaviour_policy, env, Normaliser.from_random_episodes(env))
+        policies = stacked(lambda key, make_policy=make_policy: make_policy(key=key), policy_keys)
+        num_episodes = -(-setting.transitions // horizon)
+        episodes, truths = for_seeds(functools.partial(prepare, env, num_episodes), policies, data_keys)
         for name in setting.models:
             report(done, total, f"{name} at H = {horizon}")
-            results = for_seeds(functools.partial(fit_and_compare, name, env, setting), prepared)
+            models = make_models(name, env, episodes, model_keys)
+            run = functools.partial(fit_and_compare, env, setting.fit)
+            results = jax.device_get(for_seeds(run, models, (policies, episodes, truths), fit_keys))
             for seed in range(setting.num_seeds):
                 row = {key: values[seed] for key, values in results.items()}
                 add_fit(table, setting.fit, row, model=name, horizon=horizon, seed=seed)
@@ -143,7 +143,7 @@ def _asm(means: dict[str, dict[int, float]], horizons: list[int]) -> Verdict:
         "mean_cosine": {name: means[name] for name in present},
         "largest_horizon": max(horizons, default=0),
     }
-    worst = {name: min(means[name].values()) for name in present}
+    worst = {name: float(np.min(list(means[name].values()))) for name in present}
     outcomes = [three_way(value, true_above=HIGH, false_below=LOST) for value in worst.values()]
     holds = both(*outcomes) if len(present) == 2 and max(horizons, default=0) > LONG else None
     if len(present) < 2:
@@ -168,7 +168,7 @@ def _markov(means: dict[str, dict[int, float]], horizons: list[int]) -> Verdict:
     if not long or len(present) < 2:
         reason = f"needs both one-step models at a horizon above {LONG}"
         return decide("toy_offline.markov", claim, None, reason, numbers)
-    best = {name: max(means[name][horizon] for horizon in long) for name in present}
+    best = {name: float(np.max([means[name][horizon] for horizon in long])) for name in present}
     lost = {name: three_way(-value, true_above=-LOST, false_below=-HIGH) for name, value in best.items()}
     parts = [
         f"the {name} model's mean cosine beyond {LONG} steps is at most {best[name]:.3f}" for name in present

@@ -1,17 +1,18 @@
 """Theorem 1: the policy gradient is bounded by the sum of the norms of the model's Jacobians."""
 
+import equinox as eqx
 import jax
 import numpy as np
 from jaxtyping import Array
 
 from ...analysis import theorem1_bound
 from ...environment import AbstractEnvironment
-from ...models import ActionSequenceModel, Simulator
-from ...types import PRNGKey
+from ...models import AbstractDynamicsModel, ActionSequenceModel, Simulator
+from ...policies import TanhGaussianPolicy
 from ..experiment import Scale
 from ..table import Table
 from ..verdicts import decide, Verdict
-from .parts import random_policy, ROUNDING, tasks, worst
+from .parts import random_policies, ROUNDING, tasks, worst
 
 
 NUM_POLICIES = 4
@@ -26,20 +27,29 @@ def measure(scale: Scale) -> Table:
     if scale != "smoke":
         problems += [(env, name) for env in environments[-3:] for name in MODELS[1:]]
     for env, name in problems:
-
-        def bounds(key: PRNGKey, env: AbstractEnvironment = env, name: str = name) -> tuple[Array, ...]:
-            policy = random_policy(env, key=key)
-            model = Simulator(env)
-            if name != "simulator":
-                model = ActionSequenceModel(env, name, key=key, normaliser=policy.normaliser)
-            bound = theorem1_bound(policy, model, env, env.initial_state())
-            return bound.gradient_norm, bound.paper_bound, bound.bound, bound.action_sum
-
-        columns = jax.jit(jax.vmap(bounds))(jax.random.split(jax.random.key(4), NUM_POLICIES))
+        policies = random_policies(env, NUM_POLICIES, key=jax.random.key(4))
+        model = Simulator(env)
+        if name != "simulator":
+            normaliser = jax.tree.map(lambda leaf: leaf[0], policies.normaliser)
+            model = ActionSequenceModel(env, name, key=jax.random.key(5), normaliser=normaliser)
+        columns = _bounds(env, model, policies)
         for policy, (norm, printed, full, direct) in enumerate(zip(*map(np.asarray, columns), strict=True)):
             row = {"task": env.name, "horizon": env.horizon, "model": name, "policy": policy}
             table.add(**row, gradient_norm=norm, paper_bound=printed, bound=full, action_sum=direct)
     return table
+
+
+@eqx.filter_jit
+def _bounds(
+    env: AbstractEnvironment, model: AbstractDynamicsModel, policies: TanhGaussianPolicy
+) -> tuple[Array, ...]:
+    """Gradient norm, printed bound, full bound and the actions' term of every policy."""
+
+    def one(policy: TanhGaussianPolicy) -> tuple[Array, ...]:
+        found = theorem1_bound(policy, model, env, env.initial_state())
+        return found.gradient_norm, found.paper_bound, found.bound, found.action_sum
+
+    return jax.vmap(one)(policies)
 
 
 def judge(table: Table) -> Verdict:

@@ -17,6 +17,7 @@ from ...normalisation import Normaliser
 from ...policies import AbstractPolicy, HIDDEN_SIZE, TanhGaussianPolicy
 from ...types import PRNGKey, Scalar, Step, Trajectory
 from ..experiment import Scale
+from ..offline import stacked
 
 
 # What sums in double precision may differ by.
@@ -137,11 +138,20 @@ def tasks(scale: Scale) -> list[AbstractEnvironment]:
     return [make(name, max(horizon, _LEAST_HORIZON.get(name, 0))) for name in names]
 
 
-def random_policy(env: AbstractEnvironment, *, key: PRNGKey) -> TanhGaussianPolicy:
-    """A policy whose actions vary with state and time: every layer at the usual size, with random biases."""
-    policy_key, episode_key, *keys = jax.random.split(key, 6)
-    states = rollout(env, uniform_actions(env, key=episode_key)).states
-    policy = TanhGaussianPolicy(env, key=policy_key, normaliser=Normaliser.from_states(states[None]))
+def random_policies(env: AbstractEnvironment, num_policies: int, *, key: PRNGKey) -> TanhGaussianPolicy:
+    """Policies whose actions vary with state and time: every layer at the usual size, with random biases.
+
+    Along a leading axis. Drawn outside the compiled programs, which would otherwise take longer to compile.
+    """
+    episode_key, *keys = jax.random.split(key, 1 + num_policies)
+    actions = uniform_actions(env, key=episode_key)
+    normaliser = Normaliser.from_states(jax.jit(lambda actions: rollout(env, actions))(actions).states[None])
+    return stacked(lambda key: _random_policy(env, normaliser, key), jnp.stack(keys))
+
+
+def _random_policy(env: AbstractEnvironment, normaliser: Normaliser, key: PRNGKey) -> TanhGaussianPolicy:
+    policy_key, *keys = jax.random.split(key, 5)
+    policy = TanhGaussianPolicy(env, key=policy_key, normaliser=normaliser)
     biases = [
         0.3 * jax.random.normal(k, layer.bias.shape) for k, layer in zip(keys[:3], policy.layers, strict=True)
     ]
@@ -152,7 +162,7 @@ def random_policy(env: AbstractEnvironment, *, key: PRNGKey) -> TanhGaussianPoli
 
 def ignoring_the_state(policy: TanhGaussianPolicy) -> TanhGaussianPolicy:
     """The same with zero weights from the state: a function of time alone."""
-    size = policy.normaliser.mean.shape[0]
+    size = policy.normaliser.mean.shape[-1]
     return eqx.tree_at(
         lambda p: p.layers[0].weight, policy, replace_fn=lambda weight: weight.at[:size].set(0.0)
     )

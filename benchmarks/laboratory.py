@@ -1,0 +1,111 @@
+"""Time and memory of the gradient laboratory (`make bench-laboratory`); each part in a process of its own.
+
+The full Jacobian of a transformer model at H = 200 with one state, and of three kinds at H = 500; the profile of
+gradient norms over six horizons and fifty actions. Writes `benchmarks/results/laboratory.json`.
+"""
+
+import argparse
+import concurrent.futures
+import functools
+import json
+import multiprocessing
+import pathlib
+import resource
+import time
+
+
+RESULTS = pathlib.Path(__file__).parent / "results" / "laboratory.json"
+HORIZONS = (10, 20, 50, 100, 150, 200)
+
+
+def peak_memory() -> int:
+    """The most memory this process ever held, in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
+def jacobian(task: str, backbone: str, horizon: int, repeats: int) -> dict:
+    """Seconds of the whole Jacobian after compilation, and memory with and without it."""
+    import equinox as eqx
+    import jax
+
+    import asmpg
+    from asmpg.environment import uniform_actions
+
+    env = asmpg.make(task, horizon)
+    model = asmpg.ActionSequenceModel(env, backbone, key=jax.random.key(0))
+    actions = uniform_actions(env, key=jax.random.key(1))
+    start = env.initial_state()
+    jax.block_until_ready(eqx.filter_jit(model.predict)(start, actions))
+    before = peak_memory()
+    begin = time.perf_counter()
+    compiled = eqx.filter_jit(asmpg.action_jacobian).lower(model, start, actions).compile()
+    compilation = time.perf_counter() - begin
+    times = []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        jax.block_until_ready(compiled(model, start, actions))
+        times.append(time.perf_counter() - begin)
+    return {
+        "what": "action_jacobian",
+        "task": task,
+        "model": backbone,
+        "horizon": horizon,
+        "state_size": env.state_size,
+        "seconds": round(min(times), 3),
+        "slowest": round(max(times), 3),
+        "compilation_seconds": round(compilation, 1),
+        "peak_MiB": peak_memory(),
+        "peak_before_MiB": before,
+    }
+
+
+def profile(task: str, backbone: str) -> dict:
+    """Seconds of `gradient_norm_profile` over six horizons and fifty actions, compilation included."""
+    import jax
+
+    import asmpg
+
+    problems = []
+    for horizon in HORIZONS:
+        env = asmpg.make(task, horizon)
+        problems.append((env, asmpg.ActionSequenceModel(env, backbone, key=jax.random.key(0))))
+    begin = time.perf_counter()
+    result = asmpg.gradient_norm_profile(problems, key=jax.random.key(1), num_samples=50)
+    seconds = time.perf_counter() - begin
+    assert result.state_norms.shape == (len(HORIZONS), 50)
+    return {
+        "what": "gradient_norm_profile",
+        "task": task,
+        "model": backbone,
+        "horizons": HORIZONS,
+        "samples": 50,
+        "seconds": round(seconds, 1),
+        "peak_MiB": peak_memory(),
+    }
+
+
+def main() -> None:
+    """Runs every part and writes the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--repeats", type=int, default=5)
+    repeats = parser.parse_args().repeats
+    jobs = [functools.partial(jacobian, "timber_harvest", "transformer", 200, repeats)]
+    for name in ("transformer", "lstm", "rnn"):
+        jobs.append(functools.partial(jacobian, "double_pendulum", name, 500, repeats))
+    jobs += [functools.partial(profile, "double_pendulum", name) for name in ("transformer", "lstm")]
+    rows = []
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, context, max_tasks_per_child=1) as pool:
+        for job in jobs:
+            rows.append(pool.submit(job).result())
+            print(json.dumps(rows[-1]), flush=True)
+    RESULTS.parent.mkdir(exist_ok=True)
+    beside = RESULTS.with_suffix(".new")
+    beside.write_text(json.dumps(rows, indent=1) + "\n")
+    beside.replace(RESULTS)
+
+
+if __name__ == "__main__":
+    main()

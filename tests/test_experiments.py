@@ -1,0 +1,484 @@
+"""Tables, verdicts on tables where a claim is true, false and undecidable, and every figure at its smallest scale."""
+
+import json
+import math
+import shlex
+import types
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from asmpg.backbones import Transformer
+from asmpg.cli import main
+from asmpg.environment import rollout
+from asmpg.envs import make
+from asmpg.experiments import (
+    attention,
+    bounce,
+    experiment,
+    EXPERIMENTS,
+    offline,
+    pendulum,
+    theory,
+    toy_offline,
+)
+from asmpg.experiments.table import Table
+from asmpg.experiments.verdicts import both, decide, plain, three_way
+from asmpg.models import OneStepModel
+from asmpg.policies import TanhGaussianPolicy
+from asmpg.replay import ReplayBuffer
+from asmpg.runs import Progress, StorageError
+from asmpg.types import UsageError
+from toys import Drift, unit_normaliser
+
+
+pytestmark = pytest.mark.usefixtures("quickly")
+
+
+# Tables
+
+
+def test_a_table_survives_its_csv():
+    table = Table()
+    table.add(model="one-step", horizon=5, value=np.float32(0.1), flag=True)
+    table.add(model="lstm", horizon=np.int64(20), value=1e-300, flag=False, extra=2.5)
+    table.add(model="a, b", horizon=7, value=math.inf, flag=True)
+    table.add(model="lstm", horizon=8, value=jnp.asarray(math.nan))
+    again = Table.from_csv(table.to_csv())
+    assert again.rows[:2] == [{k: v for k, v in row.items() if v is not None} for row in table.rows[:2]]
+    assert again.rows[2] == table.rows[2] and math.isnan(again.rows[3]["value"])
+    assert again.unique("model") == ["one-step", "lstm", "a, b"]
+    assert again.select(model="lstm", horizon=20).values("extra").tolist() == [2.5]
+    assert np.isnan(again.values("extra")).tolist() == [True, False, True, True]
+    assert math.isnan(again.mean("value", model="gru"))
+    assert len(Table.from_csv(Table().to_csv())) == 0
+
+
+def test_verdicts_have_three_outcomes():
+    assert [decide("x", "claim", holds, "why").verdict for holds in (True, False, None)] == [
+        "holds",
+        "does not hold",
+        "undecided",
+    ]
+    assert [three_way(x, true_above=2.0, false_below=1.0) for x in (2.0, 1.0, 1.5, math.nan)] == [
+        True,
+        False,
+        None,
+        None,
+    ]
+    assert (both(True, None), both(True, False, None), both(True, True)) == (None, False, True)
+    content = decide("x", "claim", True, "why", {"a": np.float32(1), "b": (math.nan, 2)}).as_json()
+    assert content["numbers"] == {"a": 1.0, "b": [None, 2], "reason": "why"}
+    assert json.loads(json.dumps(plain({1: np.arange(2)}), allow_nan=False)) == {"1": [0, 1]}
+
+
+# Verdicts
+
+
+def outcomes(experiment_, tables):
+    """Every verdict of a table that has been stored and read back."""
+    stored = {name: Table.from_csv(table.to_csv()) for name, table in tables.items()}
+    verdicts = experiment_.judge(stored)
+    assert all(verdict.numbers["reason"] for verdict in verdicts)
+    json.dumps([verdict.as_json() for verdict in verdicts], allow_nan=False)
+    return {verdict.id: verdict.verdict for verdict in verdicts}
+
+
+def toy_table(cosines, horizons=(5, 100, 200, 500), updates=20_000):
+    """Cosines by model: one number at H <= 100, another beyond."""
+    table = Table()
+    for model, (short, long) in cosines.items():
+        for horizon in horizons:
+            cosine = short if horizon <= 100 else long
+            for seed in range(2):
+                table.add(model=model, horizon=horizon, seed=seed, cosine=cosine, updates=updates)
+    return {"toy_offline": table}
+
+
+GOOD = {"lstm": (1.0, 0.98), "transformer": (0.99, 0.95)}
+
+
+@pytest.mark.parametrize(
+    ("cosines", "asm", "markov"),
+    [
+        (GOOD | {"one-step": (0.9, 0.1), toy_offline.FLAGGED: (1.0, 0.2)}, "holds", "holds"),
+        # With a flag, the same Markov model keeps the direction: then being Markovian is not what loses it.
+        (GOOD | {"one-step": (0.9, 0.1), toy_offline.FLAGGED: (1.0, 0.99)}, "holds", "does not hold"),
+        (
+            GOOD | {"lstm": (1.0, 0.3), "one-step": (1.0, 0.7), toy_offline.FLAGGED: (1.0, 0.1)},
+            "does not hold",
+            "undecided",
+        ),
+        ({"lstm": (1.0, 0.7), "transformer": (1.0, 1.0), "one-step": (0.0, 0.0)}, "undecided", "undecided"),
+        ({"lstm": (1.0, math.nan), "transformer": (1.0, 1.0)}, "undecided", "undecided"),
+    ],
+)
+def test_verdicts_on_figure_2(cosines, asm, markov):
+    expected = {"toy_offline.asm": asm, "toy_offline.markov": markov}
+    assert outcomes(toy_offline.EXPERIMENT, toy_table(cosines)) == expected
+    assert set(outcomes(toy_offline.EXPERIMENT, toy_table(cosines, updates=50)).values()) == {"undecided"}
+    assert set(outcomes(toy_offline.EXPERIMENT, toy_table(cosines, (5, 100))).values()) == {"undecided"}
+
+
+def bounce_tables(errors, updates=20_000):
+    """Rewards that miss this share of the variance."""
+    table, fits = Table(), Table()
+    actions = np.linspace(-1, 1, 11)
+    for action in actions:
+        table.add(model="truth", seed=0, initial_action=action, reward=action)
+    for model, error in errors.items():
+        fits.add(model=model, seed=0, updates=updates)
+        for action in actions:
+            table.add(model=model, seed=0, initial_action=action, reward=(1 + np.sqrt(error)) * action)
+    return {"bounce": table, "bounce_fits": fits, "bounce_paths": Table()}
+
+
+@pytest.mark.parametrize(
+    ("errors", "asm", "one_step"),
+    [
+        ({"rnn": 0.01, "one-step": 0.9, bounce.FLAGGED: 0.8}, "holds", "holds"),
+        ({"rnn": 0.5, "one-step": 0.9, bounce.FLAGGED: 0.01}, "does not hold", "does not hold"),
+        ({"rnn": 0.2, "one-step": 0.9, bounce.FLAGGED: 0.2}, "undecided", "undecided"),
+        ({"one-step": 0.9}, "undecided", "undecided"),
+    ],
+)
+def test_verdicts_on_figure_3(errors, asm, one_step):
+    assert bounce.unexplained(bounce_tables({"rnn": 0.25})["bounce"], "rnn") == pytest.approx(0.25)
+    expected = {"bounce.asm": asm, "bounce.one_step": one_step}
+    assert outcomes(bounce.EXPERIMENT, bounce_tables(errors)) == expected
+    assert set(outcomes(bounce.EXPERIMENT, bounce_tables(errors, updates=5)).values()) == {"undecided"}
+
+
+HORIZONS = (5, 10, 20, 35, 50, 100)
+LAWS = {
+    "exponential": lambda h: 1.1**h,
+    "linear": lambda h: 1.0 * h,
+    "flat": lambda h: 3.0,
+    "wild": lambda h: {5: 1.0, 10: 90.0, 20: 0.1, 35: 40.0, 50: 0.2, 100: 30.0}[h],
+}
+
+
+def pendulum_tables(laws, waves, horizons=HORIZONS, updates=1500):
+    """Norms by law, landscapes by number of waves."""
+    norms, landscapes, fits = Table(), Table(), Table()
+    for model, law in laws.items():
+        fits.add(model=model, updates=updates)
+        for horizon in horizons:
+            for action in (-0.9, -0.3, 0.1, 0.8):
+                norms.add(model=model, horizon=horizon, initial_action=action, norm=LAWS[law](horizon))
+    for model, number in waves.items():
+        for action in np.linspace(-1, 1, 401):
+            row = {"initial_action": action, "return": np.sin(number * np.pi * action)}
+            landscapes.add(model=model, horizon=max(horizons), **row)
+    return {"pendulum": norms, "pendulum_landscapes": landscapes, "pendulum_fits": fits}
+
+
+ROUGH = {"truth": 30, "transformer": 1}
+
+
+@pytest.mark.parametrize(
+    ("laws", "waves", "expected"),
+    [
+        (("exponential", "exponential", "exponential", "flat"), ROUGH, ("holds",) * 4),
+        (("exponential", "exponential", "linear", "exponential"), ROUGH, ("holds", *["does not hold"] * 2, "holds")),
+        (("linear", "linear", "exponential", "flat"), {"truth": 30, "transformer": 29},
+         ("does not hold", "does not hold", "holds", "undecided")),
+        (("wild", "wild", "exponential", "linear"), {"truth": 20, "transformer": 20},
+         ("undecided", "undecided", "does not hold", "does not hold")),
+        (("flat", "wild", "exponential", "flat"), {"truth": 1, "transformer": 1},
+         ("does not hold", "undecided", "undecided", "undecided")),
+    ],
+)  # fmt: skip
+def test_verdicts_on_figure_5(laws, waves, expected):
+    models = dict(zip(("truth", "one-step", pendulum.FLAGGED, "transformer"), laws, strict=True))
+    ids = [f"pendulum.{name}" for name in ("truth", "one_step", "transformer", "landscape")]
+    found = outcomes(pendulum.EXPERIMENT, pendulum_tables(models, waves))
+    assert found == dict(zip(ids, expected, strict=True))
+    few = outcomes(pendulum.EXPERIMENT, pendulum_tables(models, waves, horizons=HORIZONS[:3]))
+    assert few["pendulum.truth"] == few["pendulum.one_step"] == "undecided"
+    unfitted = outcomes(pendulum.EXPERIMENT, pendulum_tables(models, waves, updates=5))
+    assert unfitted == dict.fromkeys(ids, "undecided") | {ids[0]: found[ids[0]]}
+
+
+def test_the_truth_of_figure_5_is_the_simulators_own():
+    """Rows taken from one long episode are those of a simulator of that horizon; and the goal's return is 0."""
+    tables = {"pendulum": Table(), "pendulum_landscapes": Table(), "pendulum_fits": Table()}
+    pendulum.measure_truth(pendulum.Setting((6,), (4, 9), 0, offline.Fit.reduced(1), 11), tables)
+    assert tables["pendulum"].unique("horizon") == [4, 6, 9]
+    action = pendulum.initial_actions()[3]
+    with jax.enable_x64(True):
+        env = make("double_pendulum", 6)
+        slope = jax.jit(jax.jacfwd(lambda a: rollout(env, jnp.zeros((6, 1)).at[0, 0].set(a)).states[-1]))(
+            jnp.asarray(action)
+        )
+    (row,) = tables["pendulum"].select(horizon=6, initial_action=action).rows
+    assert row["norm"] == pytest.approx(np.linalg.norm(slope), rel=1e-9)
+    returns = tables["pendulum_landscapes"].values("return")
+    assert len(returns) == 11 and returns.argmax() == 3 and returns[3] == pytest.approx(0.0, abs=1e-9)
+
+
+def attention_tables(share, horizon=40, score=0.99, column=0):
+    """One head that gives the first action this share, and another that is even."""
+    tables = {"attention_runs": Table(), "attention": Table(), "attention_jacobians": Table()}
+    tables["attention_runs"].add(model="transformer", horizon=horizon, steps=1000, score=score)
+    even = np.tri(horizon) / np.arange(1, horizon + 1)[:, None]
+    focused = (1 - share) * even
+    focused[:, column] += share
+    for head, matrix in enumerate((even, focused)):
+        attention.add_matrix(tables["attention"], matrix, "weight", model="transformer", layer=0, head=head)
+    return tables
+
+
+@pytest.mark.parametrize(
+    ("tables", "expected"),
+    [
+        (attention_tables(0.9), "holds"),
+        (attention_tables(0.02), "does not hold"),
+        (attention_tables(0.25), "undecided"),
+        (attention_tables(0.9, column=3), "does not hold"),
+        (attention_tables(0.9, score=0.3), "undecided"),
+        ({"attention_runs": Table(), "attention": Table()}, "undecided"),
+    ],
+)
+def test_verdict_on_figure_9(tables, expected):
+    assert outcomes(attention.EXPERIMENT, tables) == {"attention.first_action": expected}
+
+
+def theory_tables():
+    """Tables in which every statement holds."""
+    tables = {name: Table() for name in theory.STATEMENTS}
+    tables["prop1"].add(task="a", policy=0, error=1e-15)
+    tables["remark1"].add(cell="a", error=1e-15, free_running_error=0.5)
+    row = {"task": "a", "model": "simulator", "policy": 0}
+    tables["theorem1"].add(**row, gradient_norm=1.0, paper_bound=2.0, bound=2.0, action_sum=0.0)
+    tables["theorem1"].add(**row, gradient_norm=1.0, paper_bound=0.5, bound=2.0, action_sum=1.0)
+    for part, norm, radius, eta in (
+        ("tanh", 1.5, 1.2, 1.1),
+        ("tanh at rest", 1.5, 1.5, 1.5),
+        ("saturated", 2.0, 2.0, 0.3),
+        ("linear", 0.9, 0.9, 0.9),
+        ("policy", 1.5, 1.5, 1.5),
+    ):
+        for horizon in range(1, 13):
+            names = {"part": part, "seed": 0, "norm": norm, "radius": radius, "constant": 1e9}
+            tables["cor1.1"].add(**names, horizon=horizon, value=eta**horizon)
+    for horizon in range(100, 500, 40):
+        names = {"part": "policy", "seed": 0, "norm": 0.5, "radius": 0.5, "constant": 1.0}
+        tables["cor1.1"].add(**names, horizon=horizon, value=1.5 * horizon)
+    for eta in (0.5, 10.0):
+        row = {"eta": eta, "horizon": 3, "printed_step": eta**2, "corrected_step": eta}
+        tables["corA.1"].add(**row, gradient_norm=2 + eta, bound=2 + eta)
+    for case, degree in (("random", 1.0), ("weights grow with H", 3.0)):
+        for horizon in (8, 16, 32, 64, 128):
+            row = {"case": case, "seed": 0, "horizon": horizon}
+            shares = {"share_of_printed": 2.0, "share_of_corrected": 0.5}
+            size = horizon**degree
+            tables["cor1.2"].add(**row, gradient_norm=size, jacobian_sum=size, **shares)
+    tables["appB"].add(ignores_state=True, error=1e-16, difference=0.0)
+    tables["appB"].add(ignores_state=False, error=1e-16, difference=0.3)
+    return tables
+
+
+# For every statement: a change after which it is false, and one after which it is undecided.
+SPOILED = {
+    "prop1": ({"error": 1e-3}, {"error": math.nan}),
+    "remark1": ({"error": 1e-3}, {"error": math.nan}),
+    "theorem1": ({"gradient_norm": 2.5}, {"gradient_norm": math.nan}),
+    "cor1.1": ({"norm": 0.01}, {"value": 0.0}),
+    "corA.1": ({"bound": 7.0}, {"bound": math.nan}),
+    "cor1.2": ({"share_of_corrected": 1.1}, {"jacobian_sum": 0.0}),
+    "appB": ({"difference": 0.1}, {"difference": math.nan}),
+}
+
+
+def test_verdicts_on_the_theory():
+    assert set(outcomes(theory.EXPERIMENT, theory_tables()).values()) == {"holds"}
+    for name, changes in SPOILED.items():
+        for change, expected in zip(changes, ("does not hold", "undecided"), strict=True):
+            tables = theory_tables()
+            for row in tables[name]:
+                row.update(change)
+            found = outcomes(theory.EXPERIMENT, tables)
+            assert found.pop(name) == expected, (name, change)
+            assert set(found.values()) == {"holds"}
+
+
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("saturated", {"value": 1.0}),
+        ("linear", {"radius": 0.8}),
+        ("policy", {"radius": 1.4}),
+        ("policy", {"constant": 0.1, "radius": 0.5}),
+    ],
+)
+def test_every_part_of_corollary_11_counts(part, change):
+    tables = theory_tables()
+    for row in tables["cor1.1"]:
+        if row["part"] == part:
+            row.update(change)
+    assert outcomes(theory.EXPERIMENT, tables)["cor1.1"] == "does not hold"
+
+
+def test_a_too_steep_attention_is_against_corollary_12():
+    tables = theory_tables()
+    for row in tables["cor1.2"]:
+        row["jacobian_sum"] = row["horizon"] ** 3.5
+    assert outcomes(theory.EXPERIMENT, tables)["cor1.2"] == "does not hold"
+
+
+def test_what_is_printed_in_a1_fails_and_what_is_corrected_does_not():
+    numbers = theory.cor_a1.judge(theory_tables()["corA.1"]).numbers
+    assert (numbers["printed_step_violated"], numbers["corrected_step_holds"]) == (1, True)
+
+
+# Parts of the measurements
+
+
+def test_fitting_offline_learns_and_counts_what_it_skips():
+    env = Drift()
+    episodes = jax.jit(lambda key: offline.random_episodes(env, 32, key=key))(jax.random.key(0))
+    model = OneStepModel(env, key=jax.random.key(1), normaliser=unit_normaliser(env))
+    settings = offline.Fit(60, 8, 1e-2, 0, 100.0)
+    run = eqx.filter_jit(offline.fit)
+    fitted = run(model, episodes, settings, key=jax.random.key(2))
+    before = eqx.filter_jit(lambda m: jax.vmap(m.loss)(episodes).mean())(model)
+    assert fitted.loss < 0.3 * before and fitted.num_nonfinite == 0
+    spoiled = eqx.tree_at(lambda e: e.states, episodes, episodes.states * jnp.nan)
+    skipped = run(model, spoiled, settings, key=jax.random.key(2))
+    assert skipped.num_nonfinite == settings.updates
+    np.testing.assert_array_equal(skipped.model.layers[0].weight, model.layers[0].weight)
+
+
+def test_perturbed_episodes_follow_the_policy_with_noise():
+    """The states are the actions' own, and actions differ from the policy's by noise of the size asked for."""
+    env = Drift(horizon=30)
+    policy = TanhGaussianPolicy(env, key=jax.random.key(0), normaliser=unit_normaliser(env))
+    run = eqx.filter_jit(lambda p: offline.perturbed_episodes(env, p, 0.1, 20, key=jax.random.key(1)))
+    episodes = run(policy)
+    replayed = jax.jit(lambda actions: rollout(env, actions))(episodes.actions[3])
+    np.testing.assert_allclose(replayed.states, episodes.states[3], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(replayed.rewards, episodes.rewards[3], rtol=1e-4, atol=1e-4)
+    modes = jax.jit(jax.vmap(lambda s: jax.vmap(policy.mode)(s, jnp.arange(30))))(episodes.states[:, :-1])
+    noise = np.asarray(episodes.actions - modes)
+    assert abs(noise.std() - 0.1) < 0.005 and abs(noise.mean()) < 0.01
+
+
+def test_attention_maps_are_those_that_predict_uses():
+    loud = jax.tree.map(
+        lambda x: 5 * x, jax.jit(lambda key: Transformer.create(4, 9, key=key))(jax.random.key(0))
+    )
+    xs = jax.random.normal(jax.random.key(1), (9, 4))
+    (output, maps), expected = jax.jit(lambda xs: (attention.attend(loud, xs), loud.predict(xs)))(xs)
+    np.testing.assert_allclose(output, expected, rtol=1e-4, atol=1e-4)
+    assert maps.shape == (2, 3, 9, 9)
+    np.testing.assert_allclose(maps.sum(axis=-1), 1.0, rtol=1e-5)
+    assert not np.triu(np.asarray(maps), 1).any()
+    model = make_lstm_model()
+    with pytest.raises(UsageError, match="LSTM"):
+        attention.attention_maps(model, jnp.zeros(3), jnp.zeros((7, 2)))
+
+
+def make_lstm_model():
+    return offline.make_model("lstm", Drift(), unit_normaliser(Drift()), key=jax.random.key(0))
+
+
+def test_models_have_the_flag_their_name_says():
+    env = Drift()
+    for name in ("one-step", offline.FLAGGED):
+        model = offline.make_model(name, env, unit_normaliser(env), key=jax.random.key(0))
+        assert isinstance(model, OneStepModel) and model.first_step_flag == (name == offline.FLAGGED)
+
+
+# Whole experiments
+
+
+def trained_for_an_instant(config, progress):
+    """A result with an untrained transformer: what figure 9 makes of a run does not depend on how good it is."""
+    env = config.environment()
+    episodes = jax.jit(lambda key: offline.random_episodes(env, 12, key=key))(jax.random.key(0))
+    replay = jax.tree.map(lambda x: x[None], ReplayBuffer(episodes, jnp.asarray(12, jnp.int32)))
+    model = offline.make_model("transformer", env, unit_normaliser(env), key=jax.random.key(1))
+    model = jax.tree.map(lambda x: x[None], model)
+    progress(Progress("training", steps=120, total_steps=120))
+    return types.SimpleNamespace(model=model, replay=replay, scores=np.array([0.5]), steps=120)
+
+
+@pytest.fixture(scope="module")
+def reproduced(tmp_path_factory):
+    """Every experiment at its smallest scale, by the command line."""
+    content = {}
+
+    def run(figure, capfd, monkeypatch):
+        monkeypatch.setattr(attention, "train", trained_for_an_instant)
+        if figure not in content:
+            out = tmp_path_factory.mktemp("figures") / figure
+            assert main(shlex.split(f"reproduce {figure} --scale smoke --json --out {out}")) == 0
+            content[figure] = json.loads(capfd.readouterr().out, parse_constant=pytest.fail), out
+        return content[figure]
+
+    return run
+
+
+@pytest.mark.parametrize("figure", EXPERIMENTS)
+def test_every_experiment_at_its_smallest(reproduced, capfd, monkeypatch, figure):
+    """Verdicts are those of the stored tables; figures come as PNG and SVG; nothing is not finite unnoticed."""
+    content, out = reproduced(figure, capfd, monkeypatch)
+    assert content.keys() >= {"figure", "scale", "verdicts", "out"}
+    assert (content["figure"], content["scale"], content["out"]) == (figure, "smoke", str(out))
+    assert content == json.loads((out / "verdicts.json").read_text())
+    tables = {path.stem: Table.from_csv(path.read_bytes()) for path in out.glob("*.csv")}
+    again = [verdict.as_json() for verdict in EXPERIMENTS[figure].judge(tables)]
+    assert again == content["verdicts"]
+    assert {verdict["verdict"] for verdict in again} <= {"holds", "does not hold", "undecided"}
+    pictures = sorted(path.stem for path in out.glob("*.png"))
+    assert pictures and pictures == sorted(path.stem for path in out.glob("*.svg"))
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in out.glob("*.png"))
+    assert all("<svg" in path.read_text() for path in out.glob("*.svg"))
+    assert all(len(table) for table in tables.values())
+
+
+@pytest.mark.slow
+def test_figure_9_with_a_run_of_its_own(tmp_path, capfd):
+    assert main(shlex.split(f"reproduce 9 --scale smoke --json --out {tmp_path}")) == 0
+    (verdict,) = json.loads(capfd.readouterr().out)["verdicts"]
+    assert verdict["numbers"]["score"] > 0.5
+
+
+def test_the_theory_holds(reproduced, capfd, monkeypatch):
+    verdicts = reproduced("theory", capfd, monkeypatch)[0]["verdicts"]
+    ids = ["prop1", "remark1", "theorem1", "cor1.1", "corA.1", "cor1.2", "appB"]
+    assert [verdict["id"] for verdict in verdicts] == ids
+    assert {verdict["verdict"] for verdict in verdicts} == {"holds"}
+
+
+def test_too_few_updates_decide_nothing(reproduced, capfd, monkeypatch):
+    for figure in ("2", "3"):
+        verdicts = reproduced(figure, capfd, monkeypatch)[0]["verdicts"]
+        assert {verdict["verdict"] for verdict in verdicts} == {"undecided"}
+        assert all("8 updates" in verdict["numbers"]["reason"] for verdict in verdicts)
+
+
+@pytest.mark.parametrize(
+    ("line", "option", "allowed"),
+    [("reproduce 7", "FIGURE", "theory"), ("reproduce 2 --scale big", "--scale", "smoke")],
+)
+def test_mistakes_are_one_line(capfd, tmp_path, monkeypatch, line, option, allowed):
+    monkeypatch.chdir(tmp_path)
+    assert main(shlex.split(line)) == 2
+    out, err = capfd.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert err.startswith(f"asmpg: {option}") and allowed in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_in_the_way_is_one_line(tmp_path):
+    (tmp_path / "taken").write_text("mine")
+    with pytest.raises(UsageError, match="out: cannot make the folder"):
+        experiment.reproduce(EXPERIMENTS["2"], "2", "smoke", tmp_path / "taken")
+    (tmp_path / "x.csv").mkdir()
+    with pytest.raises(StorageError, match=r"x\.csv"):
+        experiment.write(tmp_path / "x.csv", b"")
