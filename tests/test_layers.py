@@ -26,7 +26,7 @@ LAYERS = (
     {"gradients"},
     {"analysis", "learner"},
     {"baselines", "training"},
-    {"config", "runs", "task_files"},
+    {"catalogue", "config", "runs", "model_files", "task_files", "user_files"},
     {"experiments", "report"},
     {"cli"},
     {"__init__", "__main__", "demo"},

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .backbones import AbstractBackbone, BACKBONES
+from .backbones import AbstractBackbone, create_backbone, CreateBackbone
 from .backbones.base import Linear
 from .environment import AbstractEnvironment
 from .normalisation import Normaliser
-from .types import PRNGKey, Scalar, Step, Trajectory, UsageError
+from .types import PRNGKey, Scalar, Step, Trajectory
 
 
 EMBEDDING_SIZE = 72
@@ -104,7 +104,7 @@ class ActionSequenceModel(AbstractDynamicsModel):
     def __init__(
         self,
         env: AbstractEnvironment,
-        backbone: str | AbstractBackbone = "transformer",
+        backbone: str | AbstractBackbone | CreateBackbone = "transformer",
         *,
         key: PRNGKey,
         dropout: float = 0.0,
@@ -114,22 +114,19 @@ class ActionSequenceModel(AbstractDynamicsModel):
 
         Args:
             env: gives the sizes, the horizon and, without a normaliser, the statistics of 64 random episodes.
-            backbone: a name of `asmpg.backbones.BACKBONES` or an instance.
+            backbone: a name of `asmpg.backbones.BACKBONES`, an instance, or what makes one, such as the `create` of a
+                class of your own.
             key: for the initial parameters.
-            dropout: the dropout rate of a backbone made by name.
+            dropout: the dropout rate of a backbone that is made here.
             normaliser: frozen statistics to use instead.
 
         Raises:
             UsageError: an unknown backbone name.
         """
         encoder_key, backbone_key, decoder_key = jax.random.split(key, 3)
-        if isinstance(backbone, str):
-            if backbone not in BACKBONES:
-                raise UsageError(f"backbone: {backbone!r} is not one of {', '.join(BACKBONES)}")
-            backbone = BACKBONES[backbone].create(
-                EMBEDDING_SIZE, env.horizon, dropout=dropout, key=backbone_key
-            )
-        self.backbone = backbone
+        self.backbone = backbone = create_backbone(
+            backbone, EMBEDDING_SIZE, env.horizon, dropout=dropout, key=backbone_key
+        )
         features = env.action_size + 1 + env.state_size
         self.encoder = Linear(features, backbone.input_size, key=encoder_key)
         self.decoder = Decoder(backbone.output_size, env.state_size, key=decoder_key)
