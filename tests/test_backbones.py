@@ -212,13 +212,16 @@ def test_linear_recurrence_is_its_equation(parts, x64):
     @jax.jit
     def run(decay, inputs, cotangent):
         outputs, pullbacks = zip(
-            *(jax.vjp(run, decay, inputs) for run in (linear_recurrence, sequential)), strict=True
+            *(jax.vjp(each, decay, inputs) for each in (linear_recurrence, sequential)), strict=True
         )
-        return [*outputs, associative(decay, inputs)], [pullback(cotangent) for pullback in pullbacks]
+        backwards = [each(decay, inputs, reverse=True) for each in (associative, sequential)]
+        slopes = [pullback(cotangent) for pullback in pullbacks]
+        return [*outputs, associative(decay, inputs)], slopes, backwards
 
-    outputs, slopes = run(decay, inputs, cotangent)
+    outputs, slopes, backwards = run(decay, inputs, cotangent)
     assert all(relative_error(output, expected) < 1e-13 for output in outputs)
     assert relative_error(*slopes) < 1e-13
+    assert relative_error(*backwards) < 1e-13
 
 
 def delta_reads(length: int, seed: int = 13) -> Reads:

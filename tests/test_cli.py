@@ -20,7 +20,7 @@ import wanderer
 from asmpg import demo
 from asmpg.cli import commands, machine, main, options
 from asmpg.config import MODELS
-from test_config import TASK_FILE
+from test_config import MODEL_FILE, TASK_FILE
 
 
 SMALL = "--horizon 8 --model one-step --chunk-steps 16 --warmup-steps 32 --model-batch-size 4 --policy-batch-size 4"
@@ -73,6 +73,8 @@ def only_json(out: str) -> dict:
     ("line", "option", "allowed"),
     [
         ("train chess", "TASK", "timber_harvest"),
+        ("train bioreactor --model missing.py:Own", "--model", "no file missing.py"),
+        ("train bioreactor --model own.py:Own", "--model", "asmpg.AbstractBackbone"),
         ("train", "TASK", "FILE.py:NAME"),
         ("train bioreactor --horizon 1", "--horizon", ">= 2"),
         ("train bioreactor --model gpt", "--model", "transformer"),
@@ -198,11 +200,27 @@ def test_list(call):
     assert content["tasks"] == [*asmpg.TASKS]
     assert content["backbones"] == [*asmpg.BACKBONES]
     assert content["models"] == [*MODELS]
-    assert call("list --models")[1].split() == [*MODELS]
     lines = call("list")[1].splitlines()
     described = {line.split()[0]: line.split()[1:] for line in lines if line.startswith("  ")}
     assert described.keys() == {*asmpg.TASKS, *asmpg.BACKBONES, *MODELS}
     assert all(described.values())
+
+
+def test_list_models_measures_the_backbones(call, monkeypatch):
+    """Parameters and carry of two layers of 64; the LSTM's gradient reaches back 500 steps, the RNN's is exactly 0."""
+    monkeypatch.setattr(
+        "asmpg.catalogue.BACKBONES", {name: asmpg.BACKBONES[name] for name in ("rnn", "lstm")}
+    )
+    status, out, err = call("list --models --json")
+    assert status == 0 and "measuring lstm" in err
+    numbers = only_json(out)["properties"]
+    parameters = (72 + 64 + 1) * 64 + (64 + 64 + 1) * 64
+    assert [numbers[name]["num_parameters"] for name in ("rnn", "lstm")] == [parameters, 4 * parameters]
+    assert [numbers[name]["state_size"] for name in ("rnn", "lstm")] == [128, 256]
+    assert numbers["rnn"]["reach"] == 0.0 and 1e-4 < numbers["lstm"]["reach"] < 1e2
+    head, *lines, note = call("list --models")[1].splitlines()
+    assert [line.split()[0] for line in lines] == [*MODELS]
+    assert f"{parameters:,}" in lines[0] and "reach" in head and "H = 500" in note
 
 
 def test_optimal(call):
@@ -336,6 +354,28 @@ def test_a_task_from_a_file_is_given_again(call, workplace):
     status, _, err = call("evaluate run --task own.py:Own")
     assert status == 2
     assert "changed" in err
+
+
+def test_a_model_from_a_file_is_given_again(call, workplace):
+    (workplace / "own.py").write_text(MODEL_FILE)
+    small = SMALL.replace("--model one-step", "--model own.py:Sum")
+    status, out, _ = call(f"train bioreactor {small} --steps 60 --json")
+    assert status == 0
+    content = only_json(out)
+    assert content["model"] == "own.py:Sum"
+    folder = content["out"]
+    assert pathlib.Path(folder).name.startswith("bioreactor-H8-own.py_Sum-seed0")
+    for line in (f"evaluate {folder}", f"train --resume {folder} --steps 72"):
+        status, _, err = call(line)
+        assert status == 2
+        assert "--model" in err and "own.py:Sum" in err
+    again = only_json(call(f"evaluate {folder} --model own.py:Sum --json")[1])
+    assert again["returns"] == pytest.approx(content["returns"])
+    assert call(f"train --resume {folder} --model own.py:Sum --steps 72")[0] == 0
+    status, _, err = call(f"train --resume {folder} --model lstm --steps 80")
+    assert status == 2 and "--resume" in err
+    line = commands.how_to_resume(pathlib.Path("a run"), "harvest", "own.py:Sum")
+    assert line == "go on with: asmpg train --model own.py:Sum --resume 'a run'"
 
 
 # The machine

@@ -5,12 +5,14 @@ import json
 import pathlib
 import typing
 
+import jax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asmpg import make, TASKS, TrainConfig, UsageError
 from asmpg.config import check_setting, from_json, MODELS, to_json
+from asmpg.model_files import load_backbone
 from asmpg.settings import PRESETS, Settings
 from asmpg.task_files import load_task, sha256
 from probes import RewardIsAction, RewardIsState
@@ -41,6 +43,44 @@ def of_nothing(): return Own(horizon=9)
 def failing(): raise RuntimeError("out of order")
 number = 3
 """
+
+
+MODEL_FILE = """
+from asmpg import AbstractBackbone
+from asmpg.backbones import RNN, Transformer, scan_step
+import equinox as eqx, jax.numpy as jnp
+
+class Sum(AbstractBackbone):
+    size: int
+    input_size = property(lambda self: self.size)
+    output_size = property(lambda self: self.size)
+    @classmethod
+    def create(cls, input_size, horizon, *, dropout=0.0, key): return cls(input_size)
+    def init(self): return jnp.zeros(self.size)
+    def step(self, carry, x): return carry + x, carry + x
+    def predict(self, xs, *, key=None): return scan_step(self, xs)
+
+class NoPredict(Sum):
+    def predict(self, xs, *, key=None): raise RuntimeError("out of order")
+class WrongShape(Sum):
+    def predict(self, xs, *, key=None): return xs[0]
+class WrongCarry(Sum):
+    def step(self, carry, x): return (carry,), x
+class WrongInput(Sum):
+    input_size = 3
+
+def rotary(input_size, horizon, *, dropout, key):
+    return Transformer.create(input_size, horizon, dropout=dropout, positions="rotary", key=key)
+def nothing(input_size, horizon, *, dropout, key): return None
+number = 3
+"""
+
+
+@pytest.fixture
+def model_file(tmp_path):
+    path = tmp_path / "own_model.py"
+    path.write_text(MODEL_FILE)
+    return str(path)
 
 
 @pytest.fixture
@@ -295,3 +335,54 @@ def test_a_task_given_again_must_be_the_same():
         from_json(content, RewardIsAction(horizon=9))
     with pytest.raises(UsageError, match="built-in"):
         from_json(to_json(CONFIG), RewardIsAction(horizon=8))
+
+
+@pytest.mark.parametrize("name", ["Sum", "rotary", "RNN"])
+def test_a_backbone_from_a_file(model_file, name):
+    create = load_backbone(f"{model_file}:{name}")
+    assert create(3, 4, dropout=0.0, key=jax.random.key(0)).input_size == 3
+    assert load_backbone(f"{model_file}:{name}") == create
+    config = TrainConfig("bioreactor", horizon=10, model=f"{model_file}:{name}", steps=100).checked()
+    assert config.model_name == f"own_model.py:{name}"
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("nothing_here", "it has .*Sum"),
+        ("number", "is a int, not a subclass of asmpg.AbstractBackbone"),
+        ("AbstractBackbone", "is AbstractBackbone, not a subclass"),
+        ("nothing", "makes a NoneType"),
+        ("NoPredict", "RuntimeError: out of order"),
+        ("WrongShape", "predict "),
+        ("WrongCarry", "carry"),
+        ("WrongInput", "input_size is 3"),
+        ("two names", "FILE.py:NAME"),
+    ],
+)
+def test_a_model_file_that_gives_no_backbone(model_file, name, words):
+    with pytest.raises(UsageError, match=f"^model: .*{words}") as error:
+        TrainConfig("bioreactor", model=f"{model_file}:{name}").checked()
+    assert "\n" not in str(error.value)
+
+
+def test_of_a_model_file_only_name_and_hash_are_kept(model_file):
+    model = f"{model_file}:Sum"
+    content = to_json(dataclasses.replace(CONFIG, model=model).checked())
+    assert content["model"] == "own_model.py:Sum"
+    text = json.dumps(content)
+    assert "class" not in text and str(pathlib.Path(model_file).parent) not in text
+    with pytest.raises(UsageError, match="give it again"):
+        from_json(content)
+    assert from_json(content, model=model).model == model
+    for other in (f"{model_file}:RNN", "lstm"):
+        with pytest.raises(UsageError, match=r"not what the run was started with, own_model.py:Sum"):
+            from_json(content, model=other)
+    pathlib.Path(model_file).write_text(MODEL_FILE + "\n")
+    with pytest.raises(UsageError, match="has changed"):
+        from_json(content, model=model)
+    with pytest.raises(UsageError, match="built-in"):
+        from_json(to_json(CONFIG), model=model)
+    # A configuration that pretends to be of a built-in model does not get a file run.
+    with pytest.raises(UsageError, match="is not one of"):
+        from_json(to_json(CONFIG) | {"model": model})

@@ -55,3 +55,11 @@ def test_stop_and_go_on(tmp_path):
     assert run.path == tmp_path / "harvest"
     assert run.steps == 525
     np.testing.assert_allclose(run.evaluate(), run.returns, rtol=1e-5)
+
+
+def test_custom_backbone(capsys):
+    result = load_main("custom_backbone")(steps=525, num_seeds=1)
+    assert type(result.model.backbone).__name__ == "LeakyAverages"
+    assert result.config.model_name == "custom_backbone.py:LeakyAverages"
+    assert np.isfinite(result.scores).all()
+    assert "scores" in capsys.readouterr().out

@@ -26,7 +26,7 @@ LAYERS = (
     {"gradients", "rewards"},
     {"analysis", "learner"},
     {"baselines", "training"},
-    {"config", "runs", "task_files"},
+    {"catalogue", "config", "runs", "model_files", "task_files", "user_files"},
     {"sweeps"},
     {"experiments", "report"},
     {"cli"},

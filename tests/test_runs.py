@@ -338,6 +338,25 @@ def test_the_task_of_a_run_is_never_run_by_itself(tmp_path):
         asmpg.resume(tmp_path / "run", task=f"{file}:Own")
 
 
+def test_the_model_of_a_run_is_never_run_by_itself(tmp_path):
+    """As for a task: given again, unchanged; loading touches neither the file nor what it defines."""
+    witness, file = tmp_path / "witness", tmp_path / "own.py"
+    file.write_text(
+        f"import pathlib\npathlib.Path({str(witness)!r}).touch()\nfrom asmpg.backbones import RNN as Own\n"
+    )
+    config = dataclasses.replace(CONFIG, model=f"{file}:Own", out=str(tmp_path / "run"))
+    train_until(config, 1)
+    witness.unlink()
+    for read in (asmpg.load, asmpg.resume):
+        with pytest.raises(UsageError, match=r"own.py:Own.*give it again"):
+            read(tmp_path / "run", task=TASK)
+    assert not witness.exists()
+    run = asmpg.load(tmp_path / "run", task=TASK, model=f"{file}:Own")
+    assert run.summary()["model"] == "own.py:Own"
+    done = asmpg.resume(tmp_path / "run", task=TASK, model=f"{file}:Own")
+    assert done.finished and done.steps > run.steps
+
+
 # Damage
 
 

@@ -8,7 +8,7 @@ import typing
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from . import task_files
+from . import model_files, task_files, user_files
 from .backbones import BACKBONES
 from .baselines import decision_transformer, sac
 from .environment import AbstractEnvironment, check_horizon, validate
@@ -96,20 +96,38 @@ MODELS = {
     ),
 }
 
+
+def find_method(model: str) -> Method:
+    """What a `--model` stands for.
+
+    Raises:
+        UsageError: an unknown model, or a file that gives no backbone.
+    """
+    if not user_files.is_file(model):
+        check_choice("model", model, MODELS, "FILE.py:NAME")
+        return MODELS[model]
+    backbone = model_files.load_backbone(model)
+
+    def make_model(env: AbstractEnvironment, settings: Settings) -> Callable[..., Any]:
+        return functools.partial(ActionSequenceModel, env, backbone, dropout=settings.dropout)
+
+    return _model_based(make_model, TanhGaussianPolicy)
+
+
 # More seeds than this would not be told apart by a 32-bit key.
 _MAX_SEED = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """A complete description of a run, except for the code of a task of the user's own.
+    """A complete description of a run, except for the code of a task or a backbone of the user's own.
 
     Attributes:
         task: a name of `asmpg.TASKS`, `FILE.py:NAME`, or an environment.
         horizon: actions in an episode; an environment given as `task` has its own.
-        model: a name of `MODELS`, the method; a backbone's name means an action-sequence model, `history-BACKBONE` one
-            over states and actions, `actions-BACKBONE` that the actions themselves are optimised through an
-            action-sequence model.
+        model: a name of `MODELS`, the method, or `FILE.py:NAME`; a backbone, of the table or of your own, means an
+            action-sequence model, `history-BACKBONE` one over states and actions, `actions-BACKBONE` that the actions
+            themselves are optimised through an action-sequence model.
         steps: environment steps, rounded up to whole episodes, the warm-up included.
         seed: the first seed.
         num_seeds: number of independent runs, with seeds `seed .. seed + num_seeds - 1`.
@@ -140,6 +158,11 @@ class TrainConfig:
     optimum: bool = False
     overrides: dict[str, Any] = dataclasses.field(default_factory=dict)
 
+    @property
+    def model_name(self) -> str:
+        """The model without a folder of the user's."""
+        return user_files.short_name(self.model)
+
     def environment(self) -> AbstractEnvironment:
         """The task.
 
@@ -161,8 +184,7 @@ class TrainConfig:
             UsageError: an unknown model, preset or setting, or a value out of range.
         """
         horizon = self.horizon if isinstance(self.task, str) else self.task.horizon
-        check_choice("model", self.model, MODELS)
-        method = MODELS[self.model]
+        method = find_method(self.model)
         for name, value in self.overrides.items():
             check_setting(name, value, method.settings)
         check_choice("preset", self.preset, method.presets)
@@ -175,7 +197,7 @@ class TrainConfig:
             UsageError: an unknown model.
         """
         settings = self.settings()
-        return MODELS[self.model].learner(self, self.environment(), settings)
+        return find_method(self.model).learner(self, self.environment(), settings)
 
     def checked(self) -> "TrainConfig":
         """The same with the task's own horizon filled in, once everything about it has been checked.
@@ -185,8 +207,8 @@ class TrainConfig:
         """
         env = self.environment()
         config = dataclasses.replace(self, horizon=check_horizon(env.horizon))
-        check_choice("model", config.model, MODELS)
-        check_choice("preset", config.preset, MODELS[config.model].presets)
+        method = find_method(config.model)
+        check_choice("preset", config.preset, method.presets)
         check_choice("loop", config.loop, typing.get_args(Loop))
         for name, least in {"steps": 1, "num_seeds": 1, "seed": 0, "chunk_steps": 1}.items():
             check_integer(name, getattr(config, name), least)
@@ -211,10 +233,10 @@ class TrainConfig:
         return config
 
 
-def check_choice(option: str, value: Any, allowed: Collection[str]) -> None:
-    """Raises a UsageError that names the option unless the value is allowed."""
+def check_choice(option: str, value: Any, allowed: Collection[str], *others: str) -> None:
+    """Raises a UsageError that names the option unless the value is allowed; `others` are named in it too."""
     if value not in allowed:
-        raise UsageError(f"{option}: {value!r} is not one of {', '.join(allowed)}")
+        raise UsageError(f"{option}: {value!r} is not one of {', '.join([*allowed, *others])}")
 
 
 def check_integer(option: str, value: Any, least: int) -> None:
@@ -282,13 +304,16 @@ def _names(settings: type[AbstractSettings]) -> set[str]:
 
 
 def to_json(config: TrainConfig) -> dict[str, Any]:
-    """The configuration as plain JSON, complete but for the code of a task of the user's own.
+    """The configuration as plain JSON, complete but for the code of a task or a backbone of the user's own.
 
-    Of such a task, only its name, sizes and the hash of its file are kept. Nothing in here is ever run.
+    Of those, only names, sizes and the hash of the file are kept. Nothing in here is ever run.
     """
     content = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     content["overrides"] = dict(config.overrides)
     content["settings"] = dataclasses.asdict(config.settings())
+    content["model"], content["model_source"] = config.model_name, {"kind": "built-in"}
+    if user_files.is_file(config.model):
+        content["model_source"] = {"kind": "file", "sha256": user_files.sha256("model", config.model)}
     env = config.environment()
     identity = env.identity()
     if identity is not None:
@@ -301,30 +326,34 @@ def to_json(config: TrainConfig) -> dict[str, Any]:
     return content | {"task": env.name, "task_source": source}
 
 
-def from_json(content: Mapping[str, Any], task: str | AbstractEnvironment | None = None) -> TrainConfig:
+def from_json(
+    content: Mapping[str, Any], task: str | AbstractEnvironment | None = None, model: str | None = None
+) -> TrainConfig:
     """The configuration that `to_json` wrote.
 
     Args:
         content: plain JSON.
         task: the task again, where it is one of the user's own: `FILE.py:NAME` or an environment.
+        model: `FILE.py:NAME` again, where the model's backbone is the user's own.
 
     Raises:
-        UsageError: a field is missing, unknown or of the wrong type; the task is missing or another one.
+        UsageError: a field is missing, unknown or of the wrong type; the task or the model is missing or another one.
     """
     fields = {field.name: field.type for field in dataclasses.fields(TrainConfig)}
-    values = {name: value for name, value in content.items() if name not in ("settings", "task_source")}
-    for name in [*fields, "settings", "task_source"]:
+    others = ("settings", "task_source", "model_source")
+    values = {name: value for name, value in content.items() if name not in others}
+    for name in [*fields, *others]:
         if name not in content:
             raise UsageError(f"config: {name!r} is missing")
     for name, value in values.items():
         check_choice("config", name, fields)
         _check_field(name, value, fields[name])
-    check_choice("model", values["model"], MODELS)
     values["task"] = _task_again(content, task)
+    values["model"] = _model_again(content, model)
     config = TrainConfig(**values)
     # A preset may mean something else in another version: what the run was started with counts.
     stored = content["settings"]
-    names = _names(MODELS[config.model].settings)
+    names = _names(find_method(config.model).settings)
     if not isinstance(stored, dict) or stored.keys() != names:
         raise UsageError("config: its settings are those of another version of asmpg")
     if stored != dataclasses.asdict(config.settings()):
@@ -384,3 +413,25 @@ def _task_again(
                 f"task: the run's has {attribute} {wanted}, the one given {getattr(env, attribute)}"
             )
     return task
+
+
+def _model_again(content: Mapping[str, Any], model: str | None) -> str:
+    """The model of a stored configuration: built in, or the file given, once it is known to be the same."""
+    name, source = content["model"], content["model_source"]
+    kind = source.get("kind") if isinstance(source, dict) else None
+    check_choice("config: model_source", kind, ("built-in", "file"))
+    if kind == "built-in":
+        if model is not None:
+            raise UsageError(f"model: the run is of the built-in model {name}, none must be given")
+        check_choice("model", name, MODELS)
+        return name
+    if model is None:
+        raise UsageError(
+            f"model: the run is of {name}, a backbone of your own, which is not stored in it; "
+            "give it again: --model FILE.py:NAME, or load(path, model=...)"
+        )
+    if not user_files.is_file(model) or user_files.split("model", model)[1] != name.rpartition(":")[2]:
+        raise UsageError(f"model: {model} is not what the run was started with, {name}")
+    if user_files.sha256("model", model) != source.get("sha256"):
+        raise UsageError(f"model: {model} is not what the run was started with, {name}: the file has changed")
+    return model

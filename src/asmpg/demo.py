@@ -36,11 +36,10 @@ def run() -> int:
     for model, steps in STEPS.items():
         out = str(_fresh(pathlib.Path("runs") / f"demo-{model}"))
         config = TrainConfig(TASK, HORIZON, model, steps, num_seeds=NUM_SEEDS, out=out).checked()
-        result = run_interruptibly(
-            lambda *watch, config=config: start(config, *watch), pathlib.Path(out), label=model
-        )
+        how = how_to_resume(pathlib.Path(out))
+        result = run_interruptibly(lambda *watch, config=config: start(config, *watch), how, label=model)
         if not result.finished:
-            _say(f"stopped at step {result.steps}; {how_to_resume(pathlib.Path(out), None)}")
+            _say(f"stopped at step {result.steps}; {how}")
             return INTERRUPTED
         results.append(result)
     _show(results)

@@ -1,25 +1,23 @@
 """Tasks of the user's own, named on a command line as `FILE.py:NAME`."""
 
-import hashlib
-import importlib.util
 import inspect
 import pathlib
-import sys
 from collections.abc import Callable
 from typing import Any
 
+from . import user_files
 from .environment import AbstractEnvironment
 from .types import UsageError
 
 
 _DEFAULT_HORIZON = 100
 # By file, its content, name and horizon: the same task is the same object, so that what was compiled is found again.
-_loaded: dict[tuple[str, str, str, int | None], AbstractEnvironment] = {}
+_loaded: dict[tuple[tuple[str, str, str], int | None], AbstractEnvironment] = {}
 
 
 def is_task_file(task: str) -> bool:
     """Whether a task is given as `FILE.py:NAME`."""
-    return ".py:" in task or task.endswith(".py")
+    return user_files.is_file(task)
 
 
 def split(task: str) -> tuple[pathlib.Path, str]:
@@ -28,31 +26,12 @@ def split(task: str) -> tuple[pathlib.Path, str]:
     Raises:
         UsageError: there is no such file, or no name after the colon.
     """
-    file, _, name = task.rpartition(":")
-    if not file.endswith(".py") or not name.isidentifier():
-        raise UsageError(f"task: {task!r} must be FILE.py:NAME, with the name of a task in that file")
-    path = pathlib.Path(file).expanduser()
-    if not path.is_file():
-        raise UsageError(f"task: there is no file {file}")
-    return path, name
+    return user_files.split("task", task)
 
 
 def sha256(task: str) -> str:
     """The hash of the file's content."""
-    path, _ = split(task)
-    return hashlib.sha256(_content(path)).hexdigest()
-
-
-def load_definition(text: str) -> Any:
-    """Whatever a file calls NAME. Runs the file; only ever called for what the user typed just now.
-
-    Args:
-        text: `FILE.py:NAME`.
-
-    Raises:
-        UsageError: the file cannot be run, or has no such name.
-    """
-    return _definition(*split(text))
+    return user_files.sha256("task", task)
 
 
 def load_task(task: str, horizon: int | None = None) -> AbstractEnvironment:
@@ -66,49 +45,11 @@ def load_task(task: str, horizon: int | None = None) -> AbstractEnvironment:
     Raises:
         UsageError: the file cannot be run, has no such name, or the name gives no environment of that horizon.
     """
-    path, name = split(task)
-    key = (str(path.resolve()), hashlib.sha256(_content(path)).hexdigest(), name, horizon)
+    key = (user_files.identity("task", task), horizon)
     if key not in _loaded:
-        _loaded[key] = _build(task, _definition(path, name), horizon)
+        definition = user_files.define("task", task, lambda value: isinstance(value, AbstractEnvironment))
+        _loaded[key] = _build(task, definition, horizon)
     return _loaded[key]
-
-
-def _content(path: pathlib.Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"task: cannot read {path}: {error.strerror}") from error
-
-
-def _definition(path: pathlib.Path, name: str) -> Any:
-    """What the file calls `name`."""
-    spec = importlib.util.spec_from_file_location(f"_asmpg_task_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise UsageError(f"task: {path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    # What a dataclass needs to resolve its annotations, and what `import neighbour` needs to find the file beside it.
-    sys.modules[spec.name] = module
-    sys.path.insert(0, str(path.resolve().parent))
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # whatever the user's file raises, the message names the file
-        raise UsageError(f"task: running {path} raised {_one_line(error)}") from error
-    finally:
-        sys.path.pop(0)
-    if not hasattr(module, name):
-        known = [key for key, value in vars(module).items() if _defines_task(module, key, value)]
-        raise UsageError(f"task: {path} has no {name!r}, it has {', '.join(known) or 'no task'}")
-    return getattr(module, name)
-
-
-def _defines_task(module: Any, key: str, value: Any) -> bool:
-    """Whether a name of the module may be meant as a task, for the message."""
-    if key.startswith("_"):
-        return False
-    own = getattr(value, "__module__", None) == module.__name__
-    return isinstance(value, AbstractEnvironment) or (
-        own and (inspect.isfunction(value) or inspect.isclass(value))
-    )
 
 
 def _build(task: str, definition: Any, horizon: int | None) -> AbstractEnvironment:
@@ -145,9 +86,4 @@ def _call(task: str, definition: Callable[..., Any], horizon: int | None) -> Any
     except UsageError:
         raise
     except Exception as error:
-        raise UsageError(f"task: {task} raised {_one_line(error)}") from error
-
-
-def _one_line(error: Exception) -> str:
-    reason = (str(error).strip() or "no reason given").splitlines()[0]
-    return f"{type(error).__name__}: {reason}"
+        raise UsageError(f"task: {task} raised {user_files.one_line(error)}") from error

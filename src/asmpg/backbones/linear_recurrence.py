@@ -33,27 +33,33 @@ def conjugate(a: Numbers) -> Numbers:
     return a[:1] + tuple(-x for x in a[1:])
 
 
-def sequential(decay: Numbers, inputs: Numbers) -> Numbers:
+def sequential(decay: Numbers, inputs: Numbers, reverse: bool = False) -> Numbers:
     """All h_t, one after another."""
 
     def body(hidden: Numbers, x: tuple[Numbers, Numbers]) -> tuple[Numbers, Numbers]:
         hidden = add(product(x[0], hidden), x[1])
         return hidden, hidden
 
-    return jax.lax.scan(body, tuple(jnp.zeros_like(x[0]) for x in inputs), (decay, inputs))[1]
+    start = tuple(jnp.zeros_like(x[0]) for x in inputs)
+    return jax.lax.scan(body, start, (decay, inputs), reverse=reverse)[1]
 
 
-def associative(decay: Numbers, inputs: Numbers) -> Numbers:
+def associative(decay: Numbers, inputs: Numbers, reverse: bool = False) -> Numbers:
     """All h_t by a parallel prefix sum: Blelloch (1990), "Prefix sums and their applications"."""
 
     def combine(first: tuple[Numbers, Numbers], second: tuple[Numbers, Numbers]) -> tuple[Numbers, Numbers]:
         return product(second[0], first[0]), add(product(second[0], first[1]), second[1])
 
-    return jax.lax.associative_scan(combine, (decay, inputs))[1]
+    return jax.lax.associative_scan(combine, (decay, inputs), reverse=reverse)[1]
 
 
-def _run(decay: Numbers, inputs: Numbers) -> Numbers:
-    return sequential(decay, inputs) if jax.default_backend() == "cpu" else associative(decay, inputs)
+# One core of an AMD EPYC, 64 complex numbers, a batch of 8 (what one micro-batch is), milliseconds of CPU time for the
+# gradient: one after another 0.3 at H = 100 and 2.1 at H = 500 (JAX's own derivative of that: 0.5 and 3.2), the prefix
+# sum 0.6 and 5.3; a batch of 16 gives the same order. Elsewhere the number of dependent steps counts, not that of
+# products; an accelerator was not measured.
+def _run(decay: Numbers, inputs: Numbers, reverse: bool = False) -> Numbers:
+    run = sequential if jax.default_backend() == "cpu" else associative
+    return run(decay, inputs, reverse)
 
 
 @jax.custom_vjp
@@ -72,8 +78,8 @@ def _forward(decay: Numbers, inputs: Numbers) -> tuple[Numbers, tuple[Numbers, N
 
 def _backward(residuals: tuple[Numbers, Numbers], cotangent: Numbers) -> tuple[Numbers, Numbers]:
     decay, hidden = residuals
-    later = tuple(jnp.concatenate([x[1:], jnp.zeros_like(x[:1])])[::-1] for x in conjugate(decay))
-    d_inputs = tuple(x[::-1] for x in _run(later, tuple(x[::-1] for x in cotangent)))
+    later = tuple(jnp.concatenate([x[1:], jnp.zeros_like(x[:1])]) for x in conjugate(decay))
+    d_inputs = _run(later, cotangent, reverse=True)
     previous = tuple(jnp.concatenate([jnp.zeros_like(x[:1]), x[:-1]]) for x in hidden)
     return product(conjugate(previous), d_inputs), d_inputs
 

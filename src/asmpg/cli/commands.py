@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .. import task_files
+from .. import catalogue, task_files, user_files
 from ..backbones import BACKBONES
 from ..baselines import DecisionTransformer, SoftActorCritic
 from ..config import MODELS, TrainConfig
@@ -40,10 +40,15 @@ def run_list(options: List) -> int:
         "figures": {name: experiment.title for name, experiment in EXPERIMENTS.items()},
     }
     chosen = [name for name in tables if getattr(options, name)]
+    measured = _measure_backbones() if options.models else {}
     if options.json:
-        _print_json({name: list(table) for name, table in tables.items()})
+        content: dict[str, Any] = {name: list(table) for name, table in tables.items()}
+        if options.models:
+            content["properties"] = {name: dataclasses.asdict(numbers) for name, numbers in measured.items()}
+        _print_json(content)
     elif chosen:
-        _print("\n".join(entry for name in chosen for entry in tables[name]))
+        for name in chosen:
+            _print("\n".join(_model_lines(measured) if name == "models" else tables[name]))
     else:
         width = max(len(entry) for table in tables.values() for entry in table)
         for name, table in tables.items():
@@ -51,6 +56,33 @@ def run_list(options: List) -> int:
             for entry, description in table.items():
                 _print(f"  {entry:{width}}  {description}")
     return 0
+
+
+def _measure_backbones() -> dict[str, catalogue.Properties]:
+    """Sizes and reach of every backbone; says which one it is at, since the first time takes a while."""
+    keep_compiled()
+    with terminal() as shown:
+        return catalogue.all_properties(
+            lambda name: shown(Progress("starting", f"measuring {name} at H = {catalogue.HORIZON}"))
+        )
+
+
+def _model_lines(measured: Mapping[str, catalogue.Properties]) -> list[str]:
+    """Every model, with its numbers where it is an action-sequence model."""
+    width = max(map(len, MODELS))
+    lines = [f"{'model':{width}}  parameters  state size    reach"]
+    for name in MODELS:
+        if name in measured:
+            numbers = measured[name]
+            columns = f"{numbers.num_parameters:10,}  {numbers.state_size:10,}  {numbers.reach:7.1e}"
+            lines.append(f"{name:{width}}  {columns}")
+        else:
+            lines.append(f"{name:{width}}  {'-':>10}  {'-':>10}  {'-':>7}")
+    lines.append(
+        f"State size: numbers carried between steps. Reach: untrained |ds_H/da_0| / |ds_H/da_(H-1)| on "
+        f"{catalogue.TASK}, median of {catalogue.NUM_DRAWS} draws. All at H = {catalogue.HORIZON}."
+    )
+    return lines
 
 
 def _first_line(thing: Any) -> str:
@@ -89,7 +121,7 @@ def run_train(options: Train) -> int:
             )
 
         def go(report: ProgressCallback, stop: Callable[[], bool]) -> Result:
-            return take_up(folder.path, report, steps=options.steps, task=own, stop=stop)
+            return take_up(folder.path, report, steps=options.steps, task=own, model=options.model, stop=stop)
 
     else:
         if task is None:
@@ -101,11 +133,12 @@ def run_train(options: Train) -> int:
         def go(report: ProgressCallback, stop: Callable[[], bool]) -> Result:
             return start(config, report, stop)
 
-    result = run_interruptibly(go, folder.path, task)
+    how = how_to_resume(folder.path, task, options.model)
+    result = run_interruptibly(go, how)
     if options.json:
         _print_json(result.summary())
     if not result.finished:
-        sys.stderr.write(f"asmpg: stopped at step {result.steps}; {how_to_resume(folder.path, task)}\n")
+        sys.stderr.write(f"asmpg: stopped at step {result.steps}; {how}\n")
         return INTERRUPTED
     if not options.json:
         _print(_report(result))
@@ -119,8 +152,9 @@ def _only_one(positional: str | None, named: str | None) -> str | None:
 
 
 def _refuse_with_resume(options: Train) -> None:
-    """A run that goes on keeps its configuration."""
-    allowed = ("task", "task_file", "resume", "steps", "json", "settings")
+    """A run that goes on keeps its configuration; only code of the user's own has to be given again."""
+    allowed = ["task", "task_file", "resume", "steps", "json", "settings"]
+    allowed += ["model"] * (options.model is not None and user_files.is_file(options.model))
     for part, names in (
         (options, dataclasses.fields(options)),
         (options.settings, dataclasses.fields(options.settings)),
@@ -163,34 +197,37 @@ def default_folder(config: TrainConfig) -> pathlib.Path:
     name = re.sub(r"[^\w.-]+", "_", config.environment().name)
     last = config.seed + config.num_seeds - 1
     seeds = f"seed{config.seed}" if config.num_seeds == 1 else f"seeds{config.seed}-{last}"
-    parts = [name, f"H{config.horizon}", config.model, seeds]
+    model = re.sub(r"[^\w.-]+", "_", config.model_name)
+    parts = [name, f"H{config.horizon}", model, seeds]
     parts += [config.preset] * (config.preset != "default") + [config.loop] * (config.loop != "open")
     parts += ["learned-reward"] * config.learned_reward
     parts += [f"{setting}={value}" for setting, value in sorted(config.overrides.items())]
     return pathlib.Path("runs") / "-".join(parts)
 
 
-def how_to_resume(path: pathlib.Path, task: str | None) -> str:
-    """The line that goes on with a run."""
-    own = f" {shlex.quote(task)}" if task is not None and task_files.is_task_file(task) else ""
-    return f"go on with: asmpg train{own} --resume {shlex.quote(str(path))}"
+def how_to_resume(path: pathlib.Path, task: str | None = None, model: str | None = None) -> str:
+    """The line that goes on with a run; task and model as typed."""
+    words = ["asmpg", "train"]
+    if task is not None and user_files.is_file(task):
+        words += [task]
+    if model is not None and user_files.is_file(model):
+        words += ["--model", model]
+    return f"go on with: {shlex.join([*words, '--resume', str(path)])}"
 
 
 def run_interruptibly(
     go: Callable[[ProgressCallback, Callable[[], bool]], Result],
-    path: pathlib.Path,
-    task: str | None = None,
+    how_to_go_on: str,
     label: str = "",
 ) -> Result:
     """Trains with a bar, or lines, on standard error, and stops after a chunk when a signal asks for it.
 
     Args:
         go: trains; it is given the function to report to and the one that says whether to stop.
-        path: the run folder.
-        task: as typed.
+        how_to_go_on: the line that says so, for one who ends it at once.
         label: before the bar.
     """
-    with terminal(label=label) as shown, Interrupts(lambda: how_to_resume(path, task)) as interrupts:
+    with terminal(label=label) as shown, Interrupts(lambda: how_to_go_on) as interrupts:
 
         def report(progress: Progress) -> None:
             interrupts.patient = progress.stage == "training"
@@ -202,7 +239,7 @@ def run_interruptibly(
 def run_evaluate(options: Evaluate) -> int:
     """`asmpg evaluate`."""
     keep_compiled()
-    run = load(options.run, task=options.task)
+    run = load(options.run, task=options.task, model=options.model)
     returns = run.evaluate()
     scores = None if run.reference is None else run.reference.score(returns)
     run = dataclasses.replace(run, returns=returns, scores=scores)
@@ -256,7 +293,7 @@ def _task(task: str, horizon: int | None) -> AbstractEnvironment:
 def _report(result: Result) -> str:
     """A few lines about a run."""
     seeds = "1 seed" if result.config.num_seeds == 1 else f"{result.config.num_seeds} seeds"
-    head = f"{result.env.name}, H = {result.env.horizon}, {result.config.model}, {seeds}"
+    head = f"{result.env.name}, H = {result.env.horizon}, {result.config.model_name}, {seeds}"
     lines = [f"{head}: {result.steps} steps each in {duration(result.seconds)}"]
     if result.scores is not None and result.reference is not None:
         values = " ".join(f"{score:.4f}" for score in result.scores)

@@ -60,13 +60,14 @@ class Train:
     Attributes:
         task: a built-in task (see asmpg list) or FILE.py:NAME.
         horizon: number of actions in an episode.
-        model: which method; a backbone's name means an action-sequence model (see asmpg list).
+        model: which method; a backbone's name, or FILE.py:NAME for one of your own, means an action-sequence model (see
+            asmpg list).
         steps: environment steps per seed, rounded up to whole episodes; with --resume, how many in all.
         seeds: number of independent runs, with seeds SEED, SEED + 1, ...
         seed: the first seed.
         preset: default (ours) or paper.
         out: the run folder.
-        resume: go on with this run; only --steps may be given too, and TASK if it is FILE.py:NAME.
+        resume: go on with this run; only --steps may be given too, and TASK and --model where they are FILE.py:NAME.
         loop: which policy gradient: states as constants (open) or differentiated too (closed).
         learned_reward: learn the reward too instead of knowing it.
         record_cosine: record the cosine between the model's policy gradient and the true one.
@@ -108,11 +109,13 @@ class Evaluate:
     Attributes:
         run: the run folder.
         task: the task again, where it is one of your own.
+        model: the backbone again, where it is one of your own.
         json: print one JSON object, and nothing else, on standard output.
     """
 
     run: Annotated[str, tyro.conf.Positional]
     task: Annotated[str | None, tyro.conf.arg(metavar="FILE.py:NAME", help_behavior_hint="")] = None
+    model: Annotated[str | None, tyro.conf.arg(metavar="FILE.py:NAME", help_behavior_hint="")] = None
     json: bool = False
 
 
@@ -213,7 +216,7 @@ class List:
     Attributes:
         tasks: only the names of the tasks.
         backbones: only the names of the backbones.
-        models: only the names of the models.
+        models: only the models, with the size of each backbone and how far its untrained gradient reaches.
         figures: only what can be reproduced.
         json: print one JSON object, and nothing else, on standard output.
     """

@@ -8,7 +8,7 @@ from typing import Any
 import equinox as eqx
 import jax
 
-from .. import task_files
+from .. import task_files, user_files
 from ..analysis import check_fits
 from ..config import check_choice, check_integer, MODELS, TrainConfig
 from ..environment import AbstractEnvironment, check_horizon, uniform_actions, validate
@@ -66,7 +66,7 @@ def fresh_subjects(task: str, model: str, horizons: Sequence[int], seed: int) ->
         UsageError: an unknown task or model, or one that gives no model of the task.
     """
     check_integer("seed", seed, 0)
-    own = task_files.is_task_file(model)
+    own = user_files.is_file(model)
     if not own:
         check_choice("model", model, MODELS)
     found: dict[int, Subject] = {}
@@ -103,9 +103,9 @@ def _named_model(name: str, env: AbstractEnvironment, key: PRNGKey) -> AbstractD
 def _own_model(text: str, env: AbstractEnvironment, key: PRNGKey) -> AbstractDynamicsModel:
     """The model that a file's class or function makes."""
     try:
-        model = task_files.load_definition(text)(env, key=key)
-    except UsageError as error:
-        raise UsageError(f"model: {str(error).removeprefix('task: ')}") from error
+        model = user_files.define("model", text, callable)(env, key=key)
+    except UsageError:
+        raise
     except Exception as error:  # whatever the user's code raises, the message names it
         reason = (str(error).strip() or "no reason given").splitlines()[0]
         raise UsageError(f"model: {text} raised {type(error).__name__}: {reason}") from error

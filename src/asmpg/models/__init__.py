@@ -5,4 +5,5 @@ from .base import free_run as free_run
 from .markov import OneStepModel as OneStepModel
 from .markov import Simulator as Simulator
 from .sequence import ActionSequenceModel as ActionSequenceModel
+from .sequence import EMBEDDING_SIZE as EMBEDDING_SIZE
 from .sequence import HistoryModel as HistoryModel

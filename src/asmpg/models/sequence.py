@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..backbones import AbstractBackbone, BACKBONES
+from ..backbones import AbstractBackbone, create_backbone, CreateBackbone
 from ..environment import AbstractEnvironment
 from ..linear import Linear
 from ..normalisation import Normaliser
-from ..types import PRNGKey, Scalar, Step, Trajectory, UsageError
+from ..types import PRNGKey, Scalar, Step, Trajectory
 from .base import AbstractDynamicsModel, free_run, HIDDEN_SIZE
 
 
@@ -33,21 +33,6 @@ class Decoder(eqx.Module):
     def __call__(self, x: Float[Array, "*batch features"]) -> Float[Array, "*batch state"]:
         """The normalised state."""
         return self.output(jax.nn.relu(self.hidden(x)))
-
-
-def create_backbone(
-    backbone: str | AbstractBackbone, horizon: int, dropout: float, *, key: PRNGKey
-) -> AbstractBackbone:
-    """A backbone at its standard size by its name; an instance stays as it is.
-
-    Raises:
-        UsageError: an unknown name.
-    """
-    if not isinstance(backbone, str):
-        return backbone
-    if backbone not in BACKBONES:
-        raise UsageError(f"backbone: {backbone!r} is not one of {', '.join(BACKBONES)}")
-    return BACKBONES[backbone].create(EMBEDDING_SIZE, horizon, dropout=dropout, key=key)
 
 
 def predict_encoded(
@@ -84,7 +69,7 @@ class ActionSequenceModel(AbstractDynamicsModel):
     def __init__(
         self,
         env: AbstractEnvironment,
-        backbone: str | AbstractBackbone = "transformer",
+        backbone: str | AbstractBackbone | CreateBackbone = "transformer",
         *,
         key: PRNGKey,
         dropout: float = 0.0,
@@ -94,16 +79,19 @@ class ActionSequenceModel(AbstractDynamicsModel):
 
         Args:
             env: gives the sizes, the horizon and, without a normaliser, the statistics of 64 random episodes.
-            backbone: a name of `asmpg.backbones.BACKBONES` or an instance.
+            backbone: a name of `asmpg.backbones.BACKBONES`, an instance, or what makes one, such as the `create` of a
+                class of your own.
             key: for the initial parameters.
-            dropout: the dropout rate of a backbone made by name.
+            dropout: the dropout rate of a backbone that is made here.
             normaliser: frozen statistics to use instead.
 
         Raises:
             UsageError: an unknown backbone name.
         """
         encoder_key, backbone_key, decoder_key = jax.random.split(key, 3)
-        self.backbone = backbone = create_backbone(backbone, env.horizon, dropout, key=backbone_key)
+        self.backbone = backbone = create_backbone(
+            backbone, EMBEDDING_SIZE, env.horizon, dropout=dropout, key=backbone_key
+        )
         features = env.action_size + 1 + env.state_size
         self.encoder = Linear(features, backbone.input_size, key=encoder_key)
         self.decoder = Decoder(backbone.output_size, env.state_size, key=decoder_key)
@@ -187,7 +175,7 @@ class HistoryModel(AbstractDynamicsModel):
     def __init__(
         self,
         env: AbstractEnvironment,
-        backbone: str | AbstractBackbone = "transformer",
+        backbone: str | AbstractBackbone | CreateBackbone = "transformer",
         *,
         key: PRNGKey,
         dropout: float = 0.0,
@@ -198,9 +186,10 @@ class HistoryModel(AbstractDynamicsModel):
 
         Args:
             env: gives the sizes, the horizon and, without a normaliser, the statistics of 64 random episodes.
-            backbone: a name of `asmpg.backbones.BACKBONES` or an instance.
+            backbone: a name of `asmpg.backbones.BACKBONES`, an instance, or what makes one, such as the `create` of a
+                class of your own.
             key: for the initial parameters.
-            dropout: the dropout rate of a backbone made by name.
+            dropout: the dropout rate of a backbone that is made here.
             normaliser: frozen statistics to use instead.
             cut_state_gradient: whether the states that the network reads are constants to a derivative. What is left
                 are the backbone's own paths from the actions, and the sum of the differences, which is no network.
@@ -209,7 +198,9 @@ class HistoryModel(AbstractDynamicsModel):
             UsageError: an unknown backbone name.
         """
         encoder_key, backbone_key, decoder_key = jax.random.split(key, 3)
-        self.backbone = backbone = create_backbone(backbone, env.horizon, dropout, key=backbone_key)
+        self.backbone = backbone = create_backbone(
+            backbone, EMBEDDING_SIZE, env.horizon, dropout=dropout, key=backbone_key
+        )
         features = env.state_size + env.action_size + 1
         self.encoder = Linear(features, backbone.input_size, key=encoder_key)
         self.decoder = Decoder(backbone.output_size, env.state_size, key=decoder_key)

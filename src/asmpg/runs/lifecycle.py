@@ -48,6 +48,7 @@ def resume(
     *,
     steps: int | None = None,
     task: str | AbstractEnvironment | None = None,
+    model: str | None = None,
     progress: bool | ProgressCallback = False,
 ) -> Result:
     """Takes up a run where it stopped, bit for bit as if it never had.
@@ -56,6 +57,7 @@ def resume(
         path: the run folder.
         steps: environment steps in all, to extend a run.
         task: the task again, where it is one of the user's own: `FILE.py:NAME` or an environment.
+        model: `FILE.py:NAME` again, where the model's backbone is the user's own.
         progress: as for `train`.
 
     Raises:
@@ -63,24 +65,27 @@ def resume(
         StorageError: the disk refused in the middle of the run.
     """
     with _reporting(progress) as report:
-        return take_up(path, report, steps=steps, task=task)
+        return take_up(path, report, steps=steps, task=task, model=model)
 
 
-def load(path: str | pathlib.Path, *, task: str | AbstractEnvironment | None = None) -> Result:
+def load(
+    path: str | pathlib.Path, *, task: str | AbstractEnvironment | None = None, model: str | None = None
+) -> Result:
     """Reads a run folder, as of its last whole checkpoint. Executes nothing that is stored in it.
 
     Args:
         path: the run folder.
         task: the task again, where it is one of the user's own: `FILE.py:NAME` or an environment.
+        model: `FILE.py:NAME` again, where the model's backbone is the user's own.
 
     Raises:
-        UsageError: this is not a run, it has no whole checkpoint, or its task is missing or another one.
+        UsageError: this is not a run, it has no whole checkpoint, or its task or model is missing or another one.
     """
     folder = RunFolder(path)
     stored = _read(folder)
     if not stored.checkpoints:
         raise UsageError(f"run: {path} has no checkpoint yet")
-    config = _again(stored.content, task, folder)
+    config = _again(stored.content, folder, task, model)
     session = Session(config, lambda progress: None, folder)
     _restore(session, stored.checkpoints[0])
     return session.result()
@@ -117,6 +122,7 @@ def take_up(
     *,
     steps: int | None = None,
     task: str | AbstractEnvironment | None = None,
+    model: str | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Result:
     """`resume` with a way to stop."""
@@ -128,7 +134,7 @@ def take_up(
         if steps is not None:
             check_integer("steps", steps, 1)
             stored = dataclasses.replace(stored, content=stored.content | {"steps": steps})
-        config = _again(stored.content, task, folder)
+        config = _again(stored.content, folder, task, model)
         return _continue(config, folder, stored, report, stop)
 
 
@@ -184,10 +190,13 @@ def _difference(
 
 
 def _again(
-    content: Mapping[str, Any], task: str | AbstractEnvironment | None, folder: RunFolder
+    content: Mapping[str, Any],
+    folder: RunFolder,
+    task: str | AbstractEnvironment | None,
+    model: str | None,
 ) -> TrainConfig:
     """The configuration of a stored run, checked like any other."""
-    return dataclasses.replace(from_json(content, task), out=str(folder.path)).checked()
+    return dataclasses.replace(from_json(content, task, model), out=str(folder.path)).checked()
 
 
 def _continue(
@@ -271,7 +280,7 @@ def _report_done(result: Result, session: Session, report: ProgressCallback, mes
 def _write_curve(folder: RunFolder, result: Result) -> None:
     """The learning curve, or a line that says why there is none."""
     config, known = result.config, result.reference
-    title = f"{result.env.name}, H = {result.env.horizon}, {config.model}"
+    title = f"{result.env.name}, H = {result.env.horizon}, {config.model_name}"
     references = {} if known is None else {"random": known.random_return, "optimum": known.optimal_return}
     try:
         picture = plots.learning_curve(title, result.metrics, references)

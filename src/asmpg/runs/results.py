@@ -71,7 +71,7 @@ class Result:
         return {
             "task": self.env.name,
             "horizon": self.env.horizon,
-            "model": self.config.model,
+            "model": self.config.model_name,
             "preset": self.config.preset,
             "loop": self.config.loop,
             "learned_reward": self.config.learned_reward,

@@ -140,7 +140,7 @@ class Session:
 
     def _compile(self, in_thread: Callable[..., Future[Any]]) -> None:
         """Compiles the loop and, unless the run has begun already, goes through the warm-up at the same time."""
-        self._report(Progress("starting", f"compiling {self.config.model}"))
+        self._report(Progress("starting", f"compiling {self.config.model_name}"))
         compiling = in_thread(self._compile_loop)
         if self._state is None:
             self._state = self._place(self.trainer.init())

@@ -1,0 +1,109 @@
+"""Python files of the user's own, named on a command line as `FILE.py:NAME`: which file, its hash, what NAME is in it.
+
+A file runs only when the user has just typed its name. What a run folder says is never run.
+"""
+
+import hashlib
+import importlib.util
+import inspect
+import pathlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from .types import UsageError
+
+
+def is_file(text: str) -> bool:
+    """Whether a text is meant as `FILE.py:NAME`."""
+    return ".py:" in text or text.endswith(".py")
+
+
+def split(option: str, text: str) -> tuple[pathlib.Path, str]:
+    """File and name.
+
+    Args:
+        option: what the message names, "task" or "model".
+        text: `FILE.py:NAME`.
+
+    Raises:
+        UsageError: there is no such file, or no name after the colon.
+    """
+    file, _, name = text.rpartition(":")
+    if not file.endswith(".py") or not name.isidentifier():
+        raise UsageError(f"{option}: {text!r} must be FILE.py:NAME, with the name of a {option} in that file")
+    path = pathlib.Path(file).expanduser()
+    if not path.is_file():
+        raise UsageError(f"{option}: there is no file {file}")
+    return path, name
+
+
+def short_name(text: str) -> str:
+    """`FILE.py:NAME` without its folder."""
+    return pathlib.PurePath(text).name if is_file(text) else text
+
+
+def sha256(option: str, text: str) -> str:
+    """The hash of the file's content."""
+    path, _ = split(option, text)
+    return hashlib.sha256(_content(option, path)).hexdigest()
+
+
+def identity(option: str, text: str) -> tuple[str, str, str]:
+    """File, hash of its content, and name: equal only if the same would be defined again."""
+    path, name = split(option, text)
+    return str(path.resolve()), hashlib.sha256(_content(option, path)).hexdigest(), name
+
+
+def define(option: str, text: str, is_meant: Callable[[Any], bool]) -> Any:
+    """Runs the file and returns what it calls NAME.
+
+    Args:
+        option: what the message names, "task" or "model".
+        text: `FILE.py:NAME`.
+        is_meant: whether a value of the file could be meant; for the message where NAME is none.
+
+    Raises:
+        UsageError: the file cannot be run, or has no such name.
+    """
+    path, name = split(option, text)
+    spec = importlib.util.spec_from_file_location(f"_asmpg_{option}_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"{option}: {path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    # What a dataclass needs to resolve its annotations, and what `import neighbour` needs to find the file beside it.
+    sys.modules[spec.name] = module
+    sys.path.insert(0, str(path.resolve().parent))
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever the user's file raises, the message names the file
+        raise UsageError(f"{option}: running {path} raised {one_line(error)}") from error
+    finally:
+        sys.path.pop(0)
+    if not hasattr(module, name):
+        known = [
+            key
+            for key, value in vars(module).items()
+            if not key.startswith("_") and (is_meant(value) or _defined_in(module, value))
+        ]
+        raise UsageError(f"{option}: {path} has no {name!r}, it has {', '.join(known) or f'no {option}'}")
+    return getattr(module, name)
+
+
+def one_line(error: Exception) -> str:
+    """An error as its type and the first line of its message."""
+    reason = (str(error).strip() or "no reason given").splitlines()[0]
+    return f"{type(error).__name__}: {reason}"
+
+
+def _content(option: str, path: pathlib.Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{option}: cannot read {path}: {error.strerror}") from error
+
+
+def _defined_in(module: Any, value: Any) -> bool:
+    """Whether a function or a class is the module's own, not imported into it."""
+    own = getattr(value, "__module__", None) == module.__name__
+    return own and (inspect.isfunction(value) or inspect.isclass(value))
