@@ -20,10 +20,10 @@ RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip install --disable-pip-version-check --quiet
 PYTEST := $(RUN) -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile
 
-.PHONY: help install demo test test-all check format bench bench-score clean distclean
+.PHONY: help install demo test test-all check format bench bench-score bench-backbones clean distclean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # The stamps are what makes a second call install nothing: only a changed pyproject.toml does.
 $(VENV)/.stamp-user: pyproject.toml
@@ -64,6 +64,9 @@ bench: $(VENV)/.stamp-user ## Time of the training loop at the paper's sizes
 
 bench-score: $(VENV)/.stamp-user ## Score against environment steps and seconds, on the eight Myriad tasks
 	$(RUN) benchmarks/score.py $(BENCH_ARGS)
+
+bench-backbones: $(VENV)/.stamp-user ## Cost of every backbone; BENCH_ARGS=--scores trains with each too
+	$(RUN) benchmarks/backbones.py $(BENCH_ARGS)
 
 clean: ## Remove caches and builds; keep .venv and runs
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis

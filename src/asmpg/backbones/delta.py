@@ -117,7 +117,7 @@ class GatedDeltaMixer(AbstractMixer):
     """Heads with a matrix memory each, under the gated delta rule, then an output gate.
 
     Yang et al. (2025), "Gated delta networks: improving Mamba2 with delta rule"; without its short convolution, and
-    without its norm before the gate, which hides the size of what was read: the fit was ten times worse with it.
+    without its norm before the gate, which hides the size of what was read: it fitted worse (docs/backbones.md).
     """
 
     query_key_value_gate: Linear

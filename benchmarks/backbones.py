@@ -1,0 +1,227 @@
+"""Every backbone side by side (`make bench-backbones`): what it costs and, with `--scores`, what it learns.
+
+Cost: one model update and one policy update of the `default` preset on timber_harvest, each (backbone, horizon) in a
+process of its own pinned to one core; CPU time, so that another busy core does not count. Scores: the `default` preset
+at H = 100, stopped once every seed held 0.99 for three records. Whatever is finished is kept in
+`benchmarks/results/backbones.json` and not run again; delete an entry, or the file, to run it again. The tables are
+printed and written as Markdown beside it.
+"""
+
+import argparse
+import concurrent.futures
+import json
+import multiprocessing
+import os
+import pathlib
+import platform
+import statistics
+import time
+from typing import Any
+
+from score import reached, score_at
+
+
+RESULTS = pathlib.Path(__file__).parent / "results" / "backbones.json"
+TASKS = ("timber_harvest", "harvest", "hiv_treatment")
+SCORE_HORIZON, SCORE_STEPS, SCORE_INTERVAL = 100, 10_000, 500
+MARKS = (5_000, 10_000)
+NEVER = 10**9
+
+
+def pin(core: int | None) -> None:
+    """Keeps this process on one core."""
+    if core is not None and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {core})
+
+
+def time_update(model: str, horizon: int, which: str, repeats: int) -> dict:
+    """CPU milliseconds and memory of one compiled update, "model" or "policy"."""
+    import equinox as eqx
+    import jax
+    import jax.numpy as jnp
+
+    import asmpg
+    from asmpg.replay import ReplayBuffer
+
+    other = "policy" if which == "model" else "model"
+    overrides = {f"{which}_update_every": 1, f"{other}_update_every": NEVER}
+    learner = asmpg.TrainConfig("timber_harvest", horizon, model, overrides=overrides).learner()
+    env = learner.env
+    actions = jax.random.uniform(jax.random.key(0), (16, horizon, env.action_size), minval=-1.0)
+    episodes = jax.jit(jax.vmap(lambda actions: asmpg.rollout(env, actions)))(actions)
+    replay = eqx.tree_at(
+        lambda r: (r.episodes, r.count), ReplayBuffer.create(env, 16), (episodes, jnp.asarray(16))
+    )
+    state = learner.observe_warmup(learner.init(key=jax.random.key(1)), episodes)
+    arrays, static = eqx.partition(state, eqx.is_array)
+
+    def update(arrays: Any, key: Any) -> Any:
+        return eqx.filter(
+            learner.update(eqx.combine(arrays, static), replay, jnp.asarray(1), key=key), eqx.is_array
+        )
+
+    begin = time.process_time()
+    compiled = jax.jit(update).lower(arrays, jax.random.key(2)).compile()
+    compile_seconds = time.process_time() - begin
+    memory: Any = compiled.memory_analysis()
+    times = []
+    for seed in range(repeats + 1):
+        begin = time.process_time()
+        arrays = jax.block_until_ready(compiled(arrays, jax.random.key(seed)))
+        times.append(time.process_time() - begin)
+    peak = memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes
+    return {
+        f"{which}_update_ms": round(1e3 * statistics.median(times[1:]), 2),
+        f"{which}_update_mb": round(peak / 2**20, 1),
+        f"{which}_compile_seconds": round(compile_seconds, 1),
+    }
+
+
+def cost(model: str, horizon: int, repeats: int, core: int | None) -> dict:
+    """One row of the first table."""
+    pin(core)
+    import equinox as eqx
+    import jax
+
+    from asmpg.backbones import create_backbone
+    from asmpg.models import EMBEDDING_SIZE
+
+    backbone = create_backbone(model, EMBEDDING_SIZE, horizon, key=jax.random.key(0))
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(backbone) if eqx.is_inexact_array(leaf))
+    row = {"model": model, "horizon": horizon, "parameters": parameters}
+    return (
+        row | time_update(model, horizon, "model", repeats) | time_update(model, horizon, "policy", repeats)
+    )
+
+
+def learn(model: str, task: str, num_seeds: int, core: int | None) -> dict:
+    """The records of one training run."""
+    pin(core)
+    import asmpg
+
+    clock: list[float] = []
+    config = asmpg.TrainConfig(
+        task,
+        horizon=SCORE_HORIZON,
+        model=model,
+        steps=SCORE_STEPS,
+        num_seeds=num_seeds,
+        chunk_steps=SCORE_INTERVAL,
+        stop_score=0.99,
+    )
+    start = time.perf_counter()
+    result = asmpg.train(config, progress=lambda report: clock.append(time.perf_counter() - start))
+    records = len(result.metrics["score"])
+    return {
+        "model": model,
+        "task": task,
+        "num_seeds": num_seeds,
+        "steps": result.metrics["steps"][:, 0].tolist(),
+        "seconds": [round(seconds / num_seeds, 2) for seconds in clock[-records - 1 : -1]],
+        "scores": result.metrics["score"].round(4).tolist(),
+    }
+
+
+def cost_table(rows: list[dict]) -> str:
+    """Markdown."""
+    head = "| backbone | H | parameters | model update, ms | MB | policy update, ms | MB | compile, s |"
+    lines = [head, "|---" * 8 + "|"]
+    for row in sorted(rows, key=lambda row: row["horizon"]):
+        lines.append(
+            f"| {row['model']} | {row['horizon']} | {row['parameters']:,} "
+            f"| {row['model_update_ms']:.1f} | {row['model_update_mb']:.0f} "
+            f"| {row['policy_update_ms']:.1f} | {row['policy_update_mb']:.0f} "
+            f"| {row['model_compile_seconds'] + row['policy_compile_seconds']:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def score_table(items: list[dict]) -> str:
+    """Markdown; the worst of the seeds."""
+    head = [
+        "backbone",
+        "task",
+        "seeds",
+        *(f"at {mark:,}" for mark in MARKS),
+        "0.95: steps / s",
+        "0.99: steps / s",
+    ]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for item in sorted(items, key=lambda item: TASKS.index(item["task"])):
+        cells = [item["model"], item["task"], str(item["num_seeds"])]
+        cells += [f"{min(score_at(item, mark)):.3f}" for mark in MARKS]
+        for level in (0.95, 0.99):
+            hit = reached(item, level)
+            cells.append("not reached" if hit is None else f"{hit[0]:,.0f} / {hit[1]:.0f}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def save(results: dict[str, list[dict]]) -> str:
+    """Writes results and tables beside their places and renames them; gives the tables."""
+    text = f"Hardware: {platform.processor() or platform.machine()}, one core an item.\n"
+    text += f"\n{cost_table(results['cost'])}\n" if results["cost"] else ""
+    text += f"\n{score_table(results['scores'])}\n" if results["scores"] else ""
+    RESULTS.parent.mkdir(exist_ok=True)
+    for path, content in (
+        (RESULTS, json.dumps(results, indent=1) + "\n"),
+        (RESULTS.with_suffix(".md"), text),
+    ):
+        beside = path.with_suffix(".new")
+        beside.write_text(content)
+        beside.replace(path)
+    return text
+
+
+def key(row: dict) -> tuple:
+    """What tells one item from another."""
+    return tuple(row[name] for name in ("model", "horizon", "task", "num_seeds") if name in row)
+
+
+def main() -> None:
+    """Runs what is missing, `--workers` items at a time."""
+    from asmpg import BACKBONES
+
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--scores", action="store_true", help="train too: minutes an item")
+    parser.add_argument("--models", nargs="+", default=list(BACKBONES), choices=list(BACKBONES))
+    parser.add_argument(
+        "--horizons", nargs="*", type=int, default=[100, 500], help="of the cost; none: no cost"
+    )
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--workers", type=int, default=1)
+    arguments = parser.parse_args()
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"cost": [], "scores": []}
+    done = {key(row) for rows in results.values() for row in rows}
+    jobs: list[tuple] = [
+        ("cost", cost, (model, horizon), (arguments.repeats,))
+        for horizon in arguments.horizons
+        for model in arguments.models
+    ]
+    if arguments.scores:
+        jobs += [
+            ("scores", learn, (model, task, arguments.seeds), ())
+            for model in arguments.models
+            for task in arguments.tasks
+        ]
+    jobs = [job for job in jobs if job[2] not in done]
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [None]
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(arguments.workers, context, max_tasks_per_child=1) as pool:
+        futures = {
+            pool.submit(run, *what, *more, cores[index % arguments.workers % len(cores)]): kind
+            for index, (kind, run, what, more) in enumerate(jobs)
+        }
+        for future in concurrent.futures.as_completed(futures):
+            results[futures[future]].append(future.result())
+            save(results)
+            print(*future.result().values(), flush=True)
+    print(save(results))
+
+
+if __name__ == "__main__":
+    main()
