@@ -3,7 +3,6 @@
 import json
 import math
 import shlex
-import types
 
 import equinox as eqx
 import jax
@@ -30,7 +29,7 @@ from asmpg.experiments.verdicts import both, decide, plain, three_way
 from asmpg.models import OneStepModel
 from asmpg.policies import TanhGaussianPolicy
 from asmpg.replay import ReplayBuffer
-from asmpg.runs import Progress, StorageError
+from asmpg.runs import Progress, Result, StorageError
 from asmpg.types import UsageError
 from toys import Drift, unit_normaliser
 
@@ -404,7 +403,9 @@ def trained_for_an_instant(config, progress):
     model = offline.make_model("transformer", env, unit_normaliser(env), key=jax.random.key(1))
     model = jax.tree.map(lambda x: x[None], model)
     progress(Progress("training", steps=120, total_steps=120))
-    return types.SimpleNamespace(model=model, replay=replay, scores=np.array([0.5]), steps=120)
+    numbers = {"scores": np.array([0.5]), "returns": np.zeros(1), "steps": 120, "seconds": 1.0}
+    rest = {"policy": None, "metrics": {}, "reference": None, "finished": True}
+    return Result(model=model, replay=replay, config=config, env=env, **numbers, **rest)
 
 
 @pytest.fixture(scope="module")
