@@ -138,7 +138,7 @@ def test_findings_in_words():
 def test_horizons_are_different_integers():
     assert subjects.parse_horizons("500, 20,100") == [20, 100, 500]
     for wrong in ("20,20", "20,x", "1", "", "20,,30", "2.5"):
-        with pytest.raises(UsageError, match="^horizons: must be"):
+        with pytest.raises(UsageError, match=r"^horizons: must be"):
             subjects.parse_horizons(wrong)
 
 
