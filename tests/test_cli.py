@@ -20,6 +20,7 @@ import wanderer
 from asmpg import demo
 from asmpg.cli import commands, machine, main, options
 from asmpg.config import MODELS
+from asmpg.experiments import EXPERIMENTS
 from test_config import MODEL_FILE, TASK_FILE
 
 
@@ -200,9 +201,10 @@ def test_list(call):
     assert content["tasks"] == [*asmpg.TASKS]
     assert content["backbones"] == [*asmpg.BACKBONES]
     assert content["models"] == [*MODELS]
+    assert content["figures"] == [*EXPERIMENTS]
     lines = call("list")[1].splitlines()
     described = {line.split()[0]: line.split()[1:] for line in lines if line.startswith("  ")}
-    assert described.keys() == {*asmpg.TASKS, *asmpg.BACKBONES, *MODELS}
+    assert described.keys() == {*asmpg.TASKS, *asmpg.BACKBONES, *MODELS, *EXPERIMENTS}
     assert all(described.values())
 
 
