@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Real
 
 from ..types import UsageError
 
@@ -63,7 +63,7 @@ class GrowthFit:
 
 
 def growth_fit(
-    horizons: Float[np.ndarray, " horizons"] | Sequence[float | int],
+    horizons: Real[np.ndarray, " horizons"] | Sequence[float | int],
     norms: Float[np.ndarray, " horizons"] | Sequence[float | int],
 ) -> GrowthFit:
     """Fits `c eta^H` and `c H^p` (Corollaries 1.1, 1.2) to a norm profile, by least squares on the norm's logarithm.

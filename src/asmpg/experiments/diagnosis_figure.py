@@ -7,7 +7,7 @@ import numpy as np
 from .drawing import finish, heat_map, panels
 
 
-def _numbers(values: list[float | None]) -> np.ndarray:
+def _numbers(values: list[float | int | None]) -> np.ndarray:
     return np.array([np.nan if value is None else value for value in values], np.float64)
 
 
