@@ -2,8 +2,9 @@
 
 Every (model, horizon, task) is one item: all its seeds in one process pinned to one core, stopped once every seed held
 0.99 for three records. Seconds are CPU time of that process per seed, compilation included: what an idle core would
-take, whatever else the machine is doing. Finished items are kept in `benchmarks/results/score.json` with the settings they were run with
-and are not run again; delete the file to start over. The table is printed and written as Markdown beside it.
+take, whatever else the machine is doing. Finished items are kept in `benchmarks/results/score.json` with the settings
+they were run with and are not run again; delete the file to start over. The table is printed and written as Markdown
+beside it.
 """
 
 import argparse
@@ -89,7 +90,7 @@ def interquartile_mean(values: list[float]) -> float:
 def table(items: list[dict]) -> str:
     """One Markdown table a suite."""
     lines = [
-        f"Hardware: {platform.processor() or platform.machine()}, one core an item; seconds of CPU time, but for those marked.",
+        f"Hardware: {platform.processor() or platform.machine()}, one core an item; seconds of CPU time per seed.",
         "",
     ]
     for suite, (model, horizon, steps, _) in SUITES.items():
