@@ -19,11 +19,12 @@ PACKAGE = ROOT / "src" / "asmpg"
 # A module imports from its own row and from the rows above it. A new module belongs in exactly one row.
 LAYERS = (
     {"types"},
-    {"environment"},
-    {"linear", "normalisation", "optimisation", "settings", "solution_cache"},
+    {"environment", "scan"},
+    {"linear", "normalisation", "optimisation", "precision", "settings", "solution_cache"},
     {"envs", "optimal_control", "backbones", "policies", "replay", "statistics"},
     {"models"},
-    {"gradients", "rewards"},
+    {"imagination", "rewards"},
+    {"gradients"},
     {"analysis", "learner"},
     {"baselines", "training"},
     {"catalogue", "config", "runs", "model_files", "task_files", "user_files"},

@@ -13,10 +13,11 @@ from .backbones import BACKBONES
 from .baselines import decision_transformer, sac
 from .environment import AbstractEnvironment, check_horizon, validate
 from .envs import make, TASKS
-from .gradients import Loop
+from .imagination import check_parallel, Imagine, Loop
 from .learner import AbstractLearner, ModelBasedLearner
 from .models import ActionSequenceModel, HistoryModel, OneStepModel, Simulator
 from .policies import ActionSequence, TanhGaussianPolicy
+from .precision import Precision, resolve_precision
 from .settings import AbstractSettings, PRESETS, Settings
 from .types import UsageError
 
@@ -66,6 +67,8 @@ def _model_based(make_model: Callable[..., Any], make_policy: Callable[..., Any]
             config.record_cosine,
             config.learned_reward,
             make_policy,
+            config.imagine,
+            config.scan_chunk,
         )
 
     return Method(Settings, PRESETS, learner)
@@ -114,6 +117,11 @@ def find_method(model: str) -> Method:
     return _model_based(make_model, TanhGaussianPolicy)
 
 
+def is_sequence_model(model: str) -> bool:
+    """Whether a `--model` is fitted as an action-sequence model, whose `predict` reads no state but the first."""
+    return model in BACKBONES or model.startswith("actions") or user_files.is_file(model)
+
+
 # More seeds than this would not be told apart by a 32-bit key.
 _MAX_SEED = 2**31 - 1
 
@@ -139,6 +147,12 @@ class TrainConfig:
         chunk_steps: environment steps between two records and checkpoints.
         stop_score: stop early once every seed held this score for three records in a row.
         optimum: whether to solve a task of the user's own too, so that scores are known. A built-in one always is.
+        imagine: how the states of an imagined episode are found: "sequential", step by step; "parallel", as a fixed
+            point of whole sequences; "auto", whichever was measured faster on this device.
+        scan_chunk: steps between two carries that a derivative taken step by step keeps; None: all of up to 512 steps,
+            else about the square root of the horizon.
+        precision: "float32", "float64", or "bfloat16-matmul" for float32 with matrix products of that precision, which
+            a CPU does not have; "auto", float64 where JAX has it enabled, else float32.
         overrides: settings that replace the preset's, by name.
     """
 
@@ -156,6 +170,9 @@ class TrainConfig:
     chunk_steps: int = 500
     stop_score: float | None = None
     optimum: bool = False
+    imagine: Imagine = "auto"
+    scan_chunk: int | None = None
+    precision: Precision = "auto"
     overrides: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
@@ -206,10 +223,17 @@ class TrainConfig:
             UsageError: one line that names the first field with a value that is not allowed.
         """
         env = self.environment()
-        config = dataclasses.replace(self, horizon=check_horizon(env.horizon))
+        check_choice("precision", self.precision, typing.get_args(Precision))
+        precision = resolve_precision(self.precision)
+        config = dataclasses.replace(self, horizon=check_horizon(env.horizon), precision=precision)
         method = find_method(config.model)
         check_choice("preset", config.preset, method.presets)
         check_choice("loop", config.loop, typing.get_args(Loop))
+        check_choice("imagine", config.imagine, typing.get_args(Imagine))
+        if config.scan_chunk is not None:
+            check_integer("scan_chunk", config.scan_chunk, 1)
+        if config.imagine == "parallel":
+            check_parallel(is_sequence_model(config.model), config.loop)
         for name, least in {"steps": 1, "num_seeds": 1, "seed": 0, "chunk_steps": 1}.items():
             check_integer(name, getattr(config, name), least)
         if config.steps < env.horizon:

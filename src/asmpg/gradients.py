@@ -1,6 +1,6 @@
 """Policy gradients through a dynamics model: Definitions 1 and 2 (open loop) and Appendix B (closed loop)."""
 
-from typing import Any, Literal, TypeVar
+from typing import TypeVar
 
 import equinox as eqx
 import jax
@@ -8,86 +8,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .environment import AbstractEnvironment, AbstractReward, trajectory_rewards
+from .imagination import imagine, imagine_in_two_passes, Imagined, Loop
 from .models import AbstractDynamicsModel
 from .policies import AbstractPolicy
 from .types import PRNGKey, Scalar, UsageError
 
 
-Loop = Literal["open", "closed"]
 Policy = TypeVar("Policy", bound=AbstractPolicy)
 
 
-class Imagined(eqx.Module):
-    """One episode imagined through a model.
-
-    Attributes:
-        states: `s_0 .. s_H`, environment units.
-        actions: `a_0 .. a_{H-1}`.
-        log_probs: of the actions; the negative mean estimates the policy's entropy per step.
-    """
-
-    states: Float[Array, "horizon_plus_1 state"]
-    actions: Float[Array, "horizon action"]
-    log_probs: Float[Array, " horizon"]
-
-    @property
-    def entropy(self) -> Scalar:
-        """A one-sample estimate of the policy's entropy per step."""
-        return -self.log_probs.mean()
-
-
-def imagine(
-    policy: AbstractPolicy,
-    model: AbstractDynamicsModel,
-    initial_state: Float[Array, " state"],
-    noise: Float[Array, "horizon action"],
-    *,
-    loop: Loop = "closed",
-) -> Imagined:
-    """Rolls the policy out through the model, step by step.
-
-    Args:
-        policy: the policy.
-        model: predicts the states.
-        initial_state: `s_0`.
-        noise: standard normal numbers, one row a step.
-        loop: "open" feeds the policy constant states, so that a derivative of the result is the open-loop one;
-            "closed" differentiates through the policy's inputs too.
-    """
-
-    def body(carry: tuple[Any, Array], x: tuple[Array, Array]) -> tuple[tuple[Any, Array], tuple[Array, ...]]:
-        model_carry, state = carry
-        step, step_noise = x
-        seen = jax.lax.stop_gradient(state) if loop == "open" else state
-        action, log_prob = policy.sample_and_log_prob(seen, step, step_noise)
-        carry = model.step(model_carry, state, action, step)
-        return carry, (carry[1], action, log_prob)
-
-    start = (model.init(initial_state), initial_state)
-    _, (states, actions, log_probs) = jax.lax.scan(body, start, (jnp.arange(noise.shape[0]), noise))
-    return Imagined(jnp.concatenate([initial_state[None], states]), actions, log_probs)
-
-
-def imagine_in_two_passes(
-    policy: AbstractPolicy,
-    model: AbstractDynamicsModel,
-    initial_state: Float[Array, " state"],
-    noise: Float[Array, "horizon action"],
-) -> Imagined:
-    """The same numbers and the same open-loop derivative as `imagine(..., loop="open")`, in two passes.
-
-    The first pass runs step by step without a gradient. The second holds its states constant, so that all actions
-    come from one batched call of the policy and all states from one `predict`: nothing is differentiated step by
-    step, a parallel backbone stays parallel and a recurrent one uses its hand-written derivative.
-    """
-    visited = jax.lax.stop_gradient(imagine(policy, model, initial_state, noise).states)
-    steps = jnp.arange(noise.shape[0])
-    actions, log_probs = jax.vmap(policy.sample_and_log_prob)(visited[:-1], steps, noise)
-    states = model.predict(initial_state, actions)
-    return Imagined(jnp.concatenate([initial_state[None], states]), actions, log_probs)
-
-
-def imagined_return(
+def imagined_return(  # noqa: PLR0913 (what is differentiated, and how: a keyword each)
     policy: AbstractPolicy,
     model: AbstractDynamicsModel,
     reward: AbstractReward,
@@ -96,6 +26,8 @@ def imagined_return(
     *,
     loop: Loop = "open",
     two_pass: bool | None = None,
+    guess: Float[Array, "horizon_plus_1 state"] | None = None,
+    chunk: int | None = None,
 ) -> tuple[Scalar, Imagined]:
     """The return of one imagined episode; its derivative in the policy's parameters is the policy gradient.
 
@@ -107,18 +39,23 @@ def imagined_return(
         noise: standard normal numbers, one row a step; zeros make the policy deterministic.
         loop: "open" (Definitions 1 and 2) or "closed" (Appendix B).
         two_pass: whether to take the open-loop gradient in two passes; by default where that is faster, see the model.
+        guess: with two passes, states with which to begin their search as a fixed point, see `find_states`; without
+            any, they are found step by step.
+        chunk: with one pass, the steps between two carries that the derivative keeps, see `asmpg.scan`.
 
     Raises:
-        UsageError: a loop other than these two, or two passes asked of the closed loop.
+        UsageError: a loop other than these two, two passes asked of the closed loop, a fixed point asked of one pass.
     """
     if loop not in ("open", "closed"):
         raise UsageError(f"loop: {loop!r} is not one of open, closed")
     if two_pass and loop == "closed":
         raise UsageError("two_pass: only the open-loop gradient can be taken in two passes")
     if loop == "open" and (model.two_pass if two_pass is None else two_pass):
-        imagined = imagine_in_two_passes(policy, model, initial_state, noise)
+        imagined = imagine_in_two_passes(policy, model, initial_state, noise, guess=guess)
+    elif guess is not None:
+        raise UsageError("guess: a fixed point is found in the first of two passes, and this is one pass")
     else:
-        imagined = imagine(policy, model, initial_state, noise, loop=loop)
+        imagined = imagine(policy, model, initial_state, noise, loop=loop, chunk=chunk)
     return trajectory_rewards(reward, imagined.states, imagined.actions).sum(), imagined
 
 

@@ -8,11 +8,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from .analysis import gradient_cosine
 from .environment import AbstractActor, AbstractEnvironment, AbstractReward, rollout
-from .gradients import imagined_return, Loop
+from .gradients import imagined_return
+from .imagination import Imagine, Imagined, Loop, resolve
 from .models import AbstractDynamicsModel
 from .normalisation import Normaliser
 from .optimisation import apply_gradient, mean_gradient, optimiser, repeat, UpdateStatistics
@@ -57,8 +58,53 @@ class AbstractLearner(eqx.Module, Generic[State]):
         """Metrics since the last call, and the state with their accumulators reset."""
 
 
+class FixedPoints(eqx.Module):
+    """What is kept about imagination as a fixed point.
+
+    Attributes:
+        guess: where the next update begins: the mean of the episodes that the last one imagined.
+        num_updates: since the last record.
+        num_sweeps: mean of every update's episodes, summed since the last record.
+        num_fallbacks: episodes of the whole run that were rolled out step by step after all.
+    """
+
+    guess: Float[Array, "horizon_plus_1 state"]
+    num_updates: Int[Array, ""]
+    num_sweeps: Scalar
+    num_fallbacks: Scalar
+
+    @classmethod
+    def create(cls, env: AbstractEnvironment, *, key: PRNGKey) -> "FixedPoints":
+        """Begins with an initial state throughout."""
+        start = env.initial_state(key=key)
+        guess = jnp.broadcast_to(start, (env.horizon + 1, env.state_size)).astype(jnp.result_type(float))
+        return cls(guess, jnp.zeros((), jnp.int32), jnp.zeros(()), jnp.zeros(()))
+
+    def add(self, states: Array, num_sweeps: Scalar, num_fallbacks: Scalar) -> "FixedPoints":
+        """After one update; its mean states are the next guess, if they are finite."""
+        guess = jnp.where(jnp.isfinite(states).all(), states, self.guess)
+        return FixedPoints(
+            guess, self.num_updates + 1, self.num_sweeps + num_sweeps, self.num_fallbacks + num_fallbacks
+        )
+
+    def metrics(self) -> Metrics:
+        """Mean sweeps an update since the last record, and the fallbacks so far."""
+        mean = self.num_sweeps / jnp.maximum(self.num_updates, 1)
+        return {"num_sweeps": mean, "num_fallbacks": self.num_fallbacks}
+
+    def reset(self) -> "FixedPoints":
+        """After a record."""
+        return dataclasses.replace(
+            self, num_updates=jnp.zeros_like(self.num_updates), num_sweeps=jnp.zeros_like(self.num_sweeps)
+        )
+
+
 class ModelBasedState(eqx.Module):
-    """Everything of Algorithm 1 that changes. The last two are None where the task's own reward is used."""
+    """Everything of Algorithm 1 that changes.
+
+    The reward and its optimiser are None where the task's own is used, `fixed_points` where imagination goes step by
+    step.
+    """
 
     model: AbstractDynamicsModel
     policy: AbstractTanhGaussianPolicy
@@ -68,6 +114,16 @@ class ModelBasedState(eqx.Module):
     statistics: UpdateStatistics
     reward: LearnedReward | None = None
     reward_optimiser: Any = None
+    fixed_points: FixedPoints | None = None
+
+
+def _found(imagined: Imagined) -> tuple[Array, Array, Array] | None:
+    """Of an episode found as a fixed point: its states, the sweeps, and 1 if it was rolled out after all."""
+    if imagined.sweeps is None:
+        return None
+    dtype = imagined.states.dtype
+    fallback = ~imagined.sweeps.converged
+    return imagined.states, imagined.sweeps.number.astype(dtype), fallback.astype(dtype)
 
 
 def with_normaliser(network: Any, normaliser: Normaliser) -> Any:
@@ -94,6 +150,8 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
             takes the derivatives of the task itself, and nothing that is learned depends on it.
         learned_reward: whether imagination is paid by a learned reward (Appendix C).
         make_policy: builds the policy: `make_policy(env, key=key)`.
+        imagine: how the states of an imagined episode are found, see `asmpg.imagination`.
+        scan_chunk: steps between two carries that a derivative step by step keeps, see `asmpg.scan`.
     """
 
     env: AbstractEnvironment
@@ -103,6 +161,8 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
     record_cosine: bool = eqx.field(static=True, default=False)
     learned_reward: bool = eqx.field(static=True, default=False)
     make_policy: Any = eqx.field(static=True, default=TanhGaussianPolicy)
+    imagine: Imagine = eqx.field(static=True, default="auto")
+    scan_chunk: int | None = eqx.field(static=True, default=None)
 
     @property
     def _model_optimiser(self) -> optax.GradientTransformation:
@@ -117,6 +177,7 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
     def init(self, *, key: PRNGKey) -> ModelBasedState:
         """Initial networks. The policy's draw does not depend on the kind of model."""
         policy_key, model_key, reward_key = jax.random.split(key, 3)
+        start_key = jax.random.fold_in(key, 3)
         policy = self.make_policy(self.env, key=policy_key)
         model = self.make_model(key=model_key)
         reward = LearnedReward(self.env, key=reward_key) if self.learned_reward else None
@@ -129,6 +190,7 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
             UpdateStatistics.zero(),
             reward,
             None if reward is None else self._model_optimiser.init(eqx.filter(reward, eqx.is_inexact_array)),
+            FixedPoints.create(self.env, key=start_key) if resolve(self.imagine, model, self.loop) else None,
         )
 
     def observe_warmup(self, state: ModelBasedState, episodes: Trajectory) -> ModelBasedState:
@@ -215,15 +277,27 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
         noise = jax.random.normal(noise_key, (size, self.env.horizon, self.env.action_size))
         reward = self._reward(state)
 
-        def loss(policy: AbstractTanhGaussianPolicy, example: tuple[Array, Array]) -> tuple[Scalar, Scalar]:
-            value, imagined = imagined_return(policy, state.model, reward, *example, loop=self.loop)
-            return -(value / state.return_scale + self.settings.entropy * imagined.entropy), imagined.entropy
+        guess = None if state.fixed_points is None else state.fixed_points.guess
 
-        grads, entropy = mean_gradient(loss, state.policy, (starts, noise))
+        def loss(policy: AbstractTanhGaussianPolicy, example: tuple[Array, Array]) -> tuple[Scalar, Any]:
+            value, imagined = imagined_return(
+                *(policy, state.model, reward, *example),
+                loop=self.loop,
+                guess=guess,
+                chunk=self.scan_chunk,
+            )
+            objective = value / state.return_scale + self.settings.entropy * imagined.entropy
+            return -objective, (imagined.entropy, _found(imagined))
+
+        grads, (entropy, found) = mean_gradient(loss, state.policy, (starts, noise))
         policy, optimiser_state, applied = apply_gradient(
             self._policy_optimiser(state.policy), state.policy, state.policy_optimiser, grads
         )
         statistics = state.statistics.add(global_norm(grads), entropy).add_outcome(applied)
+        if state.fixed_points is not None and found is not None:
+            states, num_sweeps, share = found
+            fixed_points = state.fixed_points.add(states, num_sweeps, share * size)
+            state = dataclasses.replace(state, fixed_points=fixed_points)
         return dataclasses.replace(
             state, policy=policy, policy_optimiser=optimiser_state, statistics=statistics
         )
@@ -260,5 +334,8 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
         if self.record_cosine:
             start, reward = own.states[0], self._reward(state)
             metrics["cosine"] = gradient_cosine(state.policy, state.model, self.env, start, reward)
+        if state.fixed_points is not None:
+            metrics |= state.fixed_points.metrics()
+            state = dataclasses.replace(state, fixed_points=state.fixed_points.reset())
         reset = eqx.tree_at(lambda s: s.num_nonfinite, UpdateStatistics.zero(), statistics.num_nonfinite)
         return dataclasses.replace(state, statistics=reset), metrics

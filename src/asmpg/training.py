@@ -221,6 +221,19 @@ class Trainer:
         """Runs a chunk. The given state is consumed; metrics have a leading seed axis."""
         return self._advance(state, jnp.asarray(first_episode), jnp.asarray(num_episodes))
 
+    def memory(self) -> int | None:
+        """Bytes that the loop takes: the arrays of all seeds, and what their updates need in between.
+
+        None where the compiler does not say.
+        """
+        shapes = jax.eval_shape(self.init)
+        index = jax.ShapeDtypeStruct((), jnp.asarray(0).dtype)
+        stats = self._advance.lower(shapes, index, index).compile().memory_analysis()
+        if stats is None:
+            return None
+        new = stats.output_size_in_bytes - stats.alias_size_in_bytes
+        return stats.argument_size_in_bytes + new + stats.temp_size_in_bytes
+
     def combine(self, state: SeedState) -> SeedState:
         """The state with its non-array parts: networks that can be called under `jax.vmap`."""
         return eqx.combine(state, self._static)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..linear import Linear
+from ..scan import scan
 from ..types import PRNGKey
 
 
@@ -77,7 +78,7 @@ class LayerNorm(eqx.Module):
 
 def scan_step(backbone: AbstractBackbone, xs: Float[Array, "length input"]) -> Float[Array, "length output"]:
     """`predict` by repeated `step`: the reference every faster `predict` is tested against."""
-    return jax.lax.scan(lambda carry, x: backbone.step(carry, x), backbone.init(), xs)[1]
+    return scan(backbone.step, backbone.init(), xs)[1]
 
 
 def dropout(x: Float[Array, "..."], rate: float, key: PRNGKey | None) -> Float[Array, "..."]:

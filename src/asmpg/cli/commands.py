@@ -23,6 +23,7 @@ from ..optimal_control import best_constant_return, optimal, random_return
 from ..policies import ActionSequence
 from ..runs.checkpoint import DamagedError
 from ..runs.folder import RunFolder
+from ..runs.forecast import forecast
 from ..runs.lifecycle import load, start, take_up
 from ..runs.progress import duration, Progress, ProgressCallback, terminal
 from ..runs.results import finite, Result, scores_as_json
@@ -128,6 +129,8 @@ def run_train(options: Train) -> int:
             raise UsageError(f"task: is missing; it must be one of {', '.join(TASKS)}, or FILE.py:NAME")
         _prepare(options.seeds or 1)
         config = train_config(task, options)
+        if options.dry_run:
+            return _print_forecast(config, options.json)
         folder = RunFolder(config.out or "")
 
         def go(report: ProgressCallback, stop: Callable[[], bool]) -> Result:
@@ -142,6 +145,25 @@ def run_train(options: Train) -> int:
         return INTERRUPTED
     if not options.json:
         _print(_report(result))
+    return 0
+
+
+def _print_forecast(config: TrainConfig, as_json: bool) -> int:
+    """`asmpg train --dry-run`."""
+    with terminal() as shown:
+        shown(Progress("starting", f"compiling {config.model_name} and training for a moment"))
+        expected = forecast(config)
+    if as_json:
+        _print_json({"task": config.environment().name, "model": config.model_name, **expected.as_json()})
+        return 0
+    seeds = "1 seed" if config.num_seeds == 1 else f"{config.num_seeds} seeds"
+    memory = "not known" if expected.memory_bytes is None else f"{expected.memory_bytes / 2**20:,.0f} MiB"
+    _print(
+        f"{expected.num_chunks:,} chunks of {expected.chunk_steps:,} steps for {seeds}: "
+        f"{duration(expected.chunk_seconds)} a chunk, {duration(expected.compile_seconds)} to compile, "
+        f"about {duration(expected.seconds)} in all\n"
+        f"memory: {memory} for the arrays and the scratch space of the loop"
+    )
     return 0
 
 
@@ -182,6 +204,7 @@ def _prepare(num_seeds: int) -> None:
 def train_config(task: str, options: Train) -> TrainConfig:
     """The configuration that was typed, checked, with a run folder."""
     names = ("horizon", "model", "steps", "seed", "preset", "out", "loop", "chunk_steps", "stop_score")
+    names = (*names, "imagine", "scan_chunk", "precision")
     values: dict[str, Any] = {name: getattr(options, name) for name in names} | {"num_seeds": options.seeds}
     values = {name: value for name, value in values.items() if value is not None}
     overrides = {name: value for name, value in vars(options.settings).items() if value is not None}

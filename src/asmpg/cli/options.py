@@ -74,6 +74,11 @@ class Train:
         chunk_steps: environment steps between two records and checkpoints.
         stop_score: stop once every seed held this score for three records in a row.
         optimum: solve a task of your own for its optimum too, so that scores are known.
+        imagine: how imagined states are found: step by step (sequential), as a fixed point of whole sequences
+            (parallel), or whichever was measured faster on this device (auto).
+        scan_chunk: steps between two carries that a derivative taken step by step keeps; fewer take less memory.
+        precision: of all numbers, or of the factors of matrix products alone.
+        dry_run: only say how much time and memory the run will take; train for a moment, write nothing.
         json: print one JSON object, and nothing else, on standard output.
         task_file: the same as TASK, for a task of your own.
     """
@@ -95,6 +100,10 @@ class Train:
     chunk_steps: Annotated[int | None, _option("500")] = None
     stop_score: Annotated[float | None, _option("never")] = None
     optimum: bool = False
+    imagine: Annotated[Literal["auto", "sequential", "parallel"] | None, _option("auto")] = None
+    scan_chunk: Annotated[int | None, _option("all of up to 512 steps, else the root of their number")] = None
+    precision: Annotated[Literal["float32", "float64", "bfloat16-matmul"] | None, _option("float32")] = None
+    dry_run: bool = False
     json: bool = False
     task_file: Annotated[
         str | None, tyro.conf.arg(name="task", metavar="FILE.py:NAME", help_behavior_hint="")

@@ -4,10 +4,10 @@ import abc
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ..scan import scan
 from ..types import PRNGKey, Scalar, Step, Trajectory
 
 
@@ -68,4 +68,4 @@ def free_run(
         return (carry, state), state
 
     start = (model.init(initial_state), initial_state)
-    return jax.lax.scan(body, start, (actions, jnp.arange(actions.shape[0])))[1]
+    return scan(body, start, (actions, jnp.arange(actions.shape[0])))[1]

@@ -14,6 +14,7 @@ import jax
 
 from ..config import check_integer, from_json, to_json, TrainConfig
 from ..environment import AbstractEnvironment
+from ..precision import using
 from ..types import UsageError
 from . import folder as files
 from . import plots
@@ -86,18 +87,27 @@ def load(
     if not stored.checkpoints:
         raise UsageError(f"run: {path} has no checkpoint yet")
     config = _again(stored.content, folder, task, model)
-    session = Session(config, lambda progress: None, folder)
-    _restore(session, stored.checkpoints[0])
-    return session.result()
+    with using(config.precision):
+        session = Session(config, lambda progress: None, folder)
+        _restore(session, stored.checkpoints[0])
+        return session.result()
 
 
 def start(config: TrainConfig, report: ProgressCallback, stop: Callable[[], bool] = lambda: False) -> Result:
     """`train` for a checked configuration, with a way to stop: `stop()` is asked after every record."""
-    if config.out is None:
+    with using(config.precision):
+        if config.out is not None:
+            return _start_in(RunFolder(config.out), config, report, stop)
         session = Session(config, report)
         session.drive(stop)
         return _report_done(session.result(), session, report)
-    folder, content = RunFolder(config.out), to_json(config)
+
+
+def _start_in(
+    folder: RunFolder, config: TrainConfig, report: ProgressCallback, stop: Callable[[], bool]
+) -> Result:
+    """Begins a run in a folder, or goes on with the one that is there."""
+    content = to_json(config)
     if not folder.is_run():
         folder.check_usable()
         folder.make()
@@ -135,7 +145,8 @@ def take_up(
             check_integer("steps", steps, 1)
             stored = dataclasses.replace(stored, content=stored.content | {"steps": steps})
         config = _again(stored.content, folder, task, model)
-        return _continue(config, folder, stored, report, stop)
+        with using(config.precision):
+            return _continue(config, folder, stored, report, stop)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from ..config import TrainConfig
 from ..environment import AbstractEnvironment, evaluation_states, rollout
+from ..precision import using
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +64,8 @@ class Result:
 
     def evaluate(self) -> Float[np.ndarray, " num_seeds"]:
         """The returns of the deterministic policies, computed anew: means over the fixed evaluation states."""
-        return evaluate(self.policy, self.env)
+        with using(self.config.precision):
+            return evaluate(self.policy, self.env)
 
     def summary(self) -> dict[str, Any]:
         """What `summary.json` and `--json` hold: plain JSON, with null for a number that is not finite."""
@@ -75,6 +77,7 @@ class Result:
             "preset": self.config.preset,
             "loop": self.config.loop,
             "learned_reward": self.config.learned_reward,
+            "precision": self.config.precision,
             "seed": self.config.seed,
             "num_seeds": self.config.num_seeds,
             **scores_as_json(self.scores, self.returns),

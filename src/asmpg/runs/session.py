@@ -9,12 +9,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ..config import TrainConfig
 from ..optimal_control import optimal, random_return
+from ..precision import Precision, using
 from ..training import Schedule, SeedState, Trainer
 from . import checkpoint
 from . import folder as files
@@ -125,7 +125,7 @@ class Session:
             return
         # A thread beside this one; precision is a setting of each.
         pool = ThreadPoolExecutor(1)
-        in_thread = functools.partial(pool.submit, _with_precision, jnp.result_type(float) == jnp.float64)
+        in_thread = functools.partial(pool.submit, _in_precision, self.config.precision)
         try:
             self._compile(in_thread)
             chunks = self.trainer.schedule.chunks(self.episodes)
@@ -293,8 +293,8 @@ def _with_all_rows(arrays: Mapping[str, np.ndarray], shapes: SeedState) -> dict[
     return filled
 
 
-def _with_precision(double: bool, function: Callable[[], Any]) -> Any:
-    with jax.enable_x64(double):
+def _in_precision(precision: Precision, function: Callable[[], Any]) -> Any:
+    with using(precision):
         return function()
 
 

@@ -1,0 +1,69 @@
+"""Runs in double precision, and what a run's precision does not touch."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import asmpg
+from asmpg import TrainConfig
+from asmpg.precision import resolve_precision, using
+
+
+pytestmark = pytest.mark.usefixtures("quickly")
+CONFIG = TrainConfig(
+    "bioreactor",
+    horizon=6,
+    model="lstm",
+    steps=60,
+    chunk_steps=12,
+    precision="float64",
+    overrides={"warmup_steps": 24, "model_batch_size": 4, "policy_batch_size": 4, "policy_update_every": 3},
+)
+
+
+def dtypes(tree):
+    return {
+        leaf.dtype
+        for leaf in jax.tree.leaves(tree)
+        if jnp.issubdtype(getattr(leaf, "dtype", int), jnp.floating)
+    }
+
+
+@pytest.fixture(scope="module")
+def double(tmp_path_factory):
+    return asmpg.train(dataclasses.replace(CONFIG, out=str(tmp_path_factory.mktemp("runs") / "double")))
+
+
+def test_everything_of_a_double_run_is_double(double):
+    assert dtypes((double.policy, double.model)) == {jnp.dtype("float64")}
+    assert double.summary()["precision"] == "float64"
+    assert jnp.result_type(float) == jnp.float32, "and nothing outside it"
+
+
+def test_read_back_evaluated_and_extended(double):
+    run = asmpg.load(double.path)
+    assert run.config.precision == "float64" and dtypes((run.policy, run.model)) == {jnp.dtype("float64")}
+    np.testing.assert_allclose(run.evaluate(), double.returns, rtol=1e-12)
+    longer = asmpg.resume(double.path, steps=72)
+    assert longer.steps == 72 and dtypes(longer.policy) == {jnp.dtype("float64")}
+
+
+def test_single_precision_is_its_rounding(double):
+    """The first updates agree to single precision: the draws are other ones, so only what does not depend on them."""
+    single = asmpg.train(dataclasses.replace(CONFIG, precision="float32"))
+    assert dtypes((single.policy, single.model)) == {jnp.dtype("float32")}
+    assert (single.metrics["steps"] == double.metrics["steps"][: len(single.metrics["steps"])]).all()
+
+
+def test_auto_is_what_jax_is_set_to(x64):
+    assert resolve_precision("auto") == "float64"
+    assert CONFIG.checked().precision == "float64"
+    assert dataclasses.replace(CONFIG, precision="auto").checked().precision == "float64"
+    with using("float32"):
+        assert resolve_precision("auto") == "float32" and jnp.zeros(1).dtype == jnp.float32
+    with using("bfloat16-matmul"):
+        assert jax.config.read("jax_default_matmul_precision") == "BF16_BF16_F32"
+    assert jnp.zeros(1).dtype == jnp.float64
