@@ -130,18 +130,27 @@ def test_seeds_side_by_side_are_the_same_seeds(five, monkeypatch):
 
 
 def test_seeds_spread_over_devices_are_the_same_seeds(five):
-    """Five over three devices: two, two, and one that is repeated to fill the last."""
+    """Ten over eight devices: two each, the last one repeated to fill up. No device waits for another in the loop."""
     _, state, records = five
     script = """
-import json, numpy, jax
-from test_training import make_trainer, train, NUM_SEEDS
+import json, re, numpy, jax, jax.numpy as jnp
+from test_training import make_trainer, train
 from toys import flatten
-assert len(jax.local_devices()) == 3
-state, records = train(make_trainer(range(NUM_SEEDS)))
-numbers = {name: value.tolist() for name, value in records[-1].items()}
-print(json.dumps({"metrics": numbers, "policy": flatten(state.learner.policy).tolist()}))
+assert len(jax.local_devices()) == 8
+trainer = make_trainer(range(10))
+state, records = train(trainer)
+numbers = {name: value[:5].tolist() for name, value in records[-1].items()}
+shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+index = jax.ShapeDtypeStruct((), jnp.asarray(0).dtype)
+program = trainer._advance.lower(shapes, index, index).compile().as_text()
+collective = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter"
+inner = [part for part in program.split("\\n\\n") if not part.lstrip().startswith("ENTRY")]
+assert sum("while(" in part for part in inner) > 3, "the updates are loops within loops"
+assert not [part for part in inner if re.search(rf"= .*({collective})\\(", part)]
+policy = jax.tree.map(lambda x: x[:5], state.learner.policy)
+print(json.dumps({"metrics": numbers, "policy": flatten(policy).tolist()}))
 """
-    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=3"
+    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
     path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     out = subprocess.run(
         [sys.executable, "-c", script],

@@ -141,6 +141,14 @@ class Session:
     def _compile(self, in_thread: Callable[..., Future[Any]]) -> None:
         """Compiles the loop and, unless the run has begun already, goes through the warm-up at the same time."""
         self._report(Progress("starting", f"compiling {self.config.model_name}"))
+        seeds, devices = self.config.num_seeds, len(jax.local_devices()[: self.config.num_seeds])
+        if seeds % devices:
+            idle = -seeds % devices
+            self._report(
+                Progress(
+                    "starting", f"{seeds} seeds do not divide over {devices} devices: {idle} repeat the last"
+                )
+            )
         compiling = in_thread(self._compile_loop)
         if self._state is None:
             self._state = self._place(self.trainer.init())
