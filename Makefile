@@ -20,7 +20,7 @@ RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip install --disable-pip-version-check --quiet
 PYTEST := $(RUN) -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile
 
-.PHONY: help install demo test test-all check format bench bench-score bench-backbones clean distclean
+.PHONY: help install demo test test-all check format bench bench-gpu bench-score bench-backbones clean distclean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,8 +59,11 @@ format: $(VENV)/.stamp-dev ## Format the code and fix what can be fixed
 	$(RUN) -m ruff check --fix-only .
 	$(RUN) -m ruff format .
 
-bench: $(VENV)/.stamp-user ## Time of the training loop at the paper's sizes
+bench: $(VENV)/.stamp-dev ## Time and memory of updates and of the loop at the paper's sizes
 	$(RUN) benchmarks/speed.py $(BENCH_ARGS)
+
+bench-gpu: $(VENV)/.stamp-dev ## The same on an accelerator, ten seeds at once (needs the extra cuda)
+	$(RUN) benchmarks/speed.py --gpu --name speed-gpu $(BENCH_ARGS)
 
 bench-score: $(VENV)/.stamp-user ## Score against environment steps and seconds, on the eight Myriad tasks
 	$(RUN) benchmarks/score.py $(BENCH_ARGS)

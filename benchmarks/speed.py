@@ -1,94 +1,219 @@
-"""Time of the whole training loop per environment step, at the paper's sizes (`make bench`).
+"""Time and memory at the paper's sizes (`make bench`): model batch 64 every 2 steps, policy batch 16 every 16.
 
-Model batch 64 every 2 steps, policy batch 16 every 16, dropout off, H = 100. Each model is timed in a process pinned to
-one core (the setting of the published figures), then ten seeds against one on all cores. Prints a Markdown table and
-writes `benchmarks/results/speed.json`.
+Runs `updates.py` under pytest-benchmark, one process pinned to one core, CPU time; then ten seeds against one, on all
+cores, both in turn in one process. Writes `benchmarks/results/speed.json` and the same as Markdown: milliseconds of a
+model update, a policy update and an environment step, each one's share of the rate at which this core multiplies large
+matrices, memory, compile time, and how the cost grows with the horizon and with the number of seeds.
+
+On an accelerator (`make bench-gpu`) ten seeds are updated at once, wall clock counts, and the share of the matrix rate
+is the utilisation.
 """
 
 import argparse
-import concurrent.futures
 import json
-import multiprocessing
+import math
 import os
 import pathlib
+import platform
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
+from typing import Any
 
 
-RESULTS = pathlib.Path(__file__).parent / "results" / "speed.json"
-HORIZON = 100
+HERE = pathlib.Path(__file__).parent
+SEEDS_HORIZON = 100
+PARTS = {"model": "model update", "policy": "policy update", "step": "environment step"}
 
 
-def loop_times(model: str, num_seeds: int, cores: list[int], repeats: int) -> dict:
-    """Seconds of wall clock per environment step of all seeds, once per episode after the first."""
-    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={min(len(cores), num_seeds)}"
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, cores)
+def matrix_rate() -> float:
+    """Operations a second of a product of two large float32 matrices, on this process's cores or device."""
     import jax
+    import jax.numpy as jnp
 
-    import asmpg
-    from asmpg.training import Schedule, Trainer
-
-    config = asmpg.TrainConfig(
-        "timber_harvest",
-        horizon=HORIZON,
-        model=model,
-        preset="paper",
-        overrides={"dropout": 0.0, "warmup_steps": 400},
-    )
-    trainer = Trainer(config.learner(), Schedule.create(20_000, 400, HORIZON, HORIZON), range(num_seeds))
-    start = time.perf_counter()
-    state = trainer.init()
-    state, metrics = trainer.advance(state, 4, 1)
-    jax.block_until_ready(metrics)
-    startup = time.perf_counter() - start
+    cpu = jax.default_backend() == "cpu"
+    size = 1024 if cpu else 8192
+    clock = time.process_time if cpu else time.perf_counter
+    factor = jnp.ones((size, size))
+    multiply = jax.jit(lambda a, b: a @ b)
+    jax.block_until_ready(multiply(factor, factor))
     times = []
-    for episode in range(5, 5 + repeats):
-        start = time.perf_counter()
-        state, metrics = trainer.advance(state, episode, 1)
-        jax.block_until_ready(metrics)
-        times.append((time.perf_counter() - start) / HORIZON)
-    median = statistics.median(times)
+    for _ in range(9):
+        begin = clock()
+        jax.block_until_ready(multiply(factor, factor))
+        times.append(clock() - begin)
+    return 2 * size**3 / min(times)
+
+
+def seeds_ratio(model: str, num_seeds: int, repeats: int) -> dict[str, Any]:
+    """Wall clock of an episode of all seeds against one, in turn, on all cores. In a process of its own."""
+    script = f"""
+import json, statistics, time, jax
+from updates import make_config
+from asmpg.training import Schedule, Trainer
+def make(n):
+    horizon = {SEEDS_HORIZON}
+    trainer = Trainer(make_config("{model}", horizon).learner(),
+                      Schedule.create(40 * horizon, 4 * horizon, horizon, horizon), range(n))
+    return trainer, jax.block_until_ready(trainer.advance(trainer.init(), 5, 1)[0])
+def episode(pair):
+    begin = time.perf_counter()
+    state = jax.block_until_ready(pair[0].advance(pair[1], 5, 1)[0])
+    return time.perf_counter() - begin, (pair[0], state)
+one, many = make(1), make({num_seeds})
+ratios, singles = [], []
+for _ in range({repeats}):
+    a, one = episode(one); b, many = episode(many)
+    ratios.append(b / a); singles.append(a)
+print(json.dumps([ratios, singles]))
+"""
+    cores = os.cpu_count() or 1
+    # updates.py would pin the process to its first core.
+    script = "import os; os.sched_setaffinity = lambda *a: None\n" + script
+    flags = f"--xla_force_host_platform_device_count={cores}"
+    environment = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": _path()}
+    out = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+    )
+    ratios, singles = json.loads(out.stdout.splitlines()[-1])
     return {
         "model": model,
         "num_seeds": num_seeds,
-        "cores": len(cores),
-        "ms_per_step": round(1e3 * median, 3),
-        "spread_ms": [round(1e3 * min(times), 3), round(1e3 * max(times), 3)],
-        "startup_seconds": round(startup, 1),
+        "cores": cores,
+        "ratio": statistics.median(ratios),
+        "ratio_range": [min(ratios), max(ratios)],
+        "one_seed_ms_per_step": 1e3 * statistics.median(singles) / SEEDS_HORIZON,
     }
 
 
+def _path() -> str:
+    return os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))
+
+
+def run_updates(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Every case of `updates.py`."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "times.json"
+        command = [sys.executable, "-m", "pytest", str(HERE / "updates.py"), "-c", os.devnull, "-q"]
+        command += ["-p", "no:cacheprovider", f"--rootdir={HERE}", f"--benchmark-json={path}"]
+        command += [
+            "--benchmark-timer=time.perf_counter" if arguments.gpu else "--benchmark-timer=time.process_time"
+        ]
+        command += ["-k", arguments.only] if arguments.only else []
+        seeds = str(arguments.seeds) if arguments.gpu else "1"
+        environment = os.environ | {"ASMPG_BENCH_SEEDS": seeds, "ASMPG_BENCH_DROPOUT": str(arguments.dropout)}
+        if not arguments.gpu:
+            environment["JAX_PLATFORMS"] = "cpu"
+        subprocess.run(command, env=environment | {"PYTHONPATH": _path()}, check=True)
+        measured = json.loads(path.read_text())["benchmarks"]
+    rows = []
+    for case in measured:
+        info, stats = case["extra_info"], case["stats"]
+        rows.append(
+            info
+            | {name: stats[name] / info["steps"] for name in ("median", "min", "max")}
+            | {"rounds": stats["rounds"]}
+        )
+    return rows
+
+
+def exponent(rows: list[dict[str, Any]], model: str, part: str, least: int = 100) -> float | None:
+    """The slope of log time against log horizon, from a horizon on at which constant costs hardly count."""
+    points = [
+        (math.log(row["horizon"]), math.log(row["median"]))
+        for row in rows
+        if (row["model"], row["part"]) == (model, part) and row["horizon"] >= least
+    ]
+    if len(points) < 2:
+        return None
+    return statistics.linear_regression(*zip(*points, strict=True)).slope
+
+
+def table(content: dict[str, Any]) -> str:
+    """Markdown."""
+    rows, rate = content["updates"], content["matrix_rate"]
+    lines = [
+        f"{content['hardware']}; {content['num_seeds']} seed(s) at once, dropout {content['dropout']}; a large matrix "
+        f"product runs at {rate / 1e9:,.0f} GFLOP/s.",
+        "",
+        "| what | model | H | ms, median | ms, least | share of that rate | MB | compile, s |",
+        "|---" * 8 + "|",
+    ]
+    order = {part: index for index, part in enumerate(PARTS)}
+    for row in sorted(rows, key=lambda row: (order[row["part"]], row["horizon"], row["model"])):
+        share, memory = "", ""
+        if row["operations"]:
+            share = f"{row['operations'] / row['median'] / rate:.0%}"
+        if row["memory_bytes"]:
+            memory = f"{row['memory_bytes'] / 2**20:,.0f}"
+        lines.append(
+            f"| {PARTS[row['part']]} | {row['model']} | {row['horizon']:,} | {1e3 * row['median']:,.1f} "
+            f"| {1e3 * row['min']:,.1f} | {share} | {memory} | {row['compile_seconds']:.0f} |"
+        )
+    lines += ["", "Exponent of the horizon in an update's time, fitted from H = 100 on:", ""]
+    lines += ["| model | model update | policy update |", "|---|---|---|"]
+    for model in dict.fromkeys(row["model"] for row in rows):
+        slopes = [exponent(rows, model, part) for part in ("model", "policy")]
+        cells = ["" if slope is None else f"{slope:.2f}" for slope in slopes]
+        lines.append(f"| {model} | {' | '.join(cells)} |")
+    if content["seeds"]:
+        lines += ["", f"Many seeds against one, H = {SEEDS_HORIZON}, wall clock of an episode, in turn:", ""]
+        lines += [
+            "| model | seeds | cores | times one seed (range) | one seed, ms a step |",
+            "|---|---|---|---|---|",
+        ]
+    for row in content["seeds"]:
+        low, high = row["ratio_range"]
+        lines.append(
+            f"| {row['model']} | {row['num_seeds']} | {row['cores']} | {row['ratio']:.1f} ({low:.1f} .. {high:.1f}) "
+            f"| {row['one_seed_ms_per_step']:.1f} |"
+        )
+    return "\n".join(lines)
+
+
 def main() -> None:
-    """Times every model alone, then ten seeds on all cores."""
+    """Times everything, writes JSON and Markdown, prints the latter."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--models", nargs="+", default=["one-step", "rnn", "lstm", "transformer"])
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--gpu", action="store_true", help="an accelerator, all seeds at once, wall clock")
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--dropout", type=float, default=0.0)
+    parser.add_argument("--only", help="an expression that pytest's -k understands, such as 'lstm and 100'")
+    parser.add_argument("--no-seeds", action="store_true", help="without many seeds against one")
+    parser.add_argument("--only-seeds", action="store_true", help="nothing but many seeds against one")
+    parser.add_argument("--seed-counts", type=int, nargs="+", default=[10])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--name", default="speed", help="of the files in benchmarks/results")
     arguments = parser.parse_args()
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
-    jobs = [(model, 1, cores[:1]) for model in arguments.models]
-    jobs += [(model, seeds, cores) for model in arguments.models for seeds in (1, 10)]
-    rows = []
-    context = multiprocessing.get_context("spawn")
-    print(
-        "| model | seeds | cores | ms per environment step (min .. max) | first episode, s |\n|---|---|---|---|---|"
-    )
-    with concurrent.futures.ProcessPoolExecutor(1, context, max_tasks_per_child=1) as pool:
-        for job in jobs:
-            row = pool.submit(loop_times, *job, arguments.repeats).result()
-            rows.append(row)
-            low, high = row["spread_ms"]
-            print(
-                f"| {row['model']} | {row['num_seeds']} | {row['cores']} | {row['ms_per_step']:.2f} "
-                f"({low:.2f} .. {high:.2f}) | {row['startup_seconds']} |",
-                flush=True,
-            )
-    RESULTS.parent.mkdir(exist_ok=True)
-    beside = RESULTS.with_suffix(".new")
-    beside.write_text(json.dumps(rows, indent=1) + "\n")
-    beside.replace(RESULTS)
+    content: dict[str, Any] = {
+        "hardware": platform.processor() or platform.machine(),
+        "num_seeds": arguments.seeds if arguments.gpu else 1,
+        "dropout": arguments.dropout,
+        "updates": [] if arguments.only_seeds else run_updates(arguments),
+        "seeds": [],
+    }
+    if not arguments.gpu and not arguments.no_seeds:
+        for model in ("one-step", "rnn", "lstm", "transformer"):
+            content["seeds"] += [
+                seeds_ratio(model, count, arguments.repeats) for count in arguments.seed_counts
+            ]
+    if arguments.gpu:
+        import jax
+
+        content["hardware"] = jax.devices()[0].device_kind
+    elif hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
+    content["matrix_rate"] = matrix_rate()
+    results = HERE / "results"
+    results.mkdir(exist_ok=True)
+    for suffix, text in ((".json", json.dumps(content, indent=1)), (".md", table(content))):
+        beside = results / f"{arguments.name}{suffix}.new"
+        beside.write_text(text + "\n")
+        beside.replace(results / f"{arguments.name}{suffix}")
+    print(table(content))
 
 
 if __name__ == "__main__":
