@@ -454,6 +454,34 @@ def test_ctrl_c_saves_and_says_how_to_go_on(workplace):
     assert (workplace / "run" / "metrics.jsonl").read_bytes().splitlines()[: len(records)] == records
 
 
+def test_a_dry_run_says_how_long_and_writes_nothing(tmp_path, capfd):
+    out = tmp_path / "run"
+    arguments = [
+        "train",
+        "bioreactor",
+        "--horizon",
+        "6",
+        "--model",
+        "rnn",
+        "--steps",
+        "1200",
+        "--chunk-steps",
+        "120",
+    ]
+    arguments += ["--warmup-steps", "120", "--out", str(out), "--dry-run"]
+    assert main([*arguments, "--json"]) == 0
+    content = json.loads(capfd.readouterr().out)
+    assert content["num_chunks"] == 9 and content["chunk_steps"] == 120
+    assert content["seconds"] == pytest.approx(content["compile_seconds"] + 9 * content["chunk_seconds"])
+    # The buffer alone holds 200 episodes of 7 states, 6 actions and 6 rewards of four bytes.
+    assert 200 * 19 * 4 < content["memory_bytes"] < 50 * 2**20
+    assert main(arguments) == 0
+    said = capfd.readouterr().out
+    assert "9 chunks of 120 steps for 1 seed" in said and "MiB" in said
+    assert not out.exists()
+    assert main([*arguments, "--resume", str(out)]) == 2
+
+
 def test_a_second_signal_ends_at_once(workplace):
     process = start(f"train bioreactor {SMALL} --steps 2000000 --chunk-steps 1900000 --out run")
     wait_for_records(process, workplace / "run" / "metrics.jsonl", 1)
