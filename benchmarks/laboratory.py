@@ -1,7 +1,8 @@
 """Time and memory of the gradient laboratory (`make bench-laboratory`); each part in a process of its own.
 
 The full Jacobian of a transformer model at H = 200 with one state, and of three kinds at H = 500; the profile of
-gradient norms over six horizons and fifty actions. Writes `benchmarks/results/laboratory.json`.
+gradient norms over six horizons and fifty actions. Wall clock and CPU time (of all cores together; on one core the two
+are equal, unless it is shared). Writes `benchmarks/results/laboratory.json`.
 """
 
 import argparse
@@ -40,11 +41,12 @@ def jacobian(task: str, backbone: str, horizon: int, repeats: int) -> dict:
     begin = time.perf_counter()
     compiled = eqx.filter_jit(asmpg.action_jacobian).lower(model, start, actions).compile()
     compilation = time.perf_counter() - begin
-    times = []
+    times, cpu_times = [], []
     for _ in range(repeats):
-        begin = time.perf_counter()
+        begin, cpu_begin = time.perf_counter(), time.process_time()
         jax.block_until_ready(compiled(model, start, actions))
         times.append(time.perf_counter() - begin)
+        cpu_times.append(time.process_time() - cpu_begin)
     return {
         "what": "action_jacobian",
         "task": task,
@@ -53,6 +55,7 @@ def jacobian(task: str, backbone: str, horizon: int, repeats: int) -> dict:
         "state_size": env.state_size,
         "seconds": round(min(times), 3),
         "slowest": round(max(times), 3),
+        "cpu_seconds": round(min(cpu_times), 3),
         "compilation_seconds": round(compilation, 1),
         "peak_MiB": peak_memory(),
         "peak_before_MiB": before,
@@ -69,9 +72,9 @@ def profile(task: str, backbone: str) -> dict:
     for horizon in HORIZONS:
         env = asmpg.make(task, horizon)
         problems.append((env, asmpg.ActionSequenceModel(env, backbone, key=jax.random.key(0))))
-    begin = time.perf_counter()
+    begin, cpu_begin = time.perf_counter(), time.process_time()
     result = asmpg.gradient_norm_profile(problems, key=jax.random.key(1), num_samples=50)
-    seconds = time.perf_counter() - begin
+    seconds, cpu_seconds = time.perf_counter() - begin, time.process_time() - cpu_begin
     assert result.state_norms.shape == (len(HORIZONS), 50)
     return {
         "what": "gradient_norm_profile",
@@ -80,6 +83,7 @@ def profile(task: str, backbone: str) -> dict:
         "horizons": HORIZONS,
         "samples": 50,
         "seconds": round(seconds, 1),
+        "cpu_seconds": round(cpu_seconds, 1),
         "peak_MiB": peak_memory(),
     }
 
@@ -90,21 +94,26 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--repeats", type=int, default=5)
-    repeats = parser.parse_args().repeats
+    parser.add_argument(
+        "--parts", type=int, nargs="*", help="only these, counted from 0; the others' rows are kept"
+    )
+    options = parser.parse_args()
+    repeats = options.repeats
     jobs = [functools.partial(jacobian, "timber_harvest", "transformer", 200, repeats)]
     for name in ("transformer", "lstm", "rnn"):
         jobs.append(functools.partial(jacobian, "double_pendulum", name, 500, repeats))
     jobs += [functools.partial(profile, "double_pendulum", name) for name in ("transformer", "lstm")]
-    rows = []
+    rows = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    rows += [None] * (len(jobs) - len(rows))
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, context, max_tasks_per_child=1) as pool:
-        for job in jobs:
-            rows.append(pool.submit(job).result())
-            print(json.dumps(rows[-1]), flush=True)
-    RESULTS.parent.mkdir(exist_ok=True)
-    beside = RESULTS.with_suffix(".new")
-    beside.write_text(json.dumps(rows, indent=1) + "\n")
-    beside.replace(RESULTS)
+        for part in options.parts or range(len(jobs)):
+            rows[part] = pool.submit(jobs[part]).result()
+            print(json.dumps(rows[part]), flush=True)
+            RESULTS.parent.mkdir(exist_ok=True)
+            beside = RESULTS.with_suffix(".new")
+            beside.write_text(json.dumps(rows, indent=1) + "\n")
+            beside.replace(RESULTS)
 
 
 if __name__ == "__main__":

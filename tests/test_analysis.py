@@ -109,9 +109,18 @@ def test_norms_do_not_underflow():
 
 def test_the_jacobian_can_be_vmapped():
     env = Memory(4, 0.5)
+
+    def run(actions):
+        start = env.initial_state()
+        whole = analysis.action_jacobian(Simulator(env), start, actions, chunk_size=3)
+        return whole[:, 0, :, 0], analysis.reach(Simulator(env), start, actions)
+
     actions = jnp.stack([make_actions(env, seed) for seed in range(2)])
-    together = jax.jit(jax.vmap(lambda a: analysis.reach(Simulator(env), env.initial_state(), a)))(actions)
-    np.testing.assert_allclose(together, 0.5**3, rtol=1e-6)
+    jacobians, reaches = jax.jit(jax.vmap(run))(actions)
+    powers = np.arange(4)[:, None] - np.arange(4)
+    expected = np.where(powers >= 0, 0.5**powers, 0.0)
+    np.testing.assert_allclose(jacobians, [expected, expected], rtol=1e-6)
+    np.testing.assert_allclose(reaches, 0.5**3, rtol=1e-6)
 
 
 # Profiles and comparisons

@@ -22,6 +22,8 @@ from asmpg.types import UsageError
 from toys import Drift, flatten, LinearQuadratic, relative_error, unit_normaliser
 
 
+pytestmark = pytest.mark.usefixtures("quickly")
+
 MODELS = (*BACKBONES, "history-rnn", "one-step", "simulator")
 jitted_policy_gradient = eqx.filter_jit(policy_gradient)
 # With clips, a terminal reward, time in the reward, several states and actions, and chaos.
@@ -95,8 +97,9 @@ def two_ways(model, policy, env, noise):
     return run(model, policy, noise)
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", ["lstm", "transformer", "gated_delta"])
 def test_two_passes_give_what_one_gives(name):
+    """In single precision, where rounding is what may differ: a scan, a product and a chunked scan."""
     env = Drift()
     two, one = two_ways(make_model(name, env), make_policy(env), env, make_noise(env))
     for field in ("states", "actions", "log_probs"):
@@ -109,6 +112,8 @@ def test_two_passes_give_what_one_gives(name):
 def test_two_passes_give_what_one_gives_in_double_precision(name, x64):
     env = Drift()
     two, one = two_ways(make_model(name, env), make_policy(env), env, make_noise(env))
+    for field in ("states", "actions", "log_probs"):
+        assert relative_error(getattr(two[1], field), getattr(one[1], field)) < 1e-12
     np.testing.assert_allclose(two[0], one[0], rtol=1e-13)
     assert relative_error(two[2], one[2]) < 1e-12
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -10,27 +9,21 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from ..analysis import first_action_jacobian, gradient_norms, growth_fit, GrowthFit, operator_norm
+from ..analysis import first_action_jacobian, gradient_norms, operator_norm
 from ..environment import AbstractEnvironment, uniform_actions
 from ..envs import make
 from ..models import AbstractDynamicsModel, Simulator
-from ..types import PRNGKey, Trajectory, UsageError
+from ..types import PRNGKey, Trajectory
 from .bounce import first_action_landscape
 from .drawing import colour, finish, panels
 from .experiment import Experiment, Report, Scale, Tables
-from .offline import add_fit, Fit, fit, FLAGGED, for_seeds, if_fitted, make_models, random_episodes, seed_keys
+from .offline import add_fit, Fit, fit, FLAGGED, for_seeds, make_models, random_episodes, seed_keys
+from .pendulum_claims import judge, norms_by_horizon, REGULAR
 from .table import Table
-from .verdicts import both, decide, three_way, Verdict
 
 
 MODELS = ("one-step", FLAGGED, "rnn", "lstm", "transformer")
 NUM_ACTIONS = 50
-# Below this |a_0| the motion is nearly regular (it turns chaotic at about 0.65).
-REGULAR = 0.5
-# A norm that changes by less than this factor over all horizons, while the true one changes by more, is flat.
-FLAT = 10.0
-# Chaos takes a while: below this horizon no growth law is told from another.
-LONG = 50
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +32,8 @@ class Setting:
 
     Attributes:
         horizons: of the models.
-        true_horizons: of the simulator, which need not be fitted.
+        true_horizons: of the simulator, which need not be fitted. Twice as long as the models': the growth laws are
+            told apart by the second half, as the first second of every motion is alike.
         transitions: of random episodes.
         fit: how models are fitted.
         grid_size: initial actions in a landscape.
@@ -56,8 +50,8 @@ class Setting:
 
 SETTINGS: dict[Scale, Setting] = {
     "smoke": Setting((8,), (4, 6, 8, 10, 12), 240, Fit.reduced(8), 21, ("one-step",)),
-    "cpu": Setting((5, 10, 20, 35, 50, 100), tuple(range(5, 101, 5)), 30_000, Fit.reduced(1500), 201),
-    "paper": Setting((5, 10, 20, 35, 50, 75, 100), tuple(range(5, 101, 5)), 100_000, Fit.paper(20_000), 401),
+    "cpu": Setting((5, 10, 20, 35, 50, 100), tuple(range(5, 201, 5)), 30_000, Fit.reduced(1500), 201),
+    "paper": Setting((5, 10, 20, 35, 50, 75, 100), tuple(range(5, 201, 5)), 100_000, Fit.paper(20_000), 401),
 }
 
 
@@ -159,140 +153,6 @@ def add(
             tables["pendulum_landscapes"].add(**row)
 
 
-def norms_by_horizon(table: Table, model: str, regular: bool = False) -> dict[int, np.ndarray]:
-    """All finite norms of a model at every horizon; those of nearly regular motion only, if asked."""
-    rows = table.select(model=model)
-    found = {}
-    for horizon in sorted(rows.unique("horizon")):
-        chosen = rows.select(horizon=horizon)
-        norms, actions = chosen.values("norm"), chosen.values("initial_action")
-        keep = np.isfinite(norms) & ((np.abs(actions) <= REGULAR) | (not regular))
-        found[horizon] = norms[keep]
-    return found
-
-
-def fitted_growth(norms: dict[int, np.ndarray]) -> GrowthFit | str:
-    """The law of the mean norm, or why there is none."""
-    try:
-        return growth_fit(
-            list(norms), [float(values.mean()) if values.size else np.nan for values in norms.values()]
-        )
-    except UsageError as error:
-        return str(error)
-
-
-def grows_exponentially(fit: GrowthFit | str) -> bool | None:
-    """Whether a fit says so; None where it cannot tell."""
-    if isinstance(fit, str) or fit.law == "undecided":
-        return None
-    return fit.law == "exponential" and fit.eta_interval[0] > 1.0
-
-
-def change(norms: dict[int, np.ndarray]) -> float:
-    """The mean norm's largest value over all horizons in units of its smallest."""
-    means = np.array([values.mean() if values.size else np.nan for values in norms.values()])
-    return float(means.max() / means.min()) if means.size else float("nan")
-
-
-def roughness(table: Table, model: str, horizon: int) -> float:
-    """How far the return moves up and down along all initial actions, in units of the difference of its extremes."""
-    values = table.select(model=model, horizon=horizon).values("return")
-    return float(np.abs(np.diff(values)).sum() / np.ptp(values)) if values.size > 1 else float("nan")
-
-
-def judge(tables: Tables) -> Sequence[Verdict]:
-    """The four claims about the figure."""
-    table = tables["pendulum"]
-    verdicts = [_one_step(table), _transformer(table), _landscape(tables["pendulum_landscapes"])]
-    return [_truth(table), *(if_fitted(verdict, tables["pendulum_fits"]) for verdict in verdicts)]
-
-
-def _describe(fit: GrowthFit | str) -> str:
-    return fit if isinstance(fit, str) else f"the mean norm is {fit}"
-
-
-def _summary(fit: GrowthFit | str) -> Any:
-    return fit if isinstance(fit, str) else fit.summary()
-
-
-def _truth(table: Table) -> Verdict:
-    claim = "the mean of the true |ds_H/da_0| over random actions grows exponentially with H"
-    every, regular = (norms_by_horizon(table, "truth", only) for only in (False, True))
-    fits = [fitted_growth(norms) for norms in (every, regular)]
-    reason = (
-        f"{_describe(fits[0])}; over the nearly regular motions alone (|a_0| <= {REGULAR}) {_describe(fits[1])}; "
-        "mean and median are in the numbers"
-    )
-    numbers = {
-        "fit": _summary(fits[0]),
-        "regular_fit": _summary(fits[1]),
-        "mean": {h: values.mean() for h, values in every.items()},
-        "median": {h: np.median(values) for h, values in every.items() if values.size},
-        "regular_mean": {h: values.mean() if values.size else np.nan for h, values in regular.items()},
-    }
-    holds = grows_exponentially(fits[0])
-    if max(every, default=0) < LONG:
-        holds, reason = None, f"no horizon of {LONG} or more was measured; {reason}"
-    return decide("pendulum.truth", claim, holds, reason, numbers)
-
-
-def _one_step(table: Table) -> Verdict:
-    claim = "so does that of the one-step model, with or without a flag that marks the first step"
-    names = [name for name in ("one-step", FLAGGED) if name in table.unique("model")]
-    fits = {name: fitted_growth(norms_by_horizon(table, name)) for name in names}
-    holds = both(*map(grows_exponentially, fits.values())) if len(names) == 2 else None
-    reason = "; ".join(f"{name}: {_describe(fit)}" for name, fit in fits.items())
-    if len(names) < 2:
-        reason = f"needs both one-step models; {reason}"
-    return decide(
-        "pendulum.one_step", claim, holds, reason, {name: _summary(fit) for name, fit in fits.items()}
-    )
-
-
-def _transformer(table: Table) -> Verdict:
-    claim = f"that of the transformer model stays flat: over all horizons it changes by less than a factor {FLAT:g}"
-    changes = {name: change(norms_by_horizon(table, name)) for name in table.unique("model")}
-    horizons = set(norms_by_horizon(table, "transformer"))
-    truth = {h: values for h, values in norms_by_horizon(table, "truth").items() if h in horizons}
-    true_change = change(truth)
-    if "transformer" not in changes:
-        return decide("pendulum.transformer", claim, None, "no transformer was fitted", {"change": changes})
-    holds = three_way(-changes["transformer"], true_above=-FLAT, false_below=-FLAT)
-    reason = f"it changes by a factor {changes['transformer']:.3g}, the true one by {true_change:.3g}"
-    if not true_change > FLAT:
-        holds, reason = None, f"at these horizons the true one is as flat: {reason}"
-    return decide(
-        "pendulum.transformer", claim, holds, reason, {"change": changes, "true_change": true_change}
-    )
-
-
-def _landscape(table: Table) -> Verdict:
-    claim = (
-        "the transformer model's return landscape at the longest horizon is smoother than the true one: it moves up "
-        "and down by at most half as much, in units of its range"
-    )
-    horizon = max(table.unique("horizon"), default=0)
-    rough = {name: roughness(table, name, horizon) for name in table.unique("model")}
-    truth = table.select(model="truth", horizon=horizon).values("return")
-    agreement = {
-        name: float(np.corrcoef(truth, table.select(model=name, horizon=horizon).values("return"))[0, 1])
-        for name in table.unique("model")
-        if name != "truth"
-    }
-    numbers = {"horizon": horizon, "roughness": rough, "correlation_with_truth": agreement}
-    if "transformer" not in rough:
-        return decide("pendulum.landscape", claim, None, "no transformer was fitted", numbers)
-    ratio = rough["transformer"] / rough["truth"]
-    holds = three_way(-ratio, true_above=-0.5, false_below=-1.0)
-    reason = (
-        f"at H = {horizon} it moves by {rough['transformer']:.3g} ranges, the true one by {rough['truth']:.3g}; their "
-        f"correlation is {agreement['transformer']:.2f}"
-    )
-    if rough["truth"] < 4.0:
-        holds, reason = None, f"at this horizon the true landscape is smooth itself: {reason}"
-    return decide("pendulum.landscape", claim, holds, reason, numbers)
-
-
 def draw(tables: Tables, scale: Scale) -> dict[str, Any]:
     """Figure 5b: mean and median norms against H. Figure 5c: landscapes at every horizon."""
     return {"figure_5b": draw_norms(tables["pendulum"], scale), "figure_5c": draw_landscapes(tables, scale)}
@@ -305,7 +165,7 @@ def draw_norms(table: Table, scale: Scale) -> Any:
     views = {
         "mean": (False, np.mean),
         "median": (False, np.median),
-        f"mean over |a_0| <= {REGULAR} (nearly regular motion)": (True, np.mean),
+        f"mean over nearly regular motions, |a_0| <= {REGULAR}": (True, np.mean),
     }
     for place, (label, (regular, statistic)) in zip(axes[0], views.items(), strict=True):
         for name in table.unique("model"):
@@ -314,7 +174,8 @@ def draw_norms(table: Table, scale: Scale) -> Any:
             style = {"truth": "-", FLAGGED: "--"}.get(name, "-")
             place.plot(list(norms), values, style, color=colour(name), marker="o", markersize=3, label=name,
                        linewidth=2.0 if name == "truth" else 1.2)  # fmt: skip
-        finish(place, yscale="log", xlabel="horizon H", ylabel="|ds_H/da_0|", title=label)
+        finish(place, yscale="log", xlabel="horizon H", ylabel="|ds_H/da_0|")
+        place.set_title(label, fontsize=10)
     limits = [place.get_ylim() for place in axes[0]]
     for place in axes[0]:
         place.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
@@ -328,7 +189,7 @@ def draw_landscapes(tables: Tables, scale: Scale) -> Any:
         sorted(table.unique("horizon")),
         [name for name in table.unique("model") if name != "truth"],
     )
-    title = "Figure 5c: return against the initial action (truth in black)"
+    title = "Figure 5c: return against the initial action (black: truth; dotted: its optimum)"
     figure, axes = panels(len(horizons), len(names), title, scale, (2.6, 1.9))
     for row, horizon in zip(axes, horizons, strict=True):
         truth = table.select(model="truth", horizon=horizon)
@@ -344,7 +205,9 @@ def draw_landscapes(tables: Tables, scale: Scale) -> Any:
             place.set_title(f"{name}, H = {horizon}", fontsize=8)
             place.tick_params(labelsize=7)
     for place in axes[-1]:
-        place.set_xlabel("a_0", fontsize=8)
+        place.set_xlabel("initial action a_0", fontsize=8)
+    for place in axes[:, 0]:
+        place.set_ylabel("return", fontsize=8)
     return figure
 
 

@@ -56,7 +56,7 @@ class Setting:
 
 SETTINGS: dict[Scale, Setting] = {
     "smoke": Setting((6,), 1, 400, Fit.reduced(8), ("one-step",)),
-    "cpu": Setting((5, 20, 50, 100, 200), 2, 20_000, Fit.reduced(1500)),
+    "cpu": Setting((5, 20, 100, 200), 2, 20_000, Fit.reduced(1000)),
     "paper": Setting((5, 20, 50, 100, 200, 500), 10, 100_000, Fit.paper(20_000)),
 }
 
