@@ -1,10 +1,10 @@
 """Every backbone side by side (`make bench-backbones`): what it costs and, with `--scores`, what it learns.
 
 Cost: one model update and one policy update of the `default` preset on timber_harvest, each (backbone, horizon) in a
-process of its own pinned to one core; CPU time, so that another busy core does not count. Scores: the `default` preset
-at H = 100, stopped once every seed held 0.99 for three records. Whatever is finished is kept in
+process of its own pinned to one core. Scores: the `default` preset at H = 100, stopped once every seed held 0.99 for
+three records. Times are CPU times, so that another busy core does not count. Whatever is finished is kept in
 `benchmarks/results/backbones.json` and not run again; delete an entry, or the file, to run it again. The tables are
-printed and written as Markdown beside it.
+printed and written as Markdown beside it; `--table` runs nothing and only does that.
 """
 
 import argparse
@@ -26,6 +26,8 @@ TASKS = ("timber_harvest", "harvest", "hiv_treatment")
 SCORE_HORIZON, SCORE_STEPS, SCORE_INTERVAL = 100, 10_000, 500
 MARKS = (5_000, 10_000)
 NEVER = 10**9
+# Backbones that need more than a name to make.
+OTHERS = {"rotary_transformer": f"{pathlib.Path(__file__).parent / 'rotary.py'}:rotary_transformer"}
 
 
 def pin(core: int | None) -> None:
@@ -45,7 +47,8 @@ def time_update(model: str, horizon: int, which: str, repeats: int) -> dict:
 
     other = "policy" if which == "model" else "model"
     overrides = {f"{which}_update_every": 1, f"{other}_update_every": NEVER}
-    learner = asmpg.TrainConfig("timber_harvest", horizon, model, overrides=overrides).learner()
+    config = asmpg.TrainConfig("timber_harvest", horizon, OTHERS.get(model, model), overrides=overrides)
+    learner = config.learner()
     env = learner.env
     actions = jax.random.uniform(jax.random.key(0), (16, horizon, env.action_size), minval=-1.0)
     episodes = jax.jit(jax.vmap(lambda actions: asmpg.rollout(env, actions)))(actions)
@@ -84,9 +87,11 @@ def cost(model: str, horizon: int, repeats: int, core: int | None) -> dict:
     import jax
 
     from asmpg.backbones import create_backbone
+    from asmpg.model_files import load_backbone
     from asmpg.models import EMBEDDING_SIZE
 
-    backbone = create_backbone(model, EMBEDDING_SIZE, horizon, key=jax.random.key(0))
+    create = load_backbone(OTHERS[model]) if model in OTHERS else model
+    backbone = create_backbone(create, EMBEDDING_SIZE, horizon, key=jax.random.key(0))
     parameters = sum(leaf.size for leaf in jax.tree.leaves(backbone) if eqx.is_inexact_array(leaf))
     row = {"model": model, "horizon": horizon, "parameters": parameters}
     return (
@@ -103,14 +108,14 @@ def learn(model: str, task: str, num_seeds: int, core: int | None) -> dict:
     config = asmpg.TrainConfig(
         task,
         horizon=SCORE_HORIZON,
-        model=model,
+        model=OTHERS.get(model, model),
         steps=SCORE_STEPS,
         num_seeds=num_seeds,
         chunk_steps=SCORE_INTERVAL,
         stop_score=0.99,
     )
-    start = time.perf_counter()
-    result = asmpg.train(config, progress=lambda report: clock.append(time.perf_counter() - start))
+    start = time.process_time()
+    result = asmpg.train(config, progress=lambda report: clock.append(time.process_time() - start))
     records = len(result.metrics["score"])
     return {
         "model": model,
@@ -157,6 +162,11 @@ def score_table(items: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def read() -> dict[str, list[dict]]:
+    """What is finished."""
+    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {"cost": [], "scores": []}
+
+
 def save(results: dict[str, list[dict]]) -> str:
     """Writes results and tables beside their places and renames them; gives the tables."""
     text = f"Hardware: {platform.processor() or platform.machine()}, one core an item.\n"
@@ -182,11 +192,15 @@ def main() -> None:
     """Runs what is missing, `--workers` items at a time."""
     from asmpg import BACKBONES
 
+    names = [*BACKBONES, *OTHERS]
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--scores", action="store_true", help="train too: minutes an item")
-    parser.add_argument("--models", nargs="+", default=list(BACKBONES), choices=list(BACKBONES))
+    parser.add_argument(
+        "--table", action="store_true", help="write the tables of what is finished, run nothing"
+    )
+    parser.add_argument("--models", nargs="+", default=names, choices=names)
     parser.add_argument(
         "--horizons", nargs="*", type=int, default=[100, 500], help="of the cost; none: no cost"
     )
@@ -195,7 +209,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--workers", type=int, default=1)
     arguments = parser.parse_args()
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"cost": [], "scores": []}
+    results = read()
+    if arguments.table:
+        print(save(results))
+        return
     done = {key(row) for rows in results.values() for row in rows}
     jobs: list[tuple] = [
         ("cost", cost, (model, horizon), (arguments.repeats,))
@@ -217,10 +234,12 @@ def main() -> None:
             for index, (kind, run, what, more) in enumerate(jobs)
         }
         for future in concurrent.futures.as_completed(futures):
+            # Read anew: another process may have finished an item.
+            results = read()
             results[futures[future]].append(future.result())
             save(results)
             print(*future.result().values(), flush=True)
-    print(save(results))
+    print(save(read()))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ Needs an environment of its own, since PyTorch and Stable-Baselines3 are no depe
 
     python -m venv reference-env
     reference-env/bin/pip install '.[plot]' gymnasium stable-baselines3 torch
-    reference-env/bin/python benchmarks/sac_reference.py
+    python benchmarks/sac_reference.py --interpreter reference-env/bin/python
 
 Both start with the same number of uniformly random episodes, make one update of every kind per environment step, and
 are scored by the mean return of ten episodes of the deterministic policy from the same ten starts. Theirs updates after
@@ -16,7 +16,10 @@ the random episodes. Writes `benchmarks/results/sac_reference.json` and `.png`.
 import argparse
 import importlib.metadata
 import json
+import os
 import pathlib
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -25,6 +28,7 @@ import numpy as np
 
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "sac_reference"
+SOURCES = pathlib.Path(__file__).resolve().parent.parent / "src"
 TASK, HORIZON, TORQUE = "Pendulum-v1", 200, 2.0
 RANDOM_EPISODES, EVALUATION_EPISODES = 5, 10
 SHARED = {"learning_rate": 1e-3, "batch_size": 256, "discount": 0.99, "target_rate": 0.005}
@@ -207,8 +211,21 @@ def main() -> None:
     )
     parser.add_argument("--steps", type=int, default=10_000)
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--interpreter", help="of the environment to run in; by default this one")
     arguments = parser.parse_args()
-    packages = ("asmpg", "jax", "stable-baselines3", "torch", "gymnasium")
+    if arguments.interpreter:
+        # This checkout's package, whatever is installed there.
+        path = os.pathsep.join([str(SOURCES), *filter(None, [os.environ.get("PYTHONPATH")])])
+        line = [
+            arguments.interpreter,
+            __file__,
+            "--steps",
+            str(arguments.steps),
+            "--seeds",
+            str(arguments.seeds),
+        ]
+        sys.exit(subprocess.run(line, env=os.environ | {"PYTHONPATH": path}, check=False).returncode)
+    packages = ("jax", "stable-baselines3", "torch", "gymnasium")
     content: dict[str, Any] = {
         "task": TASK,
         "steps": arguments.steps,

@@ -74,7 +74,10 @@ class DelayedReward(AbstractEnvironment):
 
 @final
 class OneOf(AbstractEnvironment):
-    """That of several tasks of the same sizes which a number says: one compiled program for all of them."""
+    """That of several tasks of the same sizes which a number says: one compiled program for all of them.
+
+    Rewards are shifted by the same amount at every step, so that the best return of each is 0.
+    """
 
     index: Array
     tasks: tuple[Any, ...] = eqx.field(static=True)
@@ -82,6 +85,7 @@ class OneOf(AbstractEnvironment):
     horizon = property(lambda self: self.tasks[0].horizon)
     state_size = property(lambda self: self.tasks[0].state_size)
     action_size = property(lambda self: self.tasks[0].action_size)
+    best_return = property(lambda self: 0.0)
 
     def initial_state(self, *, key=None):
         return jax.lax.switch(self.index, [task.initial_state for task in self.tasks])
@@ -90,4 +94,6 @@ class OneOf(AbstractEnvironment):
         return jax.lax.switch(self.index, [task.transition for task in self.tasks], state, action, step)
 
     def reward(self, state, action, step):
-        return jax.lax.switch(self.index, [task.reward for task in self.tasks], state, action, step)
+        best = jnp.array([task.best_return for task in self.tasks])[self.index]
+        paid = jax.lax.switch(self.index, [task.reward for task in self.tasks], state, action, step)
+        return paid - best / self.horizon

@@ -37,12 +37,8 @@ def create(
     return BACKBONES[name].create(features, horizon, dropout=dropout, key=key)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compile_quickly():
-    """Most of what takes time here is compilation."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+# Most of what takes time here is compilation.
+pytestmark = pytest.mark.usefixtures("quickly")
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""Both baselines on the one loop: resumed, over seeds, evaluated, and on tasks that isolate one thing."""
+"""Both baselines on the one loop: resumed, over seeds, evaluated."""
 
 import dataclasses
 import json
@@ -12,10 +12,7 @@ import pytest
 import asmpg
 from asmpg import TrainConfig
 from asmpg.cli import main
-from asmpg.environment import AbstractEnvironment
 from asmpg.runs import lifecycle
-from asmpg.training import Schedule, Trainer
-from probes import DelayedReward, RewardIsAction, RewardIsState
 from test_runs import stop_after
 from toys import bits, relative_error
 
@@ -27,12 +24,8 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quickly():
-    """Programs are compiled quickly rather than well."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+# Most of what takes time here is compilation.
+pytestmark = pytest.mark.usefixtures("quickly")
 
 
 def make_config(model: str, **changes: Any) -> TrainConfig:
@@ -93,26 +86,3 @@ def test_settings_outlive_the_folder(whole):
     run = asmpg.load(whole.path)
     assert run.config.settings() == whole.config.settings()
     assert type(run.config.settings()) is asmpg.MODELS[whole.config.model].settings
-
-
-# What each can solve.
-
-SOLVED = [
-    *((method, task) for method in METHODS for task in (RewardIsAction(), RewardIsState(), DelayedReward())),
-]
-
-
-def train_probe(task: AbstractEnvironment, model: str, steps: int, **overrides: Any) -> float:
-    """The last return, below the best possible one, of a short run with a small warm-up."""
-    config = TrainConfig(
-        task, model=model, optimum=True, overrides={"warmup_steps": 64, "batch_size": 32} | overrides
-    )
-    trainer = Trainer(config.learner(), Schedule.create(steps, 64, steps, task.horizon), [0])
-    state, first = trainer.init(), trainer.schedule.warmup_episodes
-    reached = trainer.advance(state, first, trainer.schedule.num_episodes - first)[1]["return"]
-    return float(task.best_return - reached[0])
-
-
-@pytest.mark.parametrize(("model", "task"), SOLVED, ids=lambda value: getattr(value, "name", str(value)))
-def test_probes(model, task):
-    assert train_probe(task, model, 400) < 0.1

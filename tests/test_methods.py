@@ -30,11 +30,13 @@ class Row:
         options: of `TrainConfig`, the model first of all.
         steps: environment steps, warm-up included.
         overrides: settings.
+        slack: by which what is allowed to be missing is multiplied.
     """
 
     options: dict[str, Any]
     steps: int = 320
     overrides: dict[str, Any] = dataclasses.field(default_factory=dict)
+    slack: float = 1.0
 
 
 METHODS = {
@@ -46,6 +48,10 @@ METHODS = {
     "one-step, closed loop": Row({"model": "one-step", "loop": "closed"}),
     "simulator": Row({"model": "simulator"}),
     "actions-rnn": Row({"model": "actions-rnn"}),
+    # Neither has a model to differentiate: both need more steps, and both keep more noise in the end.
+    "sac": Row({"model": "sac"}, 1600, {"batch_size": 32}, slack=4.0),
+    # The best return, which is 0 for all probes here.
+    "odt": Row({"model": "odt"}, 1600, {"batch_size": 32, "return_target": 0.0}, slack=4.0),
 }
 
 # How far below the best return a solved probe may end. Actions of zero, with which training starts, are 0.7, 3.5 and
@@ -60,12 +66,8 @@ PROBES = {
 CANNOT: dict[tuple[str, str], str] = {}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quickly():
-    """Compiling takes longer than training here."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+# Compiling takes longer than training here.
+pytestmark = pytest.mark.usefixtures("quickly")
 
 
 @functools.cache
@@ -104,7 +106,7 @@ def test_every_method_solves_every_probe(method, probe):
     tasks = tuple(task for task, _ in PROBES.values())
     task, tolerance = PROBES[probe]
     reached = trainer(method)(OneOf(jnp.array(tasks.index(task)), tasks))
-    assert -1e-6 <= task.best_return - reached < tolerance
+    assert -1e-5 <= -reached < METHODS[method].slack * tolerance
 
 
 def test_what_cannot_be_expected_is_in_the_table():

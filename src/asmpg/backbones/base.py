@@ -1,7 +1,7 @@
 """What a sequence architecture is: one unbatched sequence in, one out, whole or step by step."""
 
 import abc
-from typing import Any, ClassVar
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -17,8 +17,7 @@ class AbstractBackbone(eqx.Module):
     """Mixes a sequence causally: output `t` depends on inputs `0 .. t` only.
 
     `predict` treats the whole sequence at once, `step` one element with a carry; both give the same numbers. A
-    subclass names its sizes, so that an encoder and a decoder of the right shape can be put around it, and sets
-    `parallel` where `predict` does not run step by step over time.
+    subclass names its sizes, so that an encoder and a decoder of the right shape can be put around it.
 
     Attributes:
         input_size: number of features of one sequence element.
@@ -27,7 +26,6 @@ class AbstractBackbone(eqx.Module):
 
     input_size: eqx.AbstractVar[int]
     output_size: eqx.AbstractVar[int]
-    parallel: ClassVar[bool] = False
 
     @property
     def input_layer(self) -> Linear | None:
