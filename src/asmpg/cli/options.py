@@ -138,16 +138,27 @@ class Optimal:
 class Reproduce:
     """Measure one of the paper's figures, or its theory, and say which of its claims hold.
 
+    Figures of trained policies (4, 6, 7, 8 and 10 to 14) go on from what their sweep has finished; figures that share a
+    table are made together.
+
     Attributes:
         figure: which (see asmpg list --figures).
-        scale: smoke (seconds), cpu (reduced, minutes) or paper (the paper's own numbers, for an accelerator).
+        scale: smoke (seconds), cpu (reduced, minutes to hours) or paper (the paper's own numbers, for an accelerator).
         out: the folder for tables, figures and verdicts.
+        sweep: of trained policies, the folder or URL of the sweep; the --out of asmpg sweep.
+        workers: of trained policies, items at once; 0 runs them in this process, one after another.
+        only_finished: of trained policies, train nothing and take what is finished.
+        mix_versions: of trained policies, take results of another version of the code too.
         json: print one JSON object, and nothing else, on standard output.
     """
 
     figure: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FIGURE")]
     scale: str = "cpu"
     out: Annotated[str | None, _option("figures/FIGURE-SCALE")] = None
+    sweep: Annotated[str | None, _option("sweeps/SUITE-SCALE")] = None
+    workers: Annotated[int | None, _option("one a GPU, or one a core")] = None
+    only_finished: bool = False
+    mix_versions: bool = False
     json: bool = False
 
 
