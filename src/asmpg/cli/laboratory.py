@@ -1,4 +1,4 @@
-"""What `asmpg reproduce` and `asmpg diagnose` do."""
+"""What `asmpg reproduce`, `asmpg report` and `asmpg diagnose` do."""
 
 import json
 import pathlib
@@ -14,11 +14,12 @@ from ..experiments import EXPERIMENTS, reproduce, SCALES, StoppedError, Sweeping
 from ..experiments.diagnosis import diagnose
 from ..experiments.subjects import fresh_subjects, parse_horizons, trained_subjects
 from ..experiments.training import Training
+from ..report import build_report
 from ..runs.progress import duration
 from ..sweeps import make_engine
 from ..types import UsageError
 from .machine import INTERRUPTED, Interrupts, keep_compiled, use_cores
-from .options import Diagnose, Reproduce
+from .options import Diagnose, Report, Reproduce
 from .sweep import share_compiled, stay_on_cpu
 
 
@@ -84,6 +85,17 @@ def typed_command(options: Reproduce, out: str) -> str:
     words += ["--sweep", options.sweep] * (options.sweep is not None)
     words += ["--only-finished"] * options.only_finished + ["--mix-versions"] * options.mix_versions
     return shlex.join(words)
+
+
+def run_report(options: Report) -> int:
+    """`asmpg report`."""
+    content = build_report(options.results, options.out)
+    if options.json:
+        return _print_json(content)
+    words = ", ".join(f"{number} {word}" for word, number in content["verdicts"].items())
+    sys.stdout.write(f"{len(content['results'])} tables: {words or 'no verdicts'}\n")
+    sys.stdout.write(f"{content['out']}, {content['bytes'] / 1e6:.1f} MB\n")
+    return 0
 
 
 def run_diagnose(options: Diagnose) -> int:

@@ -221,6 +221,21 @@ class Sweep:
 
 
 @dataclasses.dataclass(frozen=True)
+class Report:
+    """Write one self-contained page about everything that asmpg reproduce left in or below a folder.
+
+    Attributes:
+        results: the folder.
+        out: the file of the page.
+        json: print one JSON object, and nothing else, on standard output.
+    """
+
+    results: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RESULTS")]
+    out: Annotated[str, tyro.conf.arg(aliases=["-o"])] = "report.html"
+    json: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class List:
     """List the tasks, the backbones, the models and what can be reproduced.
 
@@ -247,10 +262,11 @@ Command = (
     | Annotated[Diagnose, tyro.conf.subcommand("diagnose")]
     | Annotated[Reproduce, tyro.conf.subcommand("reproduce")]
     | Annotated[Sweep, tyro.conf.subcommand("sweep")]
+    | Annotated[Report, tyro.conf.subcommand("report")]
 )
 
 
-def parse(arguments: list[str]) -> Train | Evaluate | Optimal | Diagnose | Reproduce | Sweep | List:
+def parse(arguments: list[str]) -> Train | Evaluate | Optimal | Diagnose | Reproduce | Sweep | Report | List:
     """What was typed.
 
     Raises:
