@@ -86,11 +86,30 @@ def _short(value: Any) -> Any:
 
 
 # How lines are told apart without colour.
-_STYLES = {"truth": "-", "sac": "-.", "odt": "-.", "one-step": "--", "simulator": "--"}
+_STYLES = {
+    "sac": "-.",
+    "odt, expert return": "-.",
+    "odt, overshot return": ":",
+    "one-step": "--",
+    "simulator": "--",
+}
+
+
+# Methods that only figures of trained policies show; all others have the colours of all figures.
+_COLOURS = {
+    "simulator": "black",
+    "sac": "goldenrod",
+    "history-lstm": "tab:cyan",
+    "history-transformer": "tab:pink",
+    "odt, expert return": "tab:orange",
+    "odt, overshot return": "tab:gray",
+}
 
 
 def style(name: str) -> str:
     """The line style of a method."""
+    if name.endswith("learned reward"):
+        return "--"
     return ":" if name.startswith("history-") else _STYLES.get(name, "-")
 
 
@@ -117,7 +136,7 @@ def render_all(charts: Iterable[Chart], scale: str) -> dict[str, Any]:
 
 def _draw(place: Any, panel: Panel) -> None:
     for series in panel.series:
-        shade, line = colour(series.name), style(series.name)
+        shade, line = _COLOURS.get(series.name) or colour(series.name), style(series.name)
         place.plot(series.x, series.y, line, color=shade, linewidth=1.4, marker="o" if len(series.x) < 8 else "",
                    markersize=3, label=series.name)  # fmt: skip
         if len(series.low):

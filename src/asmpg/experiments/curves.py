@@ -14,6 +14,12 @@ NUM_POINTS, NUM_RESAMPLES = 40, 500
 _LIMITS = (-0.25, 1.1)
 
 
+def score_limits(lines: Sequence[Series]) -> tuple[float, float]:
+    """What is shown of a score: random to optimal, and down to the lowest line."""
+    lowest = min((float(np.min(line.y)) for line in lines), default=0.0)
+    return min(_LIMITS[0], lowest - 0.05), _LIMITS[1]
+
+
 def horizon_panel(runs: Sequence[Run], title: str) -> Panel:
     """Final score against the horizon, one line a method: interquartile mean and its 95% interval."""
     lines = []
@@ -25,7 +31,7 @@ def horizon_panel(runs: Sequence[Run], title: str) -> Panel:
                 interval = bootstrap_interval(scores)
                 found.append((horizon, interquartile_mean(scores), interval.low, interval.high))
         lines.append(Series(method, *map(list, zip(*found, strict=True))))
-    return Panel(title, "horizon H", "final score", lines, x_log=True, y_limits=_LIMITS)
+    return Panel(title, "horizon H", "final score", lines, x_log=True, y_limits=score_limits(lines))
 
 
 def spread_panel(runs: Sequence[Run], title: str) -> Panel:
@@ -38,7 +44,7 @@ def spread_panel(runs: Sequence[Run], title: str) -> Panel:
             values = np.array([run.value("score") for run in pick(group, horizon=horizon)])
             found.append((horizon, values.mean(), values.mean() - values.std(), values.mean() + values.std()))
         lines.append(Series(method, *map(list, zip(*found, strict=True))))
-    return Panel(title, "horizon H", "final score", lines, y_limits=_LIMITS)
+    return Panel(title, "horizon H", "final score", lines, y_limits=score_limits(lines))
 
 
 def curve_panel(
@@ -59,7 +65,7 @@ def curve_panel(
         steps = np.linspace(begin, end, num_points)
         bounds = [spread(values) for values in _aligned(group, steps)]
         lines.append(Series(method, steps.tolist(), *map(list, zip(*bounds, strict=True))))
-    return Panel(title, "environment steps", "score", lines, y_limits=_LIMITS)
+    return Panel(title, "environment steps", "score", lines, y_limits=score_limits(lines))
 
 
 def _aligned(runs: Sequence[Run], steps: np.ndarray) -> np.ndarray:

@@ -66,7 +66,7 @@ def _long(runs: Sequence[Run], method: str, holds: bool) -> Verdict:
     """Whether a method holds, or falls, from the longest horizon up to 100 to the longest of all."""
     name = method.replace("-", "_")
     change = "loses less" if holds else "falls by more"
-    claim = f"{method} {change} than {DROP} of its score from H = {LONG} to H = 500"
+    claim = f"the {method} model {change} than {DROP} of its score from H = {LONG} to H = 500"
     claim += f", and stays above {GOOD}" if holds else ""
     id = f"myriad.{'hold' if holds else 'fall'}.{name}"
     own = pick(runs, method=method)

@@ -77,12 +77,14 @@
     const axis = { stroke: () => css("--faint"), grid: { stroke: () => css("--grid"), width: 1 },
       ticks: { stroke: () => css("--grid"), width: 1 }, font: "11px system-ui, sans-serif",
       labelFont: "12px system-ui, sans-serif", labelSize: 18 };
+    // By itself a logarithmic scale goes on to the next power of ten; a zoom gives its own bounds.
+    const wide = state.xLog && values.length < 8 ? { range: (_, low, high) => [low / 1.1, high * 1.1] } : {};
     const limits = panel.y_limits && !state.yLog ? { range: () => panel.y_limits } : {};
     return {
-      width, height: Math.round(Math.min(300, Math.max(190, 0.68 * width))), legend: { show: false }, padding: [8, 12, 0, 0],
+      width, height: Math.round(Math.min(300, Math.max(190, 0.68 * width))), legend: { show: false }, padding: [8, 26, 0, 0],
       // Panels of one figure share their cursor.
       cursor: { sync: { key: state.key, setSeries: false }, drag: { x: true, y: false, uni: 10 }, focus: { prox: -1 } },
-      scales: { x: { time: false, distr: state.xLog ? 3 : 1 }, y: { distr: state.yLog ? 3 : 1, ...limits } },
+      scales: { x: { time: false, distr: state.xLog ? 3 : 1, ...wide }, y: { distr: state.yLog ? 3 : 1, ...limits } },
       axes: [
         { ...axis, label: panel.x_label, size: 34, ...(values.length < 8 ? { splits: () => values,
           values: (_, ticks) => ticks.map(short), filter: (_, ticks) => ticks } : {
@@ -199,7 +201,8 @@
     })[0]);
     const group = (label, children) => element("fieldset", { className: "controls" }, [element("legend", { textContent: label }), ...children]);
     const grid = element("div", { className: "panels" }, panels.map(panel => panel.box));
-    grid.style.setProperty("--least", chart.panels.length > 4 ? "260px" : chart.panels.length > 1 ? "340px" : "480px");
+    grid.classList.toggle("few", chart.panels.length < 4);
+    grid.style.setProperty("--least", chart.panels.length > 4 ? "260px" : "340px");
     place.append(element("h4", { textContent: chart.title }), group("Methods", [...methods.map(([label]) => label), all]),
       group("Axes", axes), grid, tableOf(chart));
     drawAll();
