@@ -304,6 +304,21 @@ def test_every_table_of_trained_policies_at_its_smallest(call, tmp_path, figure)
     assert status == 0 and json.loads(out)["verdicts"] == content["verdicts"]
 
 
+@pytest.mark.usefixtures("quickly")
+@pytest.mark.parametrize("figure", TRAINED.values())
+def test_every_table_really_trained_at_its_smallest(figure, tmp_path, monkeypatch):
+    """The only test here that trains: every item is finished, and what it measured is finite."""
+    monkeypatch.setattr(experiment, "render_all", lambda *_: {})
+    content = reproduce(
+        EXPERIMENTS[figure], figure, "smoke", tmp_path / "out", sweeping=Sweeping(str(tmp_path / "sweep"))
+    )
+    items = content["protocol"]["items"]
+    assert items["done"] == items["total"] > 1
+    runs = experiment.read_tables(tmp_path / "out")["runs"]
+    assert np.isfinite(runs.values("score")).all() and np.ptp(runs.values("return")) > 0
+    assert {verdict["verdict"] for verdict in content["verdicts"]} == {"undecided"}
+
+
 def test_figures_of_one_table_share_its_sweep_with_asmpg_sweep(call, monkeypatch, tmp_path):
     assert call("sweep pendulum --scale smoke --workers 0")[0] == 0
     monkeypatch.setattr(work, "start", lambda *_: pytest.fail("trained again"))

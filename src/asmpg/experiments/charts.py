@@ -77,6 +77,15 @@ class Chart:
         return _short(plain(dataclasses.asdict(self)))
 
 
+def measured(charts: Iterable[Chart]) -> list[Chart]:
+    """The charts without panels of what was not measured, and without those that have no panel left."""
+    whole = [
+        dataclasses.replace(chart, panels=[panel for panel in chart.panels if panel.series])
+        for chart in charts
+    ]
+    return [chart for chart in whole if chart.panels]
+
+
 def _short(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _short(item) for name, item in value.items()}
@@ -131,7 +140,7 @@ def render(chart: Chart, scale: str) -> Any:
 
 def render_all(charts: Iterable[Chart], scale: str) -> dict[str, Any]:
     """All charts as figures by name."""
-    return {chart.name: render(chart, scale) for chart in charts}
+    return {chart.name: render(chart, scale) for chart in measured(charts)}
 
 
 def _draw(place: Any, panel: Panel) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..experiments import EXPERIMENTS
-from ..experiments.charts import Chart
+from ..experiments.charts import Chart, measured
 from ..experiments.experiment import make_folder, read_tables, Tables, VERDICTS, write
 from ..runs import RunWarning
 from ..types import UsageError
@@ -133,7 +133,7 @@ def read_section(folder: pathlib.Path, root: pathlib.Path) -> Section | None:
 
 def charts_of(figure: str, tables: Tables) -> list[Chart]:
     """The charts of an experiment, with those that only the report has."""
-    return [*EXPERIMENTS[figure].charts(tables), *offline_charts(tables)]
+    return measured([*EXPERIMENTS[figure].charts(tables), *offline_charts(tables)])
 
 
 def _figure(
