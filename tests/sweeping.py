@@ -14,6 +14,7 @@ import asmpg
 from asmpg.runs import Progress, Result
 from asmpg.runs.folder import METRICS, RunFolder
 from asmpg.runs.records import History
+from asmpg.runs.results import Reference
 from asmpg.sweeps import load_suite, run_sweep, Suite, work
 from asmpg.sweeps.engines import AbstractEngine, InProcess, Local
 from wanderer import Wanderer
@@ -132,3 +133,18 @@ def wait_for(condition, seconds: float = 120.0) -> None:
     while not condition():
         assert time.monotonic() < patience
         time.sleep(0.005)
+
+
+def quick_scores(config, report, stop=lambda: False) -> Result:
+    """In place of a training, at once: scores that rise with the steps, of any method and task."""
+    folder, history = RunFolder(config.out), History()
+    folder.make()
+    for steps in np.linspace(0, config.steps, 5).astype(int).tolist():
+        returns = np.array([steps / config.steps - 0.01 * seed for seed in range(config.num_seeds)])
+        history.add(steps, steps // config.horizon, {"return": returns, "score": returns})
+        report(Progress("training", steps=steps, total_steps=config.steps, seconds=1.0))
+    folder.write(METRICS, history.lines)
+    known = {"returns": returns, "scores": returns, "metrics": history.metrics(), "steps": config.steps}
+    known |= {"seconds": 1.0, "config": config, "env": config.environment(), "finished": True}
+    known["reference"] = Reference(0.0, 1.0)
+    return Result(**{field.name: known.get(field.name) for field in dataclasses.fields(Result)})

@@ -41,7 +41,7 @@ DRAWS = {"runs", "experiments", "report"}
 WRITES = {"runs", "sweeps", "experiments", "report", "solution_cache"}
 
 # Slow to import, so imported where they are used; the command line has its own two at the top of its file.
-LAZY = {"matplotlib", "tyro", "rich", "diffrax", "scipy", "pyarrow", "fsspec", "ray"}
+LAZY = {"matplotlib", "tyro", "rich", "diffrax", "scipy", "pyarrow", "fsspec", "ray", "jinja2", "PIL"}
 WRITING_CALLS = {"write_text", "write_bytes", "mkdir", "unlink", "rmtree", "save_file", "savez", "save"}
 UNSAFE_MODULES = {"pickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
 
@@ -149,7 +149,7 @@ def test_slow_packages_are_imported_where_they_are_used(module):
 def test_imports_are_declared_dependencies():
     """What the package imports is in `dependencies`, or in the extra that says so."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = ("plot", "experiments", "cluster")
+    extras = ("plot", "experiments", "report", "cluster")
     lines = project["dependencies"] + [
         line for name in extras for line in project["optional-dependencies"][name]
     ]
@@ -159,6 +159,7 @@ def test_imports_are_declared_dependencies():
         for module, tree in TREES.items()
         for name, line in imports(module, ast.walk(tree))
     }
+    declared |= {"PIL"} if "pillow" in declared else set()
     missing = imported.keys() - declared - sys.stdlib_module_names - {"asmpg"}
     assert not missing, {name: imported[name] for name in missing}
 

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from .settings import Settings as Settings
     from .statistics import area_under_curve as area_under_curve
     from .statistics import bootstrap_interval as bootstrap_interval
+    from .statistics import difference_interval as difference_interval
     from .statistics import improvement_interval as improvement_interval
     from .statistics import interquartile_mean as interquartile_mean
     from .statistics import performance_profile as performance_profile
@@ -90,6 +91,7 @@ _MODULES = {
     "statistics": (
         "area_under_curve",
         "bootstrap_interval",
+        "difference_interval",
         "improvement_interval",
         "interquartile_mean",
         "performance_profile",
@@ -133,6 +135,7 @@ __all__ = [
     "best_constant_return",
     "bootstrap_interval",
     "cosine_similarity",
+    "difference_interval",
     "estimator_error",
     "from_ode",
     "gradient_norm_profile",

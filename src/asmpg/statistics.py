@@ -173,6 +173,35 @@ def improvement_interval(
     return _percentiles(_improvement(*drawn), confidence)
 
 
+def difference_interval(
+    better: Scores,
+    than: Scores,
+    statistic: Statistic = iqm,
+    *,
+    confidence: float = 0.95,
+    num_resamples: int = 2000,
+    key: PRNGKey | None = None,
+) -> Interval:
+    """The stratified-bootstrap interval of the difference of a statistic: the runs of both are drawn anew.
+
+    Args:
+        better: runs of the one method.
+        than: runs of the other, on the same tasks in the same order; there may be more or fewer of them.
+        statistic: of values [*batch, runs, tasks].
+        confidence: the share of resamples within.
+        num_resamples: how many.
+        key: draws the resamples; by default always the same.
+
+    Raises:
+        UsageError: the tasks differ.
+    """
+    _check_same_tasks(better, than)
+    _check_resampling(confidence, num_resamples)
+    generator = _generator(key)
+    drawn = [statistic(_resample(scores.values, num_resamples, generator)) for scores in (better, than)]
+    return _percentiles(drawn[0] - drawn[1], confidence)
+
+
 def area_under_curve(
     steps: Sequence[int | float] | np.ndarray, values: Float[np.ndarray, "records *batch"]
 ) -> Float[np.ndarray, "*batch"]:

@@ -1,4 +1,4 @@
-"""The command line: `asmpg list`, `train`, `evaluate`, `optimal`, `diagnose`, `reproduce`, `sweep`."""
+"""The command line: `asmpg list`, `train`, `evaluate`, `optimal`, `diagnose`, `reproduce`, `sweep`, `report`."""
 
 import dataclasses
 import os
@@ -43,6 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
         options.Diagnose: laboratory.run_diagnose,
         options.Reproduce: laboratory.run_reproduce,
         options.Sweep: sweep.run_sweep_command,
+        options.Report: laboratory.run_report,
         options.List: commands.run_list,
     }[type(command)]
     return guarded(lambda: run(command))

@@ -1,20 +1,26 @@
-"""What `asmpg reproduce` and `asmpg diagnose` do."""
+"""What `asmpg reproduce`, `asmpg report` and `asmpg diagnose` do."""
 
 import json
 import pathlib
 import re
+import shlex
 import sys
 import time
 from collections.abc import Mapping
 from typing import Any
 
 from ..config import check_choice
-from ..experiments import EXPERIMENTS, reproduce
+from ..experiments import EXPERIMENTS, reproduce, SCALES, StoppedError, Sweeping
 from ..experiments.diagnosis import diagnose
 from ..experiments.subjects import fresh_subjects, parse_horizons, trained_subjects
+from ..experiments.training import Training
+from ..report import build_report
 from ..runs.progress import duration
-from .machine import keep_compiled, use_cores
-from .options import Diagnose, Reproduce
+from ..sweeps import make_engine
+from ..types import UsageError
+from .machine import INTERRUPTED, Interrupts, keep_compiled, use_cores
+from .options import Diagnose, Report, Reproduce
+from .sweep import share_compiled, stay_on_cpu
 
 
 # Seconds between two lines about the same part of an experiment.
@@ -24,17 +30,71 @@ _INTERVAL = 5.0
 def run_reproduce(options: Reproduce) -> int:
     """`asmpg reproduce`."""
     check_choice("figure", options.figure, EXPERIMENTS)
-    use_cores(10)
-    keep_compiled()
+    check_choice("scale", options.scale, SCALES)
+    experiment = EXPERIMENTS[options.figure]
     out = options.out or str(pathlib.Path("figures") / f"{options.figure}-{options.scale}")
-    with Lines() as report:
-        content = reproduce(EXPERIMENTS[options.figure], options.figure, options.scale, out, report)
+    again = f"go on with: asmpg {shlex.join(sys.argv[1:])}"
+    trains = isinstance(experiment.measure, Training)
+    if trains:
+        stay_on_cpu()
+        share_compiled()
+    else:
+        _refuse_sweeping(options)
+        use_cores(10)
+        keep_compiled()
+    with Interrupts(lambda: again) as interrupts, Lines() as report:
+        interrupts.patient = trains
+        sweeping = Sweeping(
+            options.sweep,
+            lambda: make_engine("local", workers=options.workers, stop=lambda: interrupts.requested),
+            options.only_finished,
+            options.mix_versions,
+            lambda: interrupts.requested,
+        )
+        try:
+            content = reproduce(
+                experiment, options.figure, options.scale, out, report,
+                sweeping=sweeping, command=typed_command(options, out),
+            )  # fmt: skip
+        except StoppedError as error:
+            sys.stderr.write(f"asmpg: {error}; {again}\n")
+            return INTERRUPTED
+    status = 1 if content["protocol"].get("items", {}).get("failed") else 0
     if options.json:
-        return _print_json(content)
+        _print_json(content)
+        return status
     for verdict in content["verdicts"]:
         sys.stdout.write(f"{verdict['verdict']:14} {verdict['id']}: {verdict['claim']}\n")
         sys.stdout.write(f"{'':14} {verdict['numbers']['reason']}\n")
     sys.stdout.write(f"{duration(content['seconds'])}, everything is in {content['out']}\n")
+    return status
+
+
+def _refuse_sweeping(options: Reproduce) -> None:
+    """Options of a sweep mean nothing to a figure that has none."""
+    for name in ("sweep", "workers", "only_finished", "mix_versions"):
+        if getattr(options, name) not in (None, False):
+            raise UsageError(
+                f"{name}: is only for figures of trained policies, and {options.figure} has none"
+            )
+
+
+def typed_command(options: Reproduce, out: str) -> str:
+    """The command that makes the same table and figures."""
+    words = ["asmpg", "reproduce", options.figure, "--scale", options.scale, "--out", out]
+    words += ["--sweep", options.sweep] * (options.sweep is not None)
+    words += ["--only-finished"] * options.only_finished + ["--mix-versions"] * options.mix_versions
+    return shlex.join(words)
+
+
+def run_report(options: Report) -> int:
+    """`asmpg report`."""
+    content = build_report(options.results, options.out)
+    if options.json:
+        return _print_json(content)
+    words = ", ".join(f"{number} {word}" for word, number in content["verdicts"].items())
+    sys.stdout.write(f"{len(content['results'])} tables: {words or 'no verdicts'}\n")
+    sys.stdout.write(f"{content['out']}, {content['bytes'] / 1e6:.1f} MB\n")
     return 0
 
 

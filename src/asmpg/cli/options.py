@@ -147,16 +147,27 @@ class Optimal:
 class Reproduce:
     """Measure one of the paper's figures, or its theory, and say which of its claims hold.
 
+    Figures of trained policies (4, 6, 7, 8 and 10 to 14) go on from what their sweep has finished; figures that share a
+    table are made together.
+
     Attributes:
         figure: which (see asmpg list --figures).
-        scale: smoke (seconds), cpu (reduced, minutes) or paper (the paper's own numbers, for an accelerator).
+        scale: smoke (seconds), cpu (reduced, minutes to hours) or paper (the paper's own numbers, for an accelerator).
         out: the folder for tables, figures and verdicts.
+        sweep: of trained policies, the folder or URL of the sweep; the --out of asmpg sweep.
+        workers: of trained policies, items at once; 0 runs them in this process, one after another.
+        only_finished: of trained policies, train nothing and take what is finished.
+        mix_versions: of trained policies, take results of another version of the code too.
         json: print one JSON object, and nothing else, on standard output.
     """
 
     figure: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FIGURE")]
     scale: str = "cpu"
     out: Annotated[str | None, _option("figures/FIGURE-SCALE")] = None
+    sweep: Annotated[str | None, _option("sweeps/SUITE-SCALE")] = None
+    workers: Annotated[int | None, _option("one a GPU, or one a core")] = None
+    only_finished: bool = False
+    mix_versions: bool = False
     json: bool = False
 
 
@@ -219,6 +230,21 @@ class Sweep:
 
 
 @dataclasses.dataclass(frozen=True)
+class Report:
+    """Write one self-contained page about everything that asmpg reproduce left in or below a folder.
+
+    Attributes:
+        results: the folder.
+        out: the file of the page.
+        json: print one JSON object, and nothing else, on standard output.
+    """
+
+    results: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RESULTS")]
+    out: Annotated[str, tyro.conf.arg(aliases=["-o"])] = "report.html"
+    json: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class List:
     """List the tasks, the backbones, the models and what can be reproduced.
 
@@ -245,10 +271,11 @@ Command = (
     | Annotated[Diagnose, tyro.conf.subcommand("diagnose")]
     | Annotated[Reproduce, tyro.conf.subcommand("reproduce")]
     | Annotated[Sweep, tyro.conf.subcommand("sweep")]
+    | Annotated[Report, tyro.conf.subcommand("report")]
 )
 
 
-def parse(arguments: list[str]) -> Train | Evaluate | Optimal | Diagnose | Reproduce | Sweep | List:
+def parse(arguments: list[str]) -> Train | Evaluate | Optimal | Diagnose | Reproduce | Sweep | Report | List:
     """What was typed.
 
     Raises:

@@ -27,8 +27,8 @@ def run_sweep_command(options: Sweep) -> int:
     """`asmpg sweep`."""
     if sum((options.status, options.dry_run, options.retry_failed)) > 1:
         raise UsageError("status: give only one of --status, --dry-run and --retry-failed")
-    _stay_on_cpu()
-    _share_compiled()
+    stay_on_cpu()
+    share_compiled()
     suite = load_suite(options.suite, options.scale, BUILT_IN)
     out = options.out or str(pathlib.Path("sweeps") / f"{suite.name}-{suite.scale}")
     again = f"go on with: asmpg {shlex.join(sys.argv[1:])}"
@@ -62,13 +62,13 @@ def run_sweep_command(options: Sweep) -> int:
     return 1 if state.failed or state.left() else 0
 
 
-def _stay_on_cpu() -> None:
+def stay_on_cpu() -> None:
     """This process only hands out work; the accelerators are for those who do it, unless that is this process."""
     if getattr(jax.config, "jax_platforms", None) is None and "--workers" not in sys.argv:
         jax.config.update("jax_platforms", "cpu")
 
 
-def _share_compiled() -> None:
+def share_compiled() -> None:
     """Workers find what others have compiled."""
     keep_compiled()
     directory = getattr(jax.config, "jax_compilation_cache_dir", None)

@@ -1,6 +1,7 @@
 """What an experiment is: tables that are measured, verdicts and figures that are made from them."""
 
 import dataclasses
+import importlib.util
 import json
 import os
 import pathlib
@@ -10,15 +11,20 @@ from typing import Any, cast, Literal
 
 from ..config import check_choice
 from ..runs import StorageError
+from ..sweeps import tidy
 from ..types import UsageError
+from .charts import Chart, render_all
 from .drawing import encode
+from .protocol import protocol
 from .table import Table
-from .verdicts import Verdict
+from .training import measure_suite, Sweeping, Training
+from .verdicts import plain, Verdict
 
 
 Scale = Literal["smoke", "cpu", "paper"]
 SCALES: tuple[Scale, ...] = ("smoke", "cpu", "paper")
 Tables = dict[str, Table]
+VERDICTS = "verdicts.json"
 
 
 # Who is told how far an experiment is: `report(done, total, message)`, so many of its parts are done and what is next.
@@ -36,20 +42,31 @@ class Experiment:
     Attributes:
         name: of the table.
         title: in a few words.
-        measure: `measure(scale, report)` gives the tables.
+        measure: `measure(scale, report)` gives the tables; or the sweep that they come from.
         judge: the verdicts, from the tables as they are stored.
-        draw: `draw(tables, scale)` gives figures by file name, also from what is stored.
+        draw: `draw(tables, scale)` gives figures by file name, from what is stored, for what is no chart.
+        charts: figures as data, which are drawn here and by the report.
+        summarise: what else the report shows: `scores` by method and horizon, `selection` from swept settings.
     """
 
     name: str
     title: str
-    measure: Callable[[Scale, Report], Tables]
+    measure: Callable[[Scale, Report], Tables] | Training
     judge: Callable[[Tables], Sequence[Verdict]]
-    draw: Callable[[Tables, Scale], Mapping[str, Any]]
+    draw: Callable[[Tables, Scale], Mapping[str, Any]] = lambda tables, scale: {}
+    charts: Callable[[Tables], Sequence[Chart]] = lambda tables: ()
+    summarise: Callable[[Tables], dict[str, list[dict]]] = lambda tables: {}
 
 
 def reproduce(
-    experiment: Experiment, figure: str, scale: str, out: str | pathlib.Path, report: Report = silent
+    experiment: Experiment,
+    figure: str,
+    scale: str,
+    out: str | pathlib.Path,
+    report: Report = silent,
+    *,
+    sweeping: Sweeping | None = None,
+    command: str | None = None,
 ) -> dict[str, Any]:
     """Measures, stores the tables, and makes verdicts and figures from what was stored.
 
@@ -57,38 +74,73 @@ def reproduce(
         experiment: which.
         figure: what it is called on the command line.
         scale: "smoke" (seconds), "cpu" (reduced) or "paper" (the paper's numbers).
-        out: the folder for tables (CSV), figures (PNG and SVG) and `verdicts.json`; made if need be.
+        out: the folder for tables (Parquet; CSV without pyarrow), figures (PNG and SVG) and `verdicts.json`; made if
+            need be.
         report: is told how far it is.
+        sweeping: how a table of trained policies is swept; by default in this process.
+        command: what was typed.
 
     Returns:
-        What `verdicts.json` holds: figure, scale, verdicts, out, seconds.
+        What `verdicts.json` holds: figure, scale, verdicts, out, seconds; experiment, protocol, command and what
+        `summarise` gives.
 
     Raises:
         UsageError: an unknown scale, or `out` cannot be a folder.
         StorageError: the disk refused.
+        StoppedError: a sweep was asked to stop; nothing was written to `out`.
     """
     check_choice("scale", scale, SCALES)
     known = cast(Scale, scale)
     folder = make_folder(out)
     begin = time.monotonic()
-    measured = experiment.measure(known, report)
-    tables = {}
-    for name, table in measured.items():
-        data = table.to_csv()
-        write(folder / f"{name}.csv", data)
-        tables[name] = Table.from_csv(data)
+    if isinstance(experiment.measure, Training):
+        measured = measure_suite(experiment.measure.suite, known, report, sweeping or Sweeping())
+    else:
+        measured = experiment.measure(known, report)
+    tables = {name: write_table(folder, name, table) for name, table in measured.items()}
+    seconds = time.monotonic() - begin
     content = {
         "figure": figure,
+        "experiment": experiment.name,
+        "title": experiment.title,
         "scale": scale,
         "verdicts": [verdict.as_json() for verdict in experiment.judge(tables)],
         "out": str(folder),
-        "seconds": round(time.monotonic() - begin, 1),
+        "seconds": round(seconds, 1),
+        "protocol": protocol(tables, seconds),
+        "command": command or f"asmpg reproduce {figure} --scale {scale} --out {folder}",
+        **plain(experiment.summarise(tables)),
     }
-    for name, drawn in experiment.draw(tables, known).items():
+    drawn = {**experiment.draw(tables, known), **render_all(experiment.charts(tables), known)}
+    for name, picture in drawn.items():
         for suffix in ("png", "svg"):
-            write(folder / f"{name}.{suffix}", encode(drawn, suffix))
-    write(folder / "verdicts.json", (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+            write(folder / f"{name}.{suffix}", encode(picture, suffix))
+    write(folder / VERDICTS, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
     return content
+
+
+def write_table(folder: pathlib.Path, name: str, table: Table) -> Table:
+    """Stores a table, and gives it as it will be read back."""
+    parquet, csv = folder / f"{name}.parquet", folder / f"{name}.csv"
+    if importlib.util.find_spec("pyarrow") is None:
+        write(csv, table.to_csv())
+        parquet.unlink(missing_ok=True)
+    else:
+        write(parquet, tidy.to_parquet(table.columns()))
+        csv.unlink(missing_ok=True)
+    return read_table(parquet if parquet.exists() else csv)
+
+
+def read_table(path: pathlib.Path) -> Table:
+    """A table that `write_table` wrote."""
+    data = path.read_bytes()
+    return Table.from_csv(data) if path.suffix == ".csv" else Table.from_columns(tidy.from_parquet(data))
+
+
+def read_tables(folder: pathlib.Path) -> Tables:
+    """All tables of a folder, by name."""
+    paths = sorted(path for path in folder.iterdir() if path.suffix in (".parquet", ".csv"))
+    return {path.stem: read_table(path) for path in paths}
 
 
 def make_folder(out: str | pathlib.Path) -> pathlib.Path:

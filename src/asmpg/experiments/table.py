@@ -53,6 +53,20 @@ class Table:
         values = self.select(**wanted).values(column)
         return float(values.mean()) if values.size else float("nan")
 
+    def columns(self) -> dict[str, list[Any]]:
+        """Every column in the order of first occurrence, None where a row lacks it."""
+        names = dict.fromkeys(name for row in self.rows for name in row)
+        return {name: [row.get(name) for row in self.rows] for name in names}
+
+    @classmethod
+    def from_columns(cls, columns: Mapping[str, list[Any]]) -> "Table":
+        """The table that `columns` took apart."""
+        rows = zip(*columns.values(), strict=True)
+        return cls(
+            {name: value for name, value in zip(columns, row, strict=True) if value is not None}
+            for row in rows
+        )
+
     def to_csv(self) -> bytes:
         """The table as it is stored. Numbers survive the way there and back bit for bit."""
         columns = list(dict.fromkeys(name for row in self.rows for name in row))

@@ -1,8 +1,11 @@
 """Sweeps: suites of items, each done once on one machine or many, and the tidy table that comes of them."""
 
 from .built_in import BUILT_IN as BUILT_IN
+from .engines import AbstractEngine as AbstractEngine
 from .engines import ENGINES as ENGINES
+from .engines import InProcess as InProcess
 from .engines import make_engine as make_engine
+from .engines import num_cores as num_cores
 from .store import open_store as open_store
 from .suite import Grid as Grid
 from .suite import Item as Item
@@ -11,6 +14,7 @@ from .suite import make_suite as make_suite
 from .suite import SCALES as SCALES
 from .suite import Suite as Suite
 from .sweep import calibrate as calibrate
+from .sweep import check_versions as check_versions
 from .sweep import look as look
 from .sweep import run_sweep as run_sweep
 from .sweep import State as State

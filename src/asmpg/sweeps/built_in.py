@@ -59,7 +59,7 @@ def myriad(scale: str) -> list[Grid]:
         ]
     if scale == "cpu":
         methods = (*ACTION_SEQUENCE_MODELS, "one-step", *HISTORY_MODELS, "sac")
-        few = Grid(CPU_TASKS, (500,), ("lstm", "one-step", "rnn"), _CPU)
+        few = Grid(CPU_TASKS, (500,), ("lstm", "one-step", "transformer"), _CPU)
         return [*(Grid(CPU_TASKS, (horizon,), methods, _CPU) for horizon in (20, 100, 50)), few]
     grids = []
     paper, default = _both_presets(_PAPER)

@@ -168,7 +168,7 @@ def run_sweep(
     """
     store = open_store(out)
     state = look(suite, store)
-    _check_versions(state, mix_versions)
+    check_versions(state, mix_versions)
     for name in state.strange:
         _warn(f"{out}: {RESULTS}/{name} is no result; it is left alone")
     _tidy_up(state, store)
@@ -193,7 +193,8 @@ def _tidy_up(state: State, store: AbstractStore) -> None:
             store.remove(f"{PROGRESS}/{name}")
 
 
-def _check_versions(state: State, mix_versions: bool) -> None:
+def check_versions(state: State, mix_versions: bool) -> None:
+    """Raises a UsageError if there are results of another code version, unless they may be mixed."""
     others = state.other_codes()
     if others and not mix_versions:
         listed = ", ".join(f"{number} of {code}" for code, number in others.items())

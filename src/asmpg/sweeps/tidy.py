@@ -103,7 +103,7 @@ def read_table(store: AbstractStore, name: str) -> Columns | None:
     """The table that `write_table` wrote; None if there is none."""
     data = store.read(f"{name}.parquet")
     if data is not None:
-        return importlib.import_module("pyarrow.parquet").read_table(io.BytesIO(data)).to_pydict()
+        return from_parquet(data)
     data = store.read(f"{name}.csv")
     return None if data is None else from_csv(data)
 
@@ -115,6 +115,11 @@ def to_parquet(columns: Columns) -> bytes:
     stream = io.BytesIO()
     parquet.write_table(arrow.table(arrays), stream, compression="zstd")
     return stream.getvalue()
+
+
+def from_parquet(data: bytes) -> Columns:
+    """What `to_parquet` wrote."""
+    return importlib.import_module("pyarrow.parquet").read_table(io.BytesIO(data)).to_pydict()
 
 
 def _one_type(values: list[Any]) -> list[Any]:

@@ -1,0 +1,171 @@
+"""Charts as data: what a figure shows, drawn with matplotlib here and by the browser in the report."""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from .drawing import colour, finish, panels
+from .verdicts import plain
+
+
+Number = float | int
+
+
+@dataclasses.dataclass(frozen=True)
+class Series:
+    """One line, with a band around it if both bounds are given.
+
+    Attributes:
+        name: of the method; the same name has the same colour everywhere.
+        x: increasing.
+        y: as many numbers; NaN leaves a gap.
+        low: lower bounds of the band.
+        high: upper bounds of the band.
+    """
+
+    name: str
+    x: Sequence[Number]
+    y: Sequence[Number]
+    low: Sequence[Number] = ()
+    high: Sequence[Number] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Panel:
+    """One pair of axes.
+
+    Attributes:
+        title: what distinguishes it from the other panels.
+        x_label: quantity and unit.
+        y_label: quantity and unit.
+        series: the lines.
+        x_log: whether x is drawn logarithmically at first.
+        y_log: the same for y.
+        y_limits: what is shown at first where lines may leave for infinity; None for everything.
+    """
+
+    title: str
+    x_label: str
+    y_label: str
+    series: Sequence[Series]
+    x_log: bool = False
+    y_log: bool = False
+    y_limits: tuple[float, float] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Chart:
+    """One figure.
+
+    Attributes:
+        figure: its number in the paper.
+        name: of its files, without suffix.
+        title: above everything.
+        panels: from left to right, then from top to bottom.
+        columns: panels in a row.
+    """
+
+    figure: str
+    name: str
+    title: str
+    panels: Sequence[Panel]
+    columns: int = 3
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain JSON, numbers to five digits, null for what is not finite."""
+        return _short(plain(dataclasses.asdict(self)))
+
+
+def measured(charts: Iterable[Chart]) -> list[Chart]:
+    """The charts without panels of what was not measured, and without those that have no panel left."""
+    whole = [
+        dataclasses.replace(chart, panels=[panel for panel in chart.panels if panel.series])
+        for chart in charts
+    ]
+    return [chart for chart in whole if chart.panels]
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _short(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_short(item) for item in value]
+    return float(f"{value:.5g}") if isinstance(value, float) else value
+
+
+# How lines are told apart without colour.
+_STYLES = {
+    "sac": "-.",
+    "odt, expert return": "-.",
+    "odt, overshot return": ":",
+    "one-step": "--",
+    "simulator": "--",
+}
+
+
+# Methods that only figures of trained policies show; all others have the colours of all figures.
+_COLOURS = {
+    "simulator": "black",
+    "sac": "goldenrod",
+    "history-lstm": "tab:cyan",
+    "history-transformer": "tab:pink",
+    "odt, expert return": "tab:orange",
+    "odt, overshot return": "tab:gray",
+}
+
+
+def style(name: str) -> str:
+    """The line style of a method."""
+    if name.endswith("learned reward"):
+        return "--"
+    return ":" if name.startswith("history-") else _STYLES.get(name, "-")
+
+
+def render(chart: Chart, scale: str) -> Any:
+    """The chart as a matplotlib figure."""
+    columns = min(chart.columns, len(chart.panels))
+    rows = math.ceil(len(chart.panels) / columns)
+    size = (4.6, 3.6) if len(chart.panels) <= 6 else (3.0, 2.3)
+    figure, axes = panels(rows, columns, f"Figure {chart.figure}: {chart.title}", scale, size)
+    places = list(axes.flat)
+    for place, panel in zip(places, chart.panels, strict=False):
+        _draw(place, panel)
+    for place in places[len(chart.panels) :]:
+        place.set_axis_off()
+    if len(chart.panels) > 1:
+        _one_legend(figure, places[: len(chart.panels)])
+    return figure
+
+
+def render_all(charts: Iterable[Chart], scale: str) -> dict[str, Any]:
+    """All charts as figures by name."""
+    return {chart.name: render(chart, scale) for chart in measured(charts)}
+
+
+def _draw(place: Any, panel: Panel) -> None:
+    for series in panel.series:
+        shade, line = _COLOURS.get(series.name) or colour(series.name), style(series.name)
+        place.plot(series.x, series.y, line, color=shade, linewidth=1.4, marker="o" if len(series.x) < 8 else "",
+                   markersize=3, label=series.name)  # fmt: skip
+        if len(series.low):
+            place.fill_between(series.x, series.low, series.high, color=shade, alpha=0.15, linewidth=0)
+    scales = {"xscale": "log" if panel.x_log else "linear", "yscale": "log" if panel.y_log else "linear"}
+    labels = {"xlabel": panel.x_label, "ylabel": panel.y_label, "title": panel.title}
+    finish(place, **scales, **labels, **({"ylim": panel.y_limits} if panel.y_limits else {}))
+    values = sorted({x for series in panel.series for x in series.x})
+    if len(values) < 8:
+        place.set_xticks(values, [f"{value:g}" for value in values])
+        place.minorticks_off()
+
+
+def _one_legend(figure: Any, places: Sequence[Any]) -> None:
+    """One legend for all panels, below them, in place of one in each."""
+    handles: dict[str, Any] = {}
+    for place in places:
+        if place.get_legend() is not None:
+            place.get_legend().remove()
+        for handle, label in zip(*place.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(len(handles), 7),
+                  frameon=False, fontsize=8)  # fmt: skip

@@ -1,0 +1,143 @@
+"""Figures 11 and 12: the online decision transformer on the Myriad tasks (Appendix F.3)."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..statistics import bootstrap_interval, interquartile_mean
+from .charts import Chart
+from .comparison import (
+    best_settings,
+    by_preset,
+    compare,
+    decide_runs,
+    difference,
+    MARGIN,
+    opposite,
+    pick,
+    read_runs,
+    Run,
+    score_rows,
+    separated,
+    to_scores,
+    unique,
+)
+from .curves import curve_panel, horizon_panel, std_spread
+from .experiment import Experiment, Tables
+from .training import Training
+from .verdicts import both, decide, Verdict
+
+
+EXPERT, OVERSHOT, ASM, ONE_STEP = "odt, expert return", "odt, overshot return", "transformer", "one-step"
+# A score below POOR is poor; a loss of more than CATASTROPHE is a catastrophe.
+POOR, CATASTROPHE = 0.5, 0.5
+MOULD = "mould_fungicide"
+
+
+def method(row: Mapping[str, Any]) -> str:
+    """The model and, of the decision transformer, what it was asked for."""
+    return f"odt, {row['return_target']} return" if row["model"] == "odt" else row["model"]
+
+
+def selected(tables: Tables) -> list[Run]:
+    """The runs with the best of what was swept."""
+    return best_settings(read_runs(tables["runs"], method))[0]
+
+
+def judge(tables: Tables) -> Sequence[Verdict]:
+    """The claims about both figures."""
+    return by_preset(selected(tables), _judge)
+
+
+def _judge(runs: Sequence[Run]) -> Sequence[Verdict]:
+    one_step = f"the decision transformer ends below the one-step model, by {MARGIN}"
+    return [
+        _poor(runs),
+        compare("odt.below_one_step", one_step, runs, (ONE_STEP, EXPERT), MARGIN),
+        _worse_with_horizon(runs),
+        _every_task(runs),
+        _overshooting(runs),
+    ]
+
+
+def _poor(runs: Sequence[Run]) -> Verdict:
+    claim = f"the decision transformer does poorly on Myriad: its score over all tasks and horizons is below {POOR}"
+    own = pick(runs, method=EXPERT)
+    scores = to_scores(own)
+    if scores is None:
+        return decide("odt.poor", claim, None, "no decision transformer was trained", {})
+    interval, mean = bootstrap_interval(scores), interquartile_mean(scores)
+    reason = f"its interquartile mean is {mean:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+    numbers = {"iqm": mean, "interval": list(interval)}
+    return decide_runs("odt.poor", claim, opposite(separated(interval, POOR)), reason, numbers, own)
+
+
+def _worse_with_horizon(runs: Sequence[Run]) -> Verdict:
+    claim = f"the decision transformer ends lower at the longest horizon than at the shortest, by {MARGIN}"
+    own = pick(runs, method=EXPERT)
+    horizons = sorted(unique(own, "horizon"))
+    if len(horizons) < 2:
+        return decide("odt.worse_with_horizon", claim, None, "needs two horizons", {})
+    ends = [pick(own, horizon=horizon) for horizon in (horizons[0], horizons[-1])]
+    found = difference(*ends, by_horizon=False)
+    if found is None:
+        return decide("odt.worse_with_horizon", claim, None, "no task has both horizons", {})
+    reason = f"H = {horizons[0]}, H = {horizons[-1]}: {found}"
+    return decide_runs(
+        "odt.worse_with_horizon", claim, found.above(MARGIN), reason, found.summary(), ends[0] + ends[1]
+    )
+
+
+def _every_task(runs: Sequence[Run]) -> Verdict:
+    claim = "the transformer action-sequence model ends above the decision transformer on every task"
+    found = {
+        task: difference(pick(runs, method=ASM, task=task), pick(runs, method=EXPERT, task=task))
+        for task in unique(runs, "task")
+    }
+    known = {task: one for task, one in found.items() if one is not None}
+    if not known or len(known) < len(found):
+        return decide("odt.every_task", claim, None, "both methods are needed on every task", {})
+    numbers = {task: one.summary() for task, one in known.items()}
+    reason = "; ".join(f"{task}: {one}" for task, one in known.items())
+    holds = both(*(one.above(0.0) for one in known.values()))
+    return decide_runs("odt.every_task", claim, holds, reason, numbers, pick(runs, method=(ASM, EXPERT)))
+
+
+def _overshooting(runs: Sequence[Run]) -> Verdict:
+    claim = f"asking for too high a return is catastrophic on {MOULD}: it costs more than {CATASTROPHE} of the score"
+    return compare("odt.overshooting", claim, pick(runs, task=MOULD), (EXPERT, OVERSHOT), CATASTROPHE)
+
+
+def charts(tables: Tables) -> list[Chart]:
+    """Figure 11, aggregates against the horizon; Figure 12, learning curves by task and horizon."""
+    runs, found = selected(tables), []
+    for preset in sorted(unique(runs, "preset")):
+        own = pick(runs, preset=preset)
+        suffix = "" if preset == "default" else f"_{preset}"
+        tasks, horizons = unique(own, "task"), sorted(unique(own, "horizon"))
+        overall = horizon_panel(own, f"{len(tasks)} tasks")
+        curves = [
+            curve_panel(pick(own, task=task, horizon=horizon), f"{task}, H = {horizon}", std_spread)
+            for task in tasks
+            for horizon in horizons
+        ]
+        title = "online decision transformer, interquartile mean and 95% interval"
+        found.append(Chart("11", f"figure_11{suffix}", title, [overall]))
+        title = "online decision transformer, learning curves (mean and standard deviation)"
+        found.append(Chart("12", f"figure_12{suffix}", title, curves, len(horizons)))
+    return found
+
+
+def summarise(tables: Tables) -> dict[str, list[dict]]:
+    """Scores by method and horizon, and what was selected from a sweep."""
+    runs, selection = best_settings(read_runs(tables["runs"], method))
+    return {"scores": score_rows(runs), "selection": selection}
+
+
+EXPERIMENT = Experiment(
+    "odt",
+    "the online decision transformer on the Myriad tasks",
+    Training("odt"),
+    judge,
+    charts=charts,
+    summarise=summarise,
+)

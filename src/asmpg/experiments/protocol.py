@@ -1,0 +1,76 @@
+"""What was really done for a table: sizes, seeds, hardware and hours, read from the table itself."""
+
+import collections
+import contextlib
+import pathlib
+import platform
+from typing import Any
+
+import jax
+
+from ..sweeps import num_cores
+from .table import Table
+
+
+# Columns that say what was done, by what they are called in the protocol.
+_NAMED = {
+    "tasks": ("task",),
+    "horizons": ("horizon",),
+    "methods": ("model",),
+    "presets": ("preset",),
+    "updates": ("updates",),
+}
+
+
+def protocol(tables: dict[str, Table], seconds: float) -> dict[str, Any]:
+    """Tasks, horizons, methods, seeds, steps, hours and hardware, as far as the tables know them.
+
+    Args:
+        tables: of an experiment, as they are stored.
+        seconds: how long it took to make them, where no sweep did.
+    """
+    content: dict[str, Any] = {
+        name: values for name, columns in _NAMED.items() if (values := _unique(tables, columns[0]))
+    }
+    seeds = _unique(tables, "seed")
+    if seeds:
+        content["seeds"] = len(seeds)
+    if "items" in tables:
+        return content | _of_sweep(tables)
+    return content | {
+        "hours": seconds / 3600,
+        "hardware": [f"{jax.local_devices()[0].device_kind}, {machine()}"],
+    }
+
+
+def _unique(tables: dict[str, Table], column: str) -> list[Any]:
+    found = dict.fromkeys(value for table in tables.values() for value in table.unique(column))
+    values = list(found)
+    return sorted(values) if values and not isinstance(values[0], str) else values
+
+
+def _of_sweep(tables: dict[str, Table]) -> dict[str, Any]:
+    """Of a table of trained policies: hours are those of all items together, one core or GPU each."""
+    items, runs = tables["items"], tables["runs"]
+    states = collections.Counter(row["state"] for row in items)
+    done = items.select(state="done")
+    devices = done.unique("device")
+    return {
+        "steps": max((row["steps"] for row in runs), default=0),
+        "items": {"total": len(items), **{name: states[name] for name in ("done", "failed", "left")}},
+        "code": done.unique("code"),
+        "hours": sum(row["seconds"] for row in done) / 3600,
+        "hardware": [f"{device}, {machine()}" if device == "cpu" else device for device in devices],
+    }
+
+
+def machine() -> str:
+    """This machine's processor and how many cores of it may be used."""
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                name = line.partition(":")[2].strip()
+                break
+    cores = num_cores()
+    return f"{name}, {cores} core{'s' * (cores > 1)}"

@@ -1,0 +1,166 @@
+"""Tables of trained policies: a suite of the sweeps, run or taken as it stands, as one tidy table."""
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..envs import make, MYRIAD_TASKS
+from ..optimal_control import optimal
+from ..runs import RunWarning
+from ..sweeps import (
+    AbstractEngine,
+    BUILT_IN,
+    check_versions,
+    InProcess,
+    load_suite,
+    look,
+    open_store,
+    run_sweep,
+    State,
+    Watch,
+)
+from ..sweeps.tidy import collect
+from .table import Table
+
+
+# Telling parts of a table from the rest of its columns, which are losses and norms.
+_MEASURED = ("steps", "return", "score")
+# Horizons at which the continuous-time optimum is extrapolated from; the error of Euler's method falls like 1/H.
+_FINE = (1000, 2000)
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """A measurement that is a sweep.
+
+    Attributes:
+        suite: of the built-in suites of `asmpg sweep`.
+    """
+
+    suite: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweeping:
+    """How the sweep behind a table is run.
+
+    Attributes:
+        out: folder or URL of its results; None for `sweeps/SUITE-SCALE`, which is that of `asmpg sweep` too.
+        engine: makes what runs the items.
+        only_finished: whether to take what is finished, and train nothing.
+        mix_versions: whether results of another code version are taken too.
+        stop: whether to stop; what is done until then is kept.
+    """
+
+    out: str | None = None
+    engine: Callable[[], AbstractEngine] = InProcess
+    only_finished: bool = False
+    mix_versions: bool = False
+    stop: Callable[[], bool] = lambda: False
+
+
+class StoppedError(Exception):
+    """A sweep was asked to stop before it was finished; its results so far are kept."""
+
+
+def measure_suite(
+    suite_name: str,
+    scale: str,
+    report: Callable[[int, int, str], None],
+    sweeping: Sweeping,
+) -> dict[str, Table]:
+    """Trains what is left of a suite and makes the tables of what is finished.
+
+    Args:
+        suite_name: of the built-in suites.
+        scale: of the experiment.
+        report: is told how far it is.
+        sweeping: where and how.
+
+    Returns:
+        `runs`, one row a record of every seed; and `items`, one row an item of the suite, finished or not.
+
+    Raises:
+        StoppedError: it was asked to stop.
+        UsageError: there are results of another code version.
+    """
+    suite = load_suite(suite_name, scale, BUILT_IN)
+    out = sweeping.out or f"sweeps/{suite.name}-{suite.scale}"
+    if sweeping.only_finished:
+        state = look(suite, open_store(out))
+        check_versions(state, sweeping.mix_versions)
+    else:
+        state = run_sweep(
+            suite,
+            out,
+            sweeping.engine(),
+            mix_versions=sweeping.mix_versions,
+            watch=lambda watch: report(watch.done, watch.total, describe(watch)),
+            stop=sweeping.stop,
+        )
+        if state.left() and sweeping.stop():
+            raise StoppedError(f"stopped with {len(state.left())} items left")
+    for item, error in state.failed.items():
+        warnings.warn(f"{item} failed and is not in the table: {error}", RunWarning, stacklevel=2)
+    tables = {"runs": runs_table(state), "items": items_table(state)}
+    if scale != "smoke":
+        add_paper_scores(tables["runs"], lambda task: report(len(state.finished), len(suite.items), task))
+    return tables
+
+
+def describe(watch: Watch) -> str:
+    """What is happening, in short."""
+    parts = [
+        f"{item.rpartition('-')[0]} {progress.get('steps', 0)}/{progress.get('total_steps', '?')}"
+        for item, progress in watch.running.items()
+    ]
+    return watch.message or ", ".join(parts[:4]) or "starting"
+
+
+def runs_table(state: State) -> Table:
+    """The records of everything finished: names, choices, code version, seed, steps, return, score, references."""
+    columns = collect(state.suite, state.finished)
+    end = list(columns).index("seed") + 1
+    kept = [*list(columns)[:end], *_MEASURED]
+    references = {item: result.reference or {} for item, result in state.finished.items()}
+    rows = [dict(zip(kept, values, strict=True)) for values in zip(*(columns[k] for k in kept), strict=True)]
+    return Table(row | references[row["item"]] for row in rows)
+
+
+def items_table(state: State) -> Table:
+    """Every item of the suite: what it is, how it ended, how long it took and on what kind of device."""
+    table = Table()
+    for item in state.suite.items:
+        config, result = item.config, state.finished.get(item.id)
+        outcome = "done" if result else "failed" if item.id in state.failed else "left"
+        row = {"item": item.id, "state": outcome, "task": config.task, "horizon": config.horizon}
+        row |= {"model": config.model, "preset": config.preset, "num_seeds": config.num_seeds}
+        timing: Mapping[str, Any] = result.timing if result else {}
+        row |= {name: timing[name] for name in ("seconds", "steps", "device") if name in timing}
+        table.add(**row, **({"code": result.code} if result else {}))
+    return table
+
+
+def continuous_optimum(task: str) -> float:
+    """The optimal return in continuous time, to first order: from the optima at two fine discretisations."""
+    coarse, fine = (optimal(make(task, horizon)).episode_return for horizon in _FINE)
+    return fine + (fine - coarse) * _FINE[0] / (_FINE[1] - _FINE[0])
+
+
+def add_paper_scores(table: Table, report: Callable[[str], None]) -> None:
+    """Adds `paper_score`, the paper's normalisation (Appendix D), where 1 is the optimum in continuous time.
+
+    Only the Myriad tasks come from a differential equation. The toy task and the pendulum have no other optimum than
+    their own.
+    """
+    optima = {}
+    for task in table.unique("task"):
+        if task in MYRIAD_TASKS:
+            report(f"solving {task} in continuous time")
+            optima[task] = continuous_optimum(task)
+    for row in table:
+        value, low = row.get("return"), row.get("random_return")
+        best = optima.get(row["task"])
+        if best is not None and isinstance(value, float) and isinstance(low, float) and best > low:
+            row["paper_score"] = (value - low) / (best - low)

@@ -1,0 +1,214 @@
+"""Finds what was reproduced, and writes the page."""
+
+import collections
+import dataclasses
+import importlib.util
+import json
+import pathlib
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..experiments import EXPERIMENTS
+from ..experiments.charts import Chart, measured
+from ..experiments.experiment import make_folder, read_tables, Tables, VERDICTS, write
+from ..runs import RunWarning
+from ..types import UsageError
+from .offline_charts import offline_charts
+from .pictures import data_url
+from .texts import TEXTS
+
+
+# Bytes that a page should not exceed.
+LIMIT = 5_000_000
+_HERE = pathlib.Path(__file__).parent
+# uPlot (MIT, its licence beside it) draws the curves: at 51 kB a hundredth of plotly's bundle, so that the
+# page is small; one canvas a panel, so that a hundred panels are quick; maintained, without dependencies,
+# and with log axes and bands. A canvas says nothing to a screen reader: so every panel has a line that
+# reads out what the arrow keys point at, and every figure a table of its numbers. Copied here because no
+# package on PyPI has the bundle alone.
+_SCRIPTS = ("vendor/uPlot.iife.min.js", "report.js")
+_STYLES = ("vendor/uPlot.min.css", "report.css")
+_NEEDED = {"folder", "figure", "experiment", "scale", "verdicts", "protocol", "command"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """One table: what was measured together.
+
+    Attributes:
+        anchor: its name on the page.
+        content: of its `verdicts.json`.
+        figures: the figures made from it: number, title, the paper's claim, ids of charts, pictures.
+        charts: by id.
+        scores: tables of scores by method and horizon, one a preset.
+        protocol: what was really done, in words.
+    """
+
+    anchor: str
+    content: dict[str, Any]
+    figures: list[dict[str, Any]]
+    charts: dict[str, Chart]
+    scores: list[dict[str, Any]]
+    protocol: list[tuple[str, str]]
+
+
+def build_report(results: str | pathlib.Path, out: str | pathlib.Path) -> dict[str, Any]:
+    """Writes one page about everything that `reproduce` left in or below a folder.
+
+    Args:
+        results: the folder.
+        out: the file of the page.
+
+    Returns:
+        `out`, its size in `bytes`, the `results` it is about, and how often each verdict was given.
+
+    Raises:
+        UsageError: there is nothing to report, `out` is a folder, or Jinja is missing.
+        StorageError: the disk refused.
+    """
+    root, path = pathlib.Path(results), pathlib.Path(out)
+    if importlib.util.find_spec("jinja2") is None:
+        raise UsageError("report: needs pip install 'asmpg[report]'")
+    if not root.is_dir():
+        raise UsageError(f"RESULTS: there is no folder {root}")
+    if path.is_dir():
+        raise UsageError(f"out: {path} is a folder, it must be a file")
+    sections = [section for folder in find(root) if (section := read_section(folder, root)) is not None]
+    if not sections:
+        raise UsageError(f"RESULTS: nothing in {root} was made by asmpg reproduce: there is no {VERDICTS}")
+    sections.sort(key=lambda section: (_place(section.content["figure"]), section.content["scale"]))
+    data = render(sections).encode()
+    if len(data) > LIMIT:
+        warnings.warn(
+            f"{path} has {len(data) / 1e6:.1f} MB; report fewer results at once", RunWarning, stacklevel=2
+        )
+    make_folder(path.parent)
+    write(path, data)
+    return {
+        "out": str(path),
+        "bytes": len(data),
+        "results": [section.content["folder"] for section in sections],
+        "verdicts": dict(counts(sections)),
+    }
+
+
+def find(root: pathlib.Path) -> list[pathlib.Path]:
+    """The folders with results, in or below this one."""
+    return sorted(path.parent for path in root.rglob(VERDICTS))
+
+
+def read_section(folder: pathlib.Path, root: pathlib.Path) -> Section | None:
+    """What is in a folder; None, with a warning, if it is no result of `reproduce`."""
+    try:
+        content = json.loads((folder / VERDICTS).read_text(encoding="utf-8"))
+        content["folder"] = folder.relative_to(root).as_posix()
+        if not content.keys() >= _NEEDED or content["figure"] not in EXPERIMENTS:
+            raise ValueError("it is of another version")
+        tables = read_tables(folder)
+        charts = {chart.name: chart for chart in charts_of(content["figure"], tables)}
+    except (ValueError, TypeError, KeyError, OSError, RecursionError) as error:
+        warnings.warn(
+            f"{folder / VERDICTS} is left out: {type(error).__name__}: {error}", RunWarning, stacklevel=3
+        )
+        return None
+    anchor = "table-" + "-".join((content["experiment"], content["scale"], content["folder"])).replace(
+        "/", "-"
+    )
+    identified = {f"{anchor}-{name}": chart for name, chart in charts.items()}
+    figures = [
+        _figure(number, identified, folder, charts)
+        for number, experiment in EXPERIMENTS.items()
+        if experiment is EXPERIMENTS[content["figure"]]
+    ]
+    return Section(
+        anchor,
+        content,
+        figures,
+        identified,
+        score_tables(content.get("scores", [])),
+        list(in_words(content["protocol"], content["scale"]).items()),
+    )
+
+
+def charts_of(figure: str, tables: Tables) -> list[Chart]:
+    """The charts of an experiment, with those that only the report has."""
+    return measured([*EXPERIMENTS[figure].charts(tables), *offline_charts(tables)])
+
+
+def _figure(
+    number: str, identified: Mapping[str, Chart], folder: pathlib.Path, charts: Mapping[str, Chart]
+) -> dict[str, Any]:
+    """One figure: its text, its charts, and pictures of what is no chart."""
+    stem = f"figure_{number}"
+    known = {path.stem for path in folder.glob("*.png")} - charts.keys()
+    numbered = {name for name in known if name.startswith("figure_")}
+    # What has no number, like those of the theory, belongs to the only figure there is.
+    own = {name for name in numbered if name.removeprefix(stem).lstrip("abc")[:1] in ("", "_")
+           and name.startswith(stem)} if number != "theory" else known  # fmt: skip
+    return {
+        "number": number,
+        "text": TEXTS[number],
+        "charts": [id for id, chart in identified.items() if chart.figure == number],
+        "pictures": [
+            {"name": name.replace("_", " "), "url": data_url(folder / f"{name}.png")} for name in sorted(own)
+        ],
+    }
+
+
+def _place(figure: str) -> tuple[int, str]:
+    return (int(figure), "") if figure.isdigit() else (10**6, figure)
+
+
+def counts(sections: Sequence[Section]) -> collections.Counter[str]:
+    """How often each verdict was given."""
+    return collections.Counter(v["verdict"] for section in sections for v in section.content["verdicts"])
+
+
+def score_tables(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One table a preset: a row a method, a column a horizon."""
+    tables = []
+    for preset in dict.fromkeys(row["preset"] for row in rows):
+        own = [row for row in rows if row["preset"] == preset]
+        cells = {(row["method"], row["horizon"]): row for row in own}
+        horizons = sorted({row["horizon"] for row in own})
+        lines = {method: [cells.get((method, h)) for h in horizons] for method, _ in cells}
+        floored = sum(row["num_floored"] for row in own)
+        tables.append({"preset": preset, "horizons": horizons, "lines": lines, "num_floored": floored})
+    return tables
+
+
+def in_words(protocol: Mapping[str, Any], scale: str) -> dict[str, str]:
+    """The protocol as what is shown of it."""
+    words = {"Scale": scale + ("" if scale == "paper" else " (reduced)")}
+    for name in ("tasks", "horizons", "methods", "presets", "seeds", "steps", "updates", "code", "hardware"):
+        value = protocol.get(name)
+        if value is not None:
+            shown = ", ".join(map(str, value)) if isinstance(value, list) else f"{value:,}"
+            words[{"seeds": "Seeds", "steps": "Environment steps"}.get(name, name.capitalize())] = shown
+    if "items" in protocol:
+        items = protocol["items"]
+        states = ", ".join(f"{items[name]} {name}" for name in ("done", "failed", "left") if items[name])
+        words["Training runs"] = f"{states} of {items['total']}"
+    hours = protocol.get("hours", 0.0)
+    words["Hours"] = f"{hours:.2f}" if hours >= 0.1 else f"{60 * hours:.1f} minutes"
+    return words
+
+
+def render(sections: Sequence[Section]) -> str:
+    """The page."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_HERE), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    charts = {id: chart.as_json() for section in sections for id, chart in section.charts.items()}
+    return environment.get_template("report.html.jinja").render(
+        sections=sections,
+        counts=counts(sections),
+        # No "<" inside, so that nothing in it can end the element that holds it.
+        charts=json.dumps(charts, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
+        styles=[(_HERE / name).read_text(encoding="utf-8") for name in _STYLES],
+        scripts=[(_HERE / name).read_text(encoding="utf-8") for name in _SCRIPTS],
+    )
