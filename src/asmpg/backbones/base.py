@@ -1,7 +1,7 @@
 """What a sequence architecture is: one unbatched sequence in, one out, whole or step by step."""
 
 import abc
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -22,10 +22,12 @@ class AbstractBackbone(eqx.Module):
     Attributes:
         input_size: number of features of one sequence element.
         output_size: number of features of one output.
+        parallel: whether `predict` does not run step by step over time; imagination asks, see `asmpg.imagination`.
     """
 
     input_size: eqx.AbstractVar[int]
     output_size: eqx.AbstractVar[int]
+    parallel: ClassVar[bool] = False
 
     @property
     def input_layer(self) -> Linear | None:

@@ -1,6 +1,7 @@
 """The two bare equations the theory is about: the simple RNN (Equation 2) and self-attention (Equation 3)."""
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -100,6 +101,7 @@ class SelfAttention(AbstractBackbone):
     w_k: Float[Array, "score input"]
     w_v: Float[Array, "output input"]
     horizon: int = eqx.field(static=True)
+    parallel: ClassVar[bool] = True
 
     @property
     def input_size(self) -> int:

@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -76,6 +76,7 @@ class AbstractResidual(AbstractBackbone):
     blocks: eqx.AbstractVar[tuple[Block, ...]]
     final_norm: eqx.AbstractVar[LayerNorm]
     dropout_rate: eqx.AbstractVar[float]
+    parallel: ClassVar[bool] = True
 
     @property
     def input_layer(self) -> Linear:
