@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 import jax
+import jax.numpy as jnp
 
 
 Precision = Literal["auto", "float32", "float64", "bfloat16-matmul"]
@@ -14,7 +15,7 @@ def resolve_precision(precision: Precision) -> Precision:
     """What "auto" stands for: float64 where JAX has it enabled, else float32."""
     if precision != "auto":
         return precision
-    return "float64" if jax.config.read("jax_enable_x64") else "float32"
+    return "float64" if jnp.result_type(float) == jnp.float64 else "float32"
 
 
 @contextlib.contextmanager
