@@ -130,11 +130,6 @@ def test_where_it_has_no_meaning():
         ({"model": "one-step", "imagine": "parallel"}, "imagine: parallel needs an action-sequence model"),
         ({"loop": "closed", "imagine": "parallel"}, "imagine: parallel is for the open-loop gradient only"),
         ({"scan_chunk": 0}, "scan_chunk: must be an integer >= 1, got 0"),
-        (
-            {"precision": "float16"},
-            "precision: 'float16' is not one of auto, float32, float64, bfloat16-matmul",
-        ),
-        ({"imagine": "backwards"}, "imagine: 'backwards' is not one of"),
     ],
 )
 def test_wrong_options_are_named(changes, message):
