@@ -192,7 +192,8 @@ class Trainer:
         """Prepares the two programs; nothing is compiled or run yet."""
         self.learner, self.schedule, self.seeds = learner, schedule, tuple(seeds)
         capacity = -(-learner.settings.replay_capacity // learner.env.horizon)
-        capacity = min(capacity, schedule.num_episodes)
+        # Runs of about the same length share a program: a second one, or a longer one, finds it compiled.
+        capacity = min(capacity, 1 << (schedule.num_episodes - 1).bit_length())
         starts = evaluation_states(learner.env)
 
         def init(key: PRNGKey) -> SeedState:
