@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import asmpg
-from asmpg import ActionSequenceModel, TanhGaussianPolicy, TrainConfig
+from asmpg import ActionSequenceModel, imagination, TanhGaussianPolicy, TrainConfig
 from asmpg.cli import main
 from asmpg.gradients import imagined_return
 from asmpg.imagination import find_states, imagine, resolve
@@ -48,6 +48,28 @@ def test_the_states_of_the_rollout_step_by_step(backbone, horizon):
     again, warm = eqx.filter_jit(find_states)(policy, model, start, noise, states)
     assert int(warm.number) <= 2 < int(sweeps.number), "its own result is a guess that needs no search"
     np.testing.assert_allclose(again / scale, expected / scale, atol=3e-5)
+
+
+@pytest.mark.parametrize("backbone", ["transformer", "lstm"])
+@pytest.mark.parametrize("grown", [False, True])
+def test_a_carry_with_just_enough_room_gives_the_same(monkeypatch, backbone, grown):
+    """Blocks of three over ten steps: states, and the one-pass gradient."""
+    env, model, policy, noise = example(backbone, 10, "bioreactor")
+    monkeypatch.setattr(imagination, "MIN_BLOCK_SIZE", 3 if grown else 100)
+
+    def value(p):
+        return imagined_return(p, model, env, env.initial_state(), noise, loop="closed")[0]
+
+    rooms = []
+    plain = type(model).resize
+    monkeypatch.setattr(type(model), "resize", lambda m, c, n: rooms.append(n) or plain(m, c, n))
+    (result, grads) = eqx.filter_value_and_grad(value)(policy)
+    assert set(rooms) - {1} == ({3, 6, 9, 10} if grown and backbone != "lstm" else {10})
+    monkeypatch.undo()
+    expected, expected_grads = eqx.filter_value_and_grad(value)(policy)
+    np.testing.assert_allclose(result, expected, rtol=1e-5)
+    norm = max(float(jnp.abs(g).max()) for g in jax.tree.leaves(expected_grads))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4 * norm), grads, expected_grads)
 
 
 @pytest.mark.parametrize("horizon", [1, 5])

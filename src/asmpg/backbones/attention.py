@@ -192,6 +192,16 @@ class Transformer(AbstractBackbone):
         shape = (len(self.blocks), self.horizon, num_heads, self.output_size // num_heads)
         return jnp.zeros(shape), jnp.zeros(shape), jnp.zeros((), jnp.int32)
 
+    def resize(self, carry: Carry, length: int) -> tuple[Array, Array, Int[Array, ""]]:
+        """Room for that many elements: cut off, or filled up with zeros that no element sees yet."""
+        keys, values, position = carry
+        missing = max(0, length - keys.shape[1])
+
+        def fit(x: Array) -> Array:
+            return jnp.pad(x[:, :length], ((0, 0), (0, missing), (0, 0), (0, 0)))
+
+        return fit(keys), fit(values), position
+
     def step(self, carry: Carry, x: Float[Array, " input"]) -> tuple[Carry, Float[Array, " output"]]:
         """Appends one element's keys and values, then attends over what is there."""
         keys, values, position = carry

@@ -48,6 +48,10 @@ class AbstractBackbone(eqx.Module):
     def init(self) -> Any:
         """The carry before the first element."""
 
+    def resize(self, carry: Any, length: int) -> Any:
+        """The carry with room for `length` elements, for backbones whose carry grows with what it has seen."""
+        return carry
+
     @abc.abstractmethod
     def step(self, carry: Any, x: Float[Array, " input"]) -> tuple[Any, Float[Array, " output"]]:
         """Advances by one element."""

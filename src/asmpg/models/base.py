@@ -45,6 +45,10 @@ class AbstractDynamicsModel(eqx.Module):
     def init(self, initial_state: Float[Array, " state"]) -> Any:
         """The carry at step 0."""
 
+    def resize(self, carry: Any, length: int) -> Any:
+        """The carry with room for `length` steps, for models whose carry grows with what they have seen."""
+        return carry
+
     @abc.abstractmethod
     def step(
         self, carry: Any, state: Float[Array, " state"], action: Float[Array, " action"], step: Step

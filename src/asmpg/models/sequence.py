@@ -133,6 +133,10 @@ class ActionSequenceModel(AbstractDynamicsModel):
         """The initial state, which every element reads, and the backbone's empty carry."""
         return initial_state, self.backbone.init()
 
+    def resize(self, carry: tuple[Array, Any], length: int) -> tuple[Array, Any]:
+        """The backbone's."""
+        return carry[0], self.backbone.resize(carry[1], length)
+
     def step(
         self,
         carry: tuple[Array, Any],
@@ -240,6 +244,10 @@ class HistoryModel(AbstractDynamicsModel):
     def init(self, initial_state: Float[Array, " state"]) -> Any:
         """The backbone's empty carry."""
         return self.backbone.init()
+
+    def resize(self, carry: Any, length: int) -> Any:
+        """The backbone's."""
+        return self.backbone.resize(carry, length)
 
     def step(
         self, carry: Any, state: Float[Array, " state"], action: Float[Array, " action"], step: Step
