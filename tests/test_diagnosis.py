@@ -14,6 +14,7 @@ import asmpg
 from asmpg.cli import main
 from asmpg.experiments import diagnosis, subjects
 from asmpg.experiments.diagnosis import diagnose, Subject
+from asmpg.experiments.diagnosis_figure import rate_text
 from asmpg.models import Simulator
 from asmpg.policies import TanhGaussianPolicy
 from asmpg.training import Schedule, Trainer
@@ -135,6 +136,11 @@ def test_findings_in_words():
     assert "no growth law can be fitted (norms underflow to zero" in content_with(growth=none)
     for law, part in {"power": "degree -3", "undecided": "no law fits clearly better"}.items():
         assert part in content_with(growth={"law": law, "eta": 0.97, "p": -3.0})
+
+
+def test_growth_factors_are_told_from_one():
+    texts = {0.97: "0.97", 1.00512: "1.0051", 0.99999: "0.99999", 1.0: "1", 2.349: "2.35", 0.0131: "0.0131"}
+    assert {eta: rate_text(eta) for eta in texts} == texts
 
 
 def test_horizons_are_different_integers():

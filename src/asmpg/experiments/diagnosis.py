@@ -268,10 +268,10 @@ def _growth_words(growth: dict[str, Any]) -> str:
     """What happens to the first action's gradient as the state it reaches gets later."""
     if growth["law"] is None:
         return f"no growth law can be fitted ({growth['reason']})"
-    eta, p = growth["eta"], growth["p"]
+    eta, p = diagnosis_figure.rate_text(growth["eta"]), growth["p"]
     return {
-        "exponential": f"the growth is exponential, eta = {eta:.3g} a step",
+        "exponential": f"the growth is exponential, eta = {eta} a step",
         "power": f"the growth is a power of the step, of degree {p:.2g}",
         "constant": "the gradient neither grows nor fades",
-        "undecided": f"no law fits clearly better than the other (eta = {eta:.3g} a step, or degree {p:.2g})",
+        "undecided": f"no law fits clearly better than the other (eta = {eta} a step, or degree {p:.2g})",
     }[growth["law"]]

@@ -1,5 +1,6 @@
 """The figure of `asmpg diagnose`: norms against the horizon, within an episode, and the whole Jacobian."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,14 @@ from .drawing import finish, heat_map, panels
 
 def _numbers(values: list[float | int | None]) -> np.ndarray:
     return np.array([np.nan if value is None else value for value in values], np.float64)
+
+
+def rate_text(eta: float) -> str:
+    """A growth factor with two digits of its difference from 1: a step's 1.0051 is a factor 12 over 500 steps."""
+    distance = abs(eta - 1.0)
+    if not 0.0 < distance < 0.1:
+        return f"{eta:.3g}"
+    return f"{eta:.{1 - math.floor(math.log10(distance))}f}".rstrip("0").rstrip(".")
 
 
 def draw(content: dict[str, Any], jacobian: np.ndarray) -> Any:
@@ -36,6 +45,7 @@ def draw(content: dict[str, Any], jacobian: np.ndarray) -> Any:
         low, high = norms["quantile_0.1"], norms["quantile_0.9"]
         left.fill_between(content["horizons"], low, high, color=shade, alpha=0.12, linewidth=0)
     finish(left, xlabel="horizon H", ylabel="|ds_H/da_0|", title="against the horizon (10% to 90%)")
+    left.set_xticks(content["horizons"])
     profile = {name: _numbers(values) for name, values in content["profile"].items()}
     middle.plot(profile["step"], profile["truth"], color="black", label="truth")
     middle.plot(profile["step"], profile["model"], color="tab:blue", label="model")
@@ -44,7 +54,11 @@ def draw(content: dict[str, Any], jacobian: np.ndarray) -> Any:
         x = profile["step"]
         shape = x * np.log(growth["eta"]) if growth["law"] == "exponential" else growth["p"] * np.log(x)
         offset = np.mean(np.log(profile["model"]) - shape)
-        law = f"eta = {growth['eta']:.3g}" if growth["law"] == "exponential" else f"degree {growth['p']:.2g}"
+        law = (
+            f"eta = {rate_text(growth['eta'])}"
+            if growth["law"] == "exponential"
+            else f"degree {growth['p']:.2g}"
+        )
         middle.plot(x, np.exp(offset + shape), ":", color="tab:red", label=f"{growth['law']}, {law}")
     finish(middle, xlabel="step t", ylabel="|ds_t/da_0|", title="within one episode (median)")
     for place, lines in ((left, ("gradient_norm", "true_gradient_norm")), (middle, ("profile",))):
