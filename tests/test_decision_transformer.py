@@ -33,6 +33,9 @@ from probes import RewardIsState
 from toys import bits, Drift, flatten, relative_error, unit_normaliser
 
 
+# Most of what takes time here is compilation.
+pytestmark = pytest.mark.usefixtures("quickly")
+
 ENV = Drift()
 TARGET = 11.0
 

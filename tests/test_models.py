@@ -19,6 +19,10 @@ from asmpg.types import Trajectory, UsageError
 from toys import Drift, relative_error, Scaled, unit_normaliser
 
 
+# Most of what takes time here is compilation.
+pytestmark = pytest.mark.usefixtures("quickly")
+
+
 def random_episode(env: AbstractEnvironment, seed: int = 0) -> Trajectory:
     return rollout(env, uniform_actions(env, key=jax.random.key(seed)))
 

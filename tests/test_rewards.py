@@ -23,6 +23,9 @@ from asmpg.types import Trajectory
 from toys import bits, Drift, flatten, relative_error, unit_normaliser
 
 
+# Most of what takes time here is compilation.
+pytestmark = pytest.mark.usefixtures("quickly")
+
 HORIZON = 7
 SCALE = RewardScale(*map(jnp.asarray, (-3.0, 2.0, 1.0, 5.0)))
 

@@ -31,6 +31,9 @@ from asmpg.types import Trajectory
 from toys import bits, Drift, flatten, relative_error, unit_normaliser
 
 
+# Most of what takes time here is compilation.
+pytestmark = pytest.mark.usefixtures("quickly")
+
 ENV = Drift()
 NOISE = np.array([0.7, -1.2])
 
@@ -219,6 +222,7 @@ CRITIC_STEP, POLICY_STEP, BOTH = 2, 3, 6
 
 def make_learner(**overrides: Any) -> SoftActorCritic:
     small = {"batch_size": 8, "critic_update_every": CRITIC_STEP, "policy_update_every": POLICY_STEP}
+    small |= {"target_rate": 0.01, "target_entropy": -1.0}
     settings = dataclasses.replace(PRESETS["default"](ENV.horizon), **(small | overrides))
     return SoftActorCritic(ENV, settings)
 
