@@ -191,7 +191,7 @@ def in_words(protocol: Mapping[str, Any], scale: str) -> dict[str, str]:
         states = ", ".join(f"{items[name]} {name}" for name in ("done", "failed", "left") if items[name])
         words["Training runs"] = f"{states} of {items['total']}"
     hours = protocol.get("hours", 0.0)
-    words["Hours"] = f"{hours:.2f}" if hours >= 0.1 else f"{60 * hours:.1f} minutes"
+    words["Time, all processes together"] = f"{hours:.2f} h" if hours >= 0.1 else f"{60 * hours:.1f} min"
     return words
 
 
