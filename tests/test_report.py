@@ -102,13 +102,13 @@ def test_pictures_that_are_no_charts_are_on_the_page(results, tmp_path):
 
     copy = tmp_path / "copy"
     shutil.copytree(results / "pendulum", copy)
-    for name in ("figure_10_more", "figure_4", "figure_10"):
+    for name in ("figure_10d", "another", "figure_4", "figure_10"):
         Image.new("RGB", (2000, 10), "red").save(copy / f"{name}.png")
     build_report(copy, tmp_path / "page.html")
     pictures = re.findall(
         r'<img src="data:image/png;base64,[^"]*" alt="([^:]*):', (tmp_path / "page.html").read_text()
     )
-    assert pictures == ["figure 10 more"]
+    assert pictures == ["another", "figure 10d"]
 
 
 def test_offline_tables_become_charts():

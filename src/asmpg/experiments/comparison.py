@@ -74,7 +74,7 @@ def read_runs(
         table: `runs` of `measure_suite`.
         method: what a row's method is called.
     """
-    groups: dict[tuple[str, int], list[dict[str, Any]]] = collections.defaultdict(list)
+    groups: dict[Any, list[dict[str, Any]]] = collections.defaultdict(list)
     for row in table:
         groups[row["item"], row["seed"]].append(row)
     choices = [name for row in table.rows[:1] for name in _columns(table) if name not in _FIXED]

@@ -74,8 +74,8 @@ def _long(runs: Sequence[Run], method: str, holds: bool) -> Verdict:
     long = [horizon for horizon in unique(own, "horizon") if horizon > LONG]
     if not short or not long:
         return decide(id, claim, None, f"{method} was not trained both up to and beyond H = {LONG}", {})
-    ends = [pick(own, horizon=horizon) for horizon in (max(long), max(short))]
-    found, scores = difference(*ends, by_horizon=False), to_scores(ends[0])
+    end, start = (pick(own, horizon=horizon) for horizon in (max(long), max(short)))
+    found, scores = difference(end, start, by_horizon=False), to_scores(end)
     if found is None or scores is None:
         return decide(id, claim, None, f"{method} has no task at both H = {max(short)} and {max(long)}", {})
     interval = bootstrap_interval(scores)
@@ -84,7 +84,7 @@ def _long(runs: Sequence[Run], method: str, holds: bool) -> Verdict:
     numbers = {**found.summary(), "horizons": [max(long), max(short)], "interval_at_longest": list(interval)}
     numbers["iqm_at_longest"] = interquartile_mean(scores)
     reason = f"H = {max(long)}, H = {max(short)}: {found}"
-    return decide_runs(id, claim, answer, reason, numbers, ends[0] + ends[1])
+    return decide_runs(id, claim, answer, reason, numbers, end + start)
 
 
 def _history(runs: Sequence[Run], backbone: str) -> Verdict:

@@ -77,13 +77,13 @@ def _worse_with_horizon(runs: Sequence[Run]) -> Verdict:
     horizons = sorted(unique(own, "horizon"))
     if len(horizons) < 2:
         return decide("odt.worse_with_horizon", claim, None, "needs two horizons", {})
-    ends = [pick(own, horizon=horizon) for horizon in (horizons[0], horizons[-1])]
-    found = difference(*ends, by_horizon=False)
+    start, end = (pick(own, horizon=horizon) for horizon in (horizons[0], horizons[-1]))
+    found = difference(start, end, by_horizon=False)
     if found is None:
         return decide("odt.worse_with_horizon", claim, None, "no task has both horizons", {})
     reason = f"H = {horizons[0]}, H = {horizons[-1]}: {found}"
     return decide_runs(
-        "odt.worse_with_horizon", claim, found.above(MARGIN), reason, found.summary(), ends[0] + ends[1]
+        "odt.worse_with_horizon", claim, found.above(MARGIN), reason, found.summary(), start + end
     )
 
 

@@ -56,10 +56,10 @@ def _of_sweep(tables: dict[str, Table]) -> dict[str, Any]:
     done = items.select(state="done")
     devices = done.unique("device")
     return {
-        "steps": max((row["steps"] for row in runs), default=0),
+        "steps": int(runs.values("steps").max(initial=0)),
         "items": {"total": len(items), **{name: states[name] for name in ("done", "failed", "left")}},
         "code": done.unique("code"),
-        "hours": sum(row["seconds"] for row in done) / 3600,
+        "hours": float(done.values("seconds").sum()) / 3600,
         "hardware": [f"{device}, {machine()}" if device == "cpu" else device for device in devices],
     }
 

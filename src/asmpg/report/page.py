@@ -5,6 +5,7 @@ import dataclasses
 import importlib.util
 import json
 import pathlib
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -116,11 +117,12 @@ def read_section(folder: pathlib.Path, root: pathlib.Path) -> Section | None:
         "/", "-"
     )
     identified = {f"{anchor}-{name}": chart for name, chart in charts.items()}
-    figures = [
-        _figure(number, identified, folder, charts)
-        for number, experiment in EXPERIMENTS.items()
-        if experiment is EXPERIMENTS[content["figure"]]
-    ]
+    numbers = [number for number, one in EXPERIMENTS.items() if one is EXPERIMENTS[content["figure"]]]
+    pictures = {
+        number: [path for path in paths if path.stem not in charts]
+        for number, paths in pictures_by_figure(folder, numbers).items()
+    }
+    figures = [_figure(number, identified, pictures[number]) for number in numbers]
     return Section(
         anchor,
         content,
@@ -136,24 +138,23 @@ def charts_of(figure: str, tables: Tables) -> list[Chart]:
     return measured([*EXPERIMENTS[figure].charts(tables), *offline_charts(tables)])
 
 
-def _figure(
-    number: str, identified: Mapping[str, Chart], folder: pathlib.Path, charts: Mapping[str, Chart]
-) -> dict[str, Any]:
+def _figure(number: str, identified: Mapping[str, Chart], pictures: Sequence[pathlib.Path]) -> dict[str, Any]:
     """One figure: its text, its charts, and pictures of what is no chart."""
-    stem = f"figure_{number}"
-    known = {path.stem for path in folder.glob("*.png")} - charts.keys()
-    numbered = {name for name in known if name.startswith("figure_")}
-    # What has no number, like those of the theory, belongs to the only figure there is.
-    own = {name for name in numbered if name.removeprefix(stem).lstrip("abc")[:1] in ("", "_")
-           and name.startswith(stem)} if number != "theory" else known  # fmt: skip
     return {
         "number": number,
         "text": TEXTS[number],
         "charts": [id for id, chart in identified.items() if chart.figure == number],
-        "pictures": [
-            {"name": name.replace("_", " "), "url": data_url(folder / f"{name}.png")} for name in sorted(own)
-        ],
+        "pictures": [{"name": path.stem.replace("_", " "), "url": data_url(path)} for path in pictures],
     }
+
+
+def pictures_by_figure(folder: pathlib.Path, numbers: Sequence[str]) -> dict[str, list[pathlib.Path]]:
+    """The pictures of a folder by the number in their name; those without one belong to the first figure."""
+    found: dict[str, list[pathlib.Path]] = {number: [] for number in numbers}
+    for path in sorted(folder.glob("*.png")):
+        match = re.match(r"figure_(\d+)", path.stem)
+        found[match[1] if match and match[1] in found else numbers[0]].append(path)
+    return found
 
 
 def _place(figure: str) -> tuple[int, str]:
@@ -191,7 +192,7 @@ def in_words(protocol: Mapping[str, Any], scale: str) -> dict[str, str]:
         states = ", ".join(f"{items[name]} {name}" for name in ("done", "failed", "left") if items[name])
         words["Training runs"] = f"{states} of {items['total']}"
     hours = protocol.get("hours", 0.0)
-    words["Hours"] = f"{hours:.2f}" if hours >= 0.1 else f"{60 * hours:.1f} minutes"
+    words["Time, all processes together"] = f"{hours:.2f} h" if hours >= 0.1 else f"{60 * hours:.1f} min"
     return words
 
 

@@ -203,7 +203,7 @@
     const grid = element("div", { className: "panels" }, panels.map(panel => panel.box));
     grid.classList.toggle("few", chart.panels.length < 4);
     grid.style.setProperty("--least", chart.panels.length > 4 ? "260px" : "340px");
-    place.append(element("h4", { textContent: chart.title }), group("Methods", [...methods.map(([label]) => label), all]),
+    place.append(element("h4", { textContent: chart.title[0].toUpperCase() + chart.title.slice(1) }), group("Methods", [...methods.map(([label]) => label), all]),
       group("Axes", axes), grid, tableOf(chart));
     drawAll();
     redraws.push(drawAll);
