@@ -47,13 +47,18 @@ def scan(
     if size < 1:
         raise UsageError(f"chunk: must have at least one step, got {size}")
     num_chunks = length // size
-    if num_chunks <= 1:
-        return jax.lax.scan(body, start, xs)
     whole = num_chunks * size
+
+    # A function of its own, since JAX hashes what it is given, and a module's method holds arrays.
+    def step(carry: Carry, x: Any) -> tuple[Carry, Any]:
+        return body(carry, x)
+
+    if num_chunks <= 1:
+        return jax.lax.scan(step, start, xs)
 
     @jax.checkpoint
     def through_chunk(carry: Carry, xs: PyTree) -> tuple[Carry, Any]:
-        return jax.lax.scan(body, carry, xs)
+        return jax.lax.scan(step, carry, xs)
 
     chunks = jax.tree.map(lambda x: x[:whole].reshape(num_chunks, size, *x.shape[1:]), xs)
     carry, outputs = jax.lax.scan(through_chunk, start, chunks)
