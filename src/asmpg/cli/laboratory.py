@@ -107,7 +107,9 @@ def run_diagnose(options: Diagnose) -> int:
     else:
         model = "transformer" if options.model is None else options.model
         given = fresh_subjects(options.task, model, horizons or [20, 50, 100], options.seed or 0)
-    default = re.sub(r"[^\w.-]+", "_", f"diagnose-{given.task}-{given.model}")
+    # A trained model's figures do not replace a fresh one's.
+    run = "" if options.run is None else f"-{pathlib.Path(options.run).resolve().name}"
+    default = re.sub(r"[^\w.-]+", "_", f"diagnose-{given.task}-{given.model}{run}")
     out = options.out or str(pathlib.Path("figures") / default)
     with Lines() as report:
         content = diagnose(given.subjects, given.horizons, given.model, out, report)

@@ -42,7 +42,7 @@ class Setting:
 
 SETTINGS: dict[Scale, Setting] = {
     "smoke": Setting(12, 1, 240, Fit.reduced(8), 21, ("one-step",)),
-    "cpu": Setting(100, 2, 50_000, Fit.reduced(3000), 201),
+    "cpu": Setting(100, 2, 50_000, Fit.reduced(10_000), 201),
     "paper": Setting(100, 10, 100_000, Fit.paper(20_000), 401),
 }
 
@@ -158,7 +158,10 @@ def draw(tables: Tables, scale: Scale) -> dict[str, Any]:
     left, middle, right = axes[0]
     for action in paths.unique("initial_action"):
         rows = paths.select(initial_action=action)
-        left.plot(rows.values("step"), rows.values("position"), linewidth=1.2, label=f"a_0 = {action:g}")
+        steps, positions = rows.values("step"), rows.values("position")
+        left.plot(steps, positions, linewidth=1.2)
+        left.annotate(f"a_0 = {action:g}", (steps[-1], positions[-1]), (0, 3), textcoords="offset points",
+                      ha="right", fontsize=8)  # fmt: skip
         middle.plot(rows.values("position"), rows.values("velocity"), ".-", linewidth=0.8, markersize=3)
     left.axhline(-1.0, color="0.3", linewidth=1.0)
     left.annotate("wall", (1.0, -1.0), (-4, 3), xycoords=("axes fraction", "data"), textcoords="offset points",
@@ -179,6 +182,7 @@ def draw(tables: Tables, scale: Scale) -> dict[str, Any]:
         ylabel="final reward",
         title="(c) predicted final reward",
         ylim=(1.6 * truth.min(), 0.6 * np.ptp(truth)),
+        xticks=np.linspace(-1.0, 1.0, 5),
     )
     return {"figure_3": figure}
 

@@ -24,6 +24,8 @@ from .table import Table
 
 MODELS = ("one-step", FLAGGED, "rnn", "lstm", "transformer")
 NUM_ACTIONS = 50
+# Norms below this share of the smallest true one are not shown.
+VISIBLE = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,8 +179,10 @@ def draw_norms(table: Table, scale: Scale) -> Any:
         finish(place, yscale="log", xlabel="horizon H", ylabel="|ds_H/da_0|")
         place.set_title(label, fontsize=10)
     limits = [place.get_ylim() for place in axes[0]]
+    # What vanishes altogether leaves at the bottom, or all else would be one flat bundle.
+    floor = VISIBLE * table.select(model="truth").values("norm").min()
     for place in axes[0]:
-        place.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
+        place.set_ylim(max(floor, min(low for low, _ in limits)), max(high for _, high in limits))
     return figure
 
 

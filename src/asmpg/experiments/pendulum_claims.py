@@ -59,7 +59,14 @@ def change(norms: dict[int, np.ndarray]) -> float:
 def roughness(table: Table, model: str, horizon: int) -> float:
     """How far the return moves up and down along all initial actions, in units of the difference of its extremes."""
     values = table.select(model=model, horizon=horizon).values("return")
-    return float(np.abs(np.diff(values)).sum() / np.ptp(values)) if values.size > 1 else float("nan")
+    width = np.ptp(values) if values.size > 1 else 0.0
+    return float(np.abs(np.diff(values)).sum() / width) if width > 0 else float("nan")
+
+
+def _correlation(truth: np.ndarray, values: np.ndarray) -> float:
+    """NaN for a landscape that is constant: there is nothing to correlate."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float(np.corrcoef(truth, values)[0, 1])
 
 
 def judge(tables: Tables) -> Sequence[Verdict]:
@@ -155,7 +162,7 @@ def _landscape(table: Table) -> Verdict:
     rough = {name: roughness(table, name, horizon) for name in table.unique("model")}
     truth = table.select(model="truth", horizon=horizon).values("return")
     agreement = {
-        name: float(np.corrcoef(truth, table.select(model=name, horizon=horizon).values("return"))[0, 1])
+        name: _correlation(truth, table.select(model=name, horizon=horizon).values("return"))
         for name in table.unique("model")
         if name != "truth"
     }

@@ -98,7 +98,12 @@ def draw(tables: Tables, scale: Scale) -> dict[str, Any]:
     for case in table.unique("case"):
         rows = table.select(case=case, seed=0)
         right.plot(rows.values("horizon"), rows.values("gradient_norm"), "o-", markersize=4, label=case)
-    finish(right, xscale="log", yscale="log", xlabel="horizon H", ylabel="|grad J|", title="Corollary 1.2")
+    right.set(xscale="log", yscale="log")
+    right.set_ylim(top=1e3 * right.get_ylim()[1])  # room for the legend
+    horizons = sorted(table.unique("horizon"))
+    right.set_xticks(horizons, [str(horizon) for horizon in horizons])
+    right.minorticks_off()
+    finish(right, xlabel="horizon H", ylabel="|grad J|", title="Corollary 1.2")
     return {"theory": figure}
 
 

@@ -75,6 +75,6 @@ def judge(table: Table) -> Verdict:
     reason = (
         f"the gradient's norm is at most {ratios[0]:.3g} of the printed bound where the reward reads the state alone, "
         f"and at most {ratios[1]:.3g} (median {numbers['median_ratio']:.2g}) of the full one anywhere; the printed "
-        f"form fails on {len(violated)} tasks whose reward reads the action"
+        f"form, which knows nothing of rewards that read the action, fails on {', '.join(violated) or 'none'}"
     )
     return decide("theorem1", claim, holds, reason, numbers)
