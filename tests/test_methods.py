@@ -51,7 +51,7 @@ METHODS = {
     # Neither has a model to differentiate: both need more steps, and both keep more noise in the end.
     "sac": Row({"model": "sac"}, 1200, {"batch_size": 32}, slack=4.0),
     # The best return, which is 0 for all probes here.
-    "odt": Row({"model": "odt"}, 1600, {"batch_size": 32, "return_target": 0.0}, slack=4.0),
+    "odt": Row({"model": "odt"}, 800, {"batch_size": 16, "return_target": 0.0}, slack=4.0),
 }
 
 # How far below the best return a solved probe may end. Actions of zero, with which training starts, are 0.7, 3.5 and
