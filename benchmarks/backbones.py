@@ -4,7 +4,8 @@ Cost: one model update and one policy update of the `default` preset on timber_h
 process of its own pinned to one core. Scores: the `default` preset at H = 100, stopped once every seed held 0.99 for
 three records. Times are CPU times, so that another busy core does not count. Whatever is finished is kept in
 `benchmarks/results/backbones.json` and not run again; delete an entry, or the file, to run it again. The tables are
-printed and written as Markdown beside it; `--table` runs nothing and only does that.
+printed and written as Markdown beside it; `--table` runs nothing and only does that. Where the score benchmark has made
+the same runs, their rows come from there.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import statistics
 import time
 from typing import Any
 
-from score import reached, score_at
+from score import reached, score_at, SUITES
 
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "backbones.json"
@@ -167,11 +168,28 @@ def read() -> dict[str, list[dict]]:
     return json.loads(RESULTS.read_text()) if RESULTS.exists() else {"cost": [], "scores": []}
 
 
+def already_scored() -> list[dict]:
+    """What the score benchmark has measured of the very same runs."""
+    path = RESULTS.with_name("score.json")
+    same = {
+        f"{model}-{horizon}": model
+        for model, horizon, *rest in SUITES.values()
+        if (horizon, *rest) == (SCORE_HORIZON, SCORE_STEPS, SCORE_INTERVAL)
+    }
+    items = json.loads(path.read_text()) if path.exists() else []
+    return [
+        item | {"model": same[item["suite"]]}
+        for item in items
+        if item["suite"] in same and item["task"] in TASKS
+    ]
+
+
 def save(results: dict[str, list[dict]]) -> str:
     """Writes results and tables beside their places and renames them; gives the tables."""
     text = f"Hardware: {platform.processor() or platform.machine()}, one core an item.\n"
     text += f"\n{cost_table(results['cost'])}\n" if results["cost"] else ""
-    text += f"\n{score_table(results['scores'])}\n" if results["scores"] else ""
+    scores = [*already_scored(), *results["scores"]]
+    text += f"\n{score_table(scores)}\n" if scores else ""
     RESULTS.parent.mkdir(exist_ok=True)
     for path, content in (
         (RESULTS, json.dumps(results, indent=1) + "\n"),
@@ -213,7 +231,7 @@ def main() -> None:
     if arguments.table:
         print(save(results))
         return
-    done = {key(row) for rows in results.values() for row in rows}
+    done = {key(row) for rows in (*results.values(), already_scored()) for row in rows}
     jobs: list[tuple] = [
         ("cost", cost, (model, horizon), (arguments.repeats,))
         for horizon in arguments.horizons

@@ -5,14 +5,19 @@ import json
 import pathlib
 import typing
 
+import equinox as eqx
 import jax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asmpg import make, TASKS, TrainConfig, UsageError
+from asmpg.backbones import BACKBONES
 from asmpg.config import check_setting, from_json, MODELS, to_json
+from asmpg.learner import ModelBasedLearner
 from asmpg.model_files import load_backbone
+from asmpg.models import ActionSequenceModel, HistoryModel
+from asmpg.policies import ActionSequence
 from asmpg.settings import PRESETS, Settings
 from asmpg.task_files import load_task, sha256
 from probes import RewardIsAction, RewardIsState
@@ -339,6 +344,22 @@ def test_a_task_given_again_must_be_the_same():
         from_json(content, RewardIsAction(horizon=9))
     with pytest.raises(UsageError, match="built-in"):
         from_json(to_json(CONFIG), RewardIsAction(horizon=8))
+
+
+def test_every_backbone_is_three_methods():
+    """Of nothing but its line in the table: as a model of actions, of histories, and under an action sequence."""
+    kinds = {"": ActionSequenceModel, "history-": HistoryModel, "actions-": ActionSequenceModel}
+    others = {"actions", "one-step", "simulator", "sac", "odt"}
+    assert MODELS.keys() == {f"{kind}{name}" for kind in kinds for name in BACKBONES} | others
+    for name, backbone in BACKBONES.items():
+        for kind, expected in kinds.items():
+            learner = TrainConfig("bioreactor", horizon=8, model=f"{kind}{name}").learner()
+            assert isinstance(learner, ModelBasedLearner)
+            model = eqx.filter_eval_shape(
+                lambda key, make=learner.make_model: make(key=key), jax.random.key(0)
+            )
+            assert type(model) is expected and type(model.backbone) is backbone
+            assert (learner.make_policy is ActionSequence) == (kind == "actions-")
 
 
 @pytest.mark.parametrize("name", ["Sum", "rotary", "RNN"])

@@ -119,6 +119,14 @@ def test_imports_run_one_way(module):
     assert not upwards
 
 
+def test_the_loop_knows_learners_and_no_method():
+    """So that a new method or backbone cannot touch it: of the package it imports these names and no other."""
+    names = {name.removeprefix("asmpg.") for name, _ in imports("training", ast.walk(TREES["training"]))}
+    own = {name for name in names if top(name) in MODULES}
+    assert {name for name in own if top(name) == "learner"} == {"learner.AbstractLearner"}
+    assert {top(name) for name in own} == {"environment", "learner", "optimisation", "replay", "types"}
+
+
 @pytest.mark.parametrize("module", TREES)
 def test_only_the_named_modules_print_parse_draw_and_write(module):
     tree, part, found = TREES[module], top(module), []
