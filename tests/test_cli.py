@@ -486,9 +486,7 @@ def test_a_dry_run_says_how_long_and_writes_nothing(tmp_path, capfd):
 def test_a_second_signal_ends_at_once(workplace):
     process = start(f"train bioreactor {SMALL} --steps 200000000 --chunk-steps 190000000 --out run")
     wait_for_records(process, workplace / "run" / "metrics.jsonl", 1)
-    assert process.stderr is not None
-    while "steps, score" not in process.stderr.readline():  # from then on there is something to wait for
-        assert process.poll() is None
+    time.sleep(2)  # from its first report on, a moment after the record, it is patient with the first signal
     # On a busy machine the system may take two signals for one.
     for _ in range(20):
         process.send_signal(signal.SIGTERM)
