@@ -484,7 +484,9 @@ def test_a_dry_run_says_how_long_and_writes_nothing(tmp_path, capfd):
 
 
 def test_a_second_signal_ends_at_once(workplace):
-    process = start(f"train bioreactor {SMALL} --steps 200000000 --chunk-steps 190000000 --out run")
+    # A task whose optimum nobody asks for: on one core, solving for it would wait for the first chunk.
+    (workplace / "own.py").write_text(TASK_FILE)
+    process = start(f"train own.py:of_horizon {SMALL} --steps 200000000 --chunk-steps 190000000 --out run")
     wait_for_records(process, workplace / "run" / "metrics.jsonl", 1)
     time.sleep(2)  # from its first report on, a moment after the record, it is patient with the first signal
     # On a busy machine the system may take two signals for one.
@@ -496,7 +498,7 @@ def test_a_second_signal_ends_at_once(workplace):
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, "")
     assert "once more to stop at once" in err
-    assert "asmpg train --resume run" in err
+    assert "asmpg train" in err and "--resume run" in err
     assert asmpg.runs.folder.RunFolder(workplace / "run").read_checkpoints()[0][0].meta["steps"] == 32
 
 
