@@ -456,6 +456,20 @@ def test_every_experiment_at_its_smallest(reproduced, capfd, monkeypatch, figure
     assert all(len(table) for table in tables.values())
 
 
+def test_redrawn_from_its_tables_it_is_the_same(reproduced, capfd, monkeypatch, tmp_path):
+    """And a folder of something else, or of nothing, is refused with nothing written to it."""
+    content, out = reproduced("3", capfd, monkeypatch)
+    (out / "figure_3.png").unlink()
+    assert main(shlex.split(f"reproduce 3 --scale smoke --redraw --json --out {out}")) == 0
+    again = json.loads(capfd.readouterr().out)
+    assert again == content and (out / "figure_3.png").exists()
+    for wrong in (f"5 --scale smoke --out {out}", f"3 --scale cpu --out {out}", f"3 --out {tmp_path}"):
+        assert main(shlex.split(f"reproduce {wrong} --redraw")) == 2
+        error = capfd.readouterr().err
+        assert error.startswith("asmpg: --out: ") and error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 def test_figure_9_with_a_run_of_its_own(tmp_path, capfd):
     assert main(shlex.split(f"reproduce 9 --scale smoke --json --out {tmp_path}")) == 0

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..config import check_choice
-from ..experiments import EXPERIMENTS, reproduce, SCALES, StoppedError, Sweeping
+from ..experiments import EXPERIMENTS, redraw, reproduce, SCALES, StoppedError, Sweeping
 from ..experiments.diagnosis import diagnose
 from ..experiments.subjects import fresh_subjects, parse_horizons, trained_subjects
 from ..experiments.training import Training
@@ -33,13 +33,19 @@ def run_reproduce(options: Reproduce) -> int:
     check_choice("scale", options.scale, SCALES)
     experiment = EXPERIMENTS[options.figure]
     out = options.out or str(pathlib.Path("figures") / f"{options.figure}-{options.scale}")
+    if options.redraw:
+        _refuse_sweeping(options, "--redraw trains nothing")
+        command = typed_command(options, out)
+        return _print_verdicts(
+            redraw(experiment, options.figure, options.scale, out, command=command), options.json
+        )
     again = f"go on with: asmpg {shlex.join(sys.argv[1:])}"
     trains = isinstance(experiment.measure, Training)
     if trains:
         stay_on_cpu()
         share_compiled()
     else:
-        _refuse_sweeping(options)
+        _refuse_sweeping(options, f"{options.figure} has none")
         use_cores(10)
         keep_compiled()
     with Interrupts(lambda: again) as interrupts, Lines() as report:
@@ -59,8 +65,13 @@ def run_reproduce(options: Reproduce) -> int:
         except StoppedError as error:
             sys.stderr.write(f"asmpg: {error}; {again}\n")
             return INTERRUPTED
+    return _print_verdicts(content, options.json)
+
+
+def _print_verdicts(content: Mapping[str, Any], as_json: bool) -> int:
+    """A line and a reason for each; the exit status."""
     status = 1 if content["protocol"].get("items", {}).get("failed") else 0
-    if options.json:
+    if as_json:
         _print_json(content)
         return status
     for verdict in content["verdicts"]:
@@ -70,13 +81,11 @@ def run_reproduce(options: Reproduce) -> int:
     return status
 
 
-def _refuse_sweeping(options: Reproduce) -> None:
+def _refuse_sweeping(options: Reproduce, why: str) -> None:
     """Options of a sweep mean nothing to a figure that has none."""
     for name in ("sweep", "workers", "only_finished", "mix_versions"):
         if getattr(options, name) not in (None, False):
-            raise UsageError(
-                f"{name}: is only for figures of trained policies, and {options.figure} has none"
-            )
+            raise UsageError(f"{name}: is only for figures of trained policies, and {why}")
 
 
 def typed_command(options: Reproduce, out: str) -> str:

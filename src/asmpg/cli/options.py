@@ -158,6 +158,7 @@ class Reproduce:
         workers: of trained policies, items at once; 0 runs them in this process, one after another.
         only_finished: of trained policies, train nothing and take what is finished.
         mix_versions: of trained policies, take results of another version of the code too.
+        redraw: measure nothing; make verdicts and figures anew from the tables in --out.
         json: print one JSON object, and nothing else, on standard output.
     """
 
@@ -168,6 +169,7 @@ class Reproduce:
     workers: Annotated[int | None, _option("one a GPU, or one a core")] = None
     only_finished: bool = False
     mix_versions: bool = False
+    redraw: bool = False
     json: bool = False
 
 

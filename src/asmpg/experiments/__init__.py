@@ -12,6 +12,7 @@ from . import (
     toy_offline,
 )
 from .experiment import Experiment as Experiment
+from .experiment import redraw as redraw
 from .experiment import reproduce as reproduce
 from .experiment import SCALES as SCALES
 from .training import StoppedError as StoppedError

@@ -174,8 +174,8 @@ def judge(tables: Tables) -> Sequence[Verdict]:
         best["times_even"] if best["is_largest"] else 0.0, true_above=ATTENDED, false_below=IGNORED
     )
     reason = (
-        f"in head {best['head']} of layer {best['layer']} the first action has {best['times_even']:.3g} times the "
-        f"weight of even attention, {best['weight']:.3g} of all"
+        f"in head {best['head'] + 1} of layer {best['layer'] + 1} the first action has {best['times_even']:.3g} "
+        f"times the weight of even attention, {best['weight']:.3g} of all"
     )
     if not score >= SOLVED:
         holds, reason = None, f"the run has not solved the task, its score is {score:.3g}; {reason}"

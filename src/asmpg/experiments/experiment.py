@@ -99,6 +99,56 @@ def reproduce(
         measured = experiment.measure(known, report)
     tables = {name: write_table(folder, name, table) for name, table in measured.items()}
     seconds = time.monotonic() - begin
+    return conclude(experiment, figure, known, folder, tables, seconds=seconds, command=command)
+
+
+def redraw(
+    experiment: Experiment, figure: str, scale: str, out: str | pathlib.Path, *, command: str | None = None
+) -> dict[str, Any]:
+    """Makes verdicts and figures anew from the tables of a folder; measures nothing.
+
+    Args:
+        experiment: which.
+        figure: what it is called on the command line.
+        scale: at which the tables were made.
+        out: the folder.
+        command: what was typed.
+
+    Returns:
+        As for `reproduce`; the seconds are those of the measurement.
+
+    Raises:
+        UsageError: an unknown scale, or the folder does not hold this experiment at this scale.
+        StorageError: the disk refused.
+    """
+    check_choice("scale", scale, SCALES)
+    folder = pathlib.Path(out)
+    try:
+        before = json.loads((folder / VERDICTS).read_text())
+        seconds, named = float(before["seconds"]), (before["figure"], before["scale"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"out: {folder} holds no results to make verdicts and figures of anew") from error
+    if named != (figure, scale):
+        raise UsageError(
+            f"out: {folder} holds figure {named[0]} at scale {named[1]}, not {figure} at {scale}"
+        )
+    tables = read_tables(folder)
+    command = before.get("command") or command
+    return conclude(experiment, figure, cast(Scale, scale), folder, tables, seconds=seconds, command=command)
+
+
+def conclude(
+    experiment: Experiment,
+    figure: str,
+    scale: Scale,
+    folder: pathlib.Path,
+    tables: Tables,
+    *,
+    seconds: float,
+    command: str | None,
+) -> dict[str, Any]:
+    """Verdicts and figures, written beside the tables they are made from."""
+    seconds = round(seconds, 1)  # what is written is what is read back
     content = {
         "figure": figure,
         "experiment": experiment.name,
@@ -106,12 +156,12 @@ def reproduce(
         "scale": scale,
         "verdicts": [verdict.as_json() for verdict in experiment.judge(tables)],
         "out": str(folder),
-        "seconds": round(seconds, 1),
+        "seconds": seconds,
         "protocol": protocol(tables, seconds),
         "command": command or f"asmpg reproduce {figure} --scale {scale} --out {folder}",
         **plain(experiment.summarise(tables)),
     }
-    drawn = {**experiment.draw(tables, known), **render_all(experiment.charts(tables), known)}
+    drawn = {**experiment.draw(tables, scale), **render_all(experiment.charts(tables), scale)}
     for name, picture in drawn.items():
         for suffix in ("png", "svg"):
             write(folder / f"{name}.{suffix}", encode(picture, suffix))
