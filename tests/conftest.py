@@ -1,5 +1,6 @@
 """What every test shares: the CPU, caches that live as long as the session, and double precision on request."""
 
+import gc
 import os
 import tempfile
 from importlib import metadata
@@ -22,6 +23,14 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 
 import jax
 import pytest
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """Frees the programs of a file: those of the whole suite take gigabytes, and more mappings than Linux allows."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture
