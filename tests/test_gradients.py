@@ -97,9 +97,9 @@ def two_ways(model, policy, env, noise):
     return run(model, policy, noise)
 
 
-@pytest.mark.parametrize("name", ["lstm", "transformer", "gated_delta"])
+@pytest.mark.parametrize("name", BACKBONES)
 def test_two_passes_give_what_one_gives(name):
-    """In single precision, where rounding is what may differ: a scan, a product and a chunked scan."""
+    """In single precision, where rounding is what may differ."""
     env = Drift()
     two, one = two_ways(make_model(name, env), make_policy(env), env, make_noise(env))
     for field in ("states", "actions", "log_probs"):

@@ -49,13 +49,13 @@ METHODS = {
     "simulator": Row({"model": "simulator"}),
     "actions-rnn": Row({"model": "actions-rnn"}),
     # Neither has a model to differentiate: both need more steps, and both keep more noise in the end.
-    "sac": Row({"model": "sac"}, 1200, {"batch_size": 32}, slack=4.0),
+    "sac": Row({"model": "sac"}, 1200, {"batch_size": 32}, slack=2.0),
     # The best return, which is 0 for all probes here.
     "odt": Row(
         {"model": "odt"},
         800,
         {"batch_size": 16, "return_target": 0.0, "learning_rate_decay": 100},
-        slack=4.0,
+        slack=2.0,
     ),
 }
 
