@@ -1,7 +1,8 @@
 """Score against environment steps and seconds: the `default` preset on the eight Myriad tasks (`make bench-score`).
 
 Every (model, horizon, task) is one item: all its seeds in one process pinned to one core, stopped once every seed held
-0.99 for three records. Seconds are CPU time of that process per seed, compilation included: what an idle core would
+0.99 for three records (with `--seeds 1 --first-seed K` each seed for itself, as the long suite is run: the table joins
+what is there). Seconds are CPU time of that process per seed, compilation included: what an idle core would
 take, whatever else the machine is doing. Finished items are kept in `benchmarks/results/score.json` with the settings
 they were run with and are not run again; delete the file to start over. The table is printed and written as Markdown
 beside it.
@@ -32,7 +33,7 @@ SUITES = {
 }
 
 
-def run_item(suite: str, task: str, num_seeds: int, core: int | None) -> dict:
+def run_item(suite: str, task: str, seed: int, num_seeds: int, core: int | None) -> dict:
     """Trains one item and returns its records."""
     if core is not None and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {core})
@@ -45,6 +46,7 @@ def run_item(suite: str, task: str, num_seeds: int, core: int | None) -> dict:
         horizon=horizon,
         model=model,
         steps=steps,
+        seed=seed,
         num_seeds=num_seeds,
         chunk_steps=interval,
         stop_score=0.99,
@@ -55,6 +57,7 @@ def run_item(suite: str, task: str, num_seeds: int, core: int | None) -> dict:
     return {
         "suite": suite,
         "task": task,
+        "first_seed": seed,
         "num_seeds": num_seeds,
         "clock": "cpu",
         "settings": dataclasses.asdict(config.settings()),
@@ -62,6 +65,29 @@ def run_item(suite: str, task: str, num_seeds: int, core: int | None) -> dict:
         "seconds": [round(seconds / num_seeds, 2) for seconds in clock[-records - 1 : -1]],
         "scores": result.metrics["score"].round(4).tolist(),
     }
+
+
+def join(items: list[dict]) -> list[dict]:
+    """One item for each suite and task, of all its seeds; a run that stopped early counts with its last record."""
+    groups: dict[tuple[str, str], list[dict]] = {}
+    for item in items:
+        groups.setdefault((item["suite"], item["task"]), []).append(item)
+    return [_join(sorted(group, key=lambda item: item.get("first_seed", 0))) for group in groups.values()]
+
+
+def _join(parts: list[dict]) -> dict:
+    if len(parts) == 1:
+        return parts[0]
+    steps = max((part["steps"] for part in parts), key=len)
+    num_seeds = sum(part["num_seeds"] for part in parts)
+
+    def at(part: dict, name: str, index: int) -> list:
+        return part[name][min(index, len(part[name]) - 1)]
+
+    indices = range(len(steps))
+    seconds = [sum(part["num_seeds"] * at(part, "seconds", i) for part in parts) / num_seeds for i in indices]
+    scores = [[score for part in parts for score in at(part, "scores", i)] for i in indices]
+    return {**parts[0], "num_seeds": num_seeds, "steps": steps, "seconds": seconds, "scores": scores}
 
 
 def reached(item: dict, level: float) -> tuple[float, float] | None:
@@ -89,6 +115,7 @@ def interquartile_mean(values: list[float]) -> float:
 
 def table(items: list[dict]) -> str:
     """One Markdown table a suite."""
+    items = join(items)
     lines = [
         f"Hardware: {platform.processor() or platform.machine()}, one core an item; seconds of CPU time per seed.",
         "",
@@ -98,7 +125,9 @@ def table(items: list[dict]) -> str:
         if not rows:
             continue
         marks = [mark for mark in (5_000, 10_000, 20_000) if mark <= steps]
-        lines += [f"### {model}, H = {horizon}, {rows[0]['num_seeds']} seeds (minimum over seeds)", ""]
+        seeds = " or ".join(str(number) for number in sorted({row["num_seeds"] for row in rows}))
+        plural = "" if seeds == "1" else "s"
+        lines += [f"### {model}, H = {horizon}, {seeds} seed{plural} (minimum over seeds)", ""]
         head = ["task", *(f"at {mark:,}" for mark in marks), *(f"{level}: steps / s" for level in LEVELS)]
         lines += ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
         for item in rows:
@@ -135,7 +164,7 @@ def draw(items: list[dict], suite: str) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    rows = [item for item in items if item["suite"] == suite]
+    rows = [item for item in join(items) if item["suite"] == suite]
     model, horizon, _, _ = SUITES[suite]
     figure, axes = plt.subplots(2, 4, figsize=(11, 4.6), sharey=True, layout="constrained")
     for panel, item in zip(axes.flat, sorted(rows, key=lambda item: item["task"]), strict=False):
@@ -161,21 +190,27 @@ def main() -> None:
     )
     parser.add_argument("--suites", nargs="+", default=list(SUITES), choices=list(SUITES))
     parser.add_argument("--tasks", nargs="+")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=3, help="of one item")
+    parser.add_argument("--first-seed", type=int, default=0)
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [None]
     parser.add_argument("--workers", type=int, default=len(cores))
     arguments = parser.parse_args()
     from asmpg.envs import MYRIAD_TASKS
 
     items = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
-    done = {(item["suite"], item["task"]) for item in items}
-    wanted = [(suite, task) for suite in arguments.suites for task in arguments.tasks or MYRIAD_TASKS]
-    wanted = [pair for pair in wanted if pair not in done]
+    done = {
+        (item["suite"], item["task"], seed)
+        for item in items
+        for seed in range(item.get("first_seed", 0), item.get("first_seed", 0) + item["num_seeds"])
+    }
+    first = arguments.first_seed
+    wanted = [(suite, task, first) for suite in arguments.suites for task in arguments.tasks or MYRIAD_TASKS]
+    wanted = [item for item in wanted if item not in done]
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(arguments.workers, context, max_tasks_per_child=1) as pool:
         futures = [
-            pool.submit(run_item, *pair, arguments.seeds, cores[index % len(cores)])
-            for index, pair in enumerate(wanted)
+            pool.submit(run_item, *item, arguments.seeds, cores[index % len(cores)])
+            for index, item in enumerate(wanted)
         ]
         for future in concurrent.futures.as_completed(futures):
             item = future.result()

@@ -65,6 +65,11 @@ def rnn_scan(recurrent: Float[Array, "n n"], projected: Float[Array, "length n"]
     return _rnn_outputs(projected + multiply(shift(hidden), recurrent), weight, hidden)
 
 
+# Steps in one turn of a loop: 53 instead of 61 ms a model update of batch 16 at horizon 500 on one CPU core, 36 instead
+# of 39 of batch 64 at 100. More steps are slower again, and so is any number but 1 for the RNN and the GRU.
+LSTM_UNROLL = 4
+
+
 def lstm_gates(preactivation: Float[Array, " gates"]) -> Float[Array, " gates"]:
     """Input gate, forget gate, candidate, output gate, side by side.
 
@@ -106,7 +111,7 @@ def _lstm_backward(residuals: tuple[Array, ...], cotangent: Array) -> tuple[Arra
 
     start = jnp.zeros_like(cotangent[0])
     sequences = (cotangent, to_cell, jnp.concatenate(slopes, axis=-1), f)
-    preactivation = jax.lax.scan(body, (start, start), sequences, reverse=True)[1]
+    preactivation = jax.lax.scan(body, (start, start), sequences, reverse=True, unroll=LSTM_UNROLL)[1]
     return preactivation, None, None, None, None
 
 
@@ -128,7 +133,8 @@ def lstm_scan(
         return (hidden, cell), (hidden, cell, gates)
 
     start = jnp.zeros(recurrent.shape[0], projected.dtype)
-    states = jax.lax.scan(body, (start, start), jax.lax.stop_gradient(projected))[1]
+    constant = jax.lax.stop_gradient(projected)
+    states = jax.lax.scan(body, (start, start), constant, unroll=LSTM_UNROLL)[1]
     return _lstm_outputs(projected + multiply(shift(states[0]), recurrent), weight, *states)
 
 
