@@ -20,8 +20,8 @@ import asmpg
 import wanderer
 from asmpg import demo
 from asmpg.cli import commands, machine, main, options
-from asmpg.config import MODELS
 from asmpg.experiments import EXPERIMENTS
+from asmpg.methods import MODELS
 from test_config import MODEL_FILE, TASK_FILE
 
 

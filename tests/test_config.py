@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 
 from asmpg import make, TASKS, TrainConfig, UsageError
 from asmpg.backbones import BACKBONES
-from asmpg.config import check_setting, from_json, MODELS, to_json
 from asmpg.learner import ModelBasedLearner
-from asmpg.model_files import load_backbone
+from asmpg.methods import check_setting, MODELS
+from asmpg.model_files import load_backbone, split_family
 from asmpg.models import ActionSequenceModel, HistoryModel
-from asmpg.policies import ActionSequence
+from asmpg.policies import ActionSequence, TanhGaussianPolicy
 from asmpg.settings import PRESETS, Settings
+from asmpg.stored_config import from_json, to_json
 from asmpg.task_files import load_task, sha256
 from probes import RewardIsAction, RewardIsState
 
@@ -369,6 +370,44 @@ def test_a_backbone_from_a_file(model_file, name):
     assert load_backbone(f"{model_file}:{name}") == create
     config = TrainConfig("bioreactor", horizon=10, model=f"{model_file}:{name}", steps=100).checked()
     assert config.model_name == f"own_model.py:{name}"
+
+
+@pytest.mark.parametrize(
+    ("family", "model", "policy"),
+    [("history-", HistoryModel, TanhGaussianPolicy), ("actions-", ActionSequenceModel, ActionSequence)],
+)
+def test_a_backbone_from_a_file_in_another_method(model_file, family, model, policy):
+    """Name and hash are kept as of a file alone, and what is before the name belongs to it."""
+    config = TrainConfig("bioreactor", horizon=10, model=f"{family}{model_file}:Sum", steps=100).checked()
+    learner = config.learner()
+    assert isinstance(learner, ModelBasedLearner) and learner.make_policy is policy
+    made = eqx.filter_eval_shape(lambda: learner.make_model(key=jax.random.key(0)))
+    assert type(made) is model and type(made.backbone).__name__ == "Sum"
+    assert config.model_name == f"{family}own_model.py:Sum"
+    content = to_json(config)
+    assert from_json(content, model=config.model).model == config.model
+    with pytest.raises(UsageError, match="not what the run was started with, " + config.model_name):
+        from_json(content, model=f"{model_file}:Sum")
+    with pytest.raises(UsageError, match=r"^model: there is no file nowhere"):
+        TrainConfig("bioreactor", model=f"{family}nowhere.py:Sum").checked()
+
+
+@pytest.mark.parametrize(("own", "family"), [(True, ""), (False, "history-")])
+def test_a_file_whose_name_begins_like_a_method_is_that_file(tmp_path, monkeypatch, own, family):
+    monkeypatch.chdir(tmp_path)
+    for name in ["net.py", "history-net.py"][: 1 + own]:
+        pathlib.Path(name).write_text(MODEL_FILE)
+    assert split_family("history-net.py:Sum")[0] == family
+    assert (
+        TrainConfig("bioreactor", horizon=10, model="history-net.py:Sum").checked().model_name
+        == "history-net.py:Sum"
+    )
+
+
+def test_the_fixed_point_is_not_for_a_history_model_from_a_file(model_file):
+    TrainConfig("bioreactor", horizon=10, model=f"{model_file}:Sum", imagine="parallel").checked()
+    with pytest.raises(UsageError, match=r"^imagine: parallel needs an action-sequence"):
+        TrainConfig("bioreactor", horizon=10, model=f"history-{model_file}:Sum", imagine="parallel").checked()
 
 
 @pytest.mark.parametrize(

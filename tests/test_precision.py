@@ -10,6 +10,7 @@ import pytest
 import asmpg
 from asmpg import TrainConfig
 from asmpg.precision import resolve_precision, using
+from asmpg.runs.session import notices
 
 
 pytestmark = pytest.mark.usefixtures("quickly")
@@ -60,3 +61,19 @@ def test_auto_is_what_jax_is_set_to(x64):
     with using("bfloat16-matmul"):
         assert "BF16_BF16_F32" in str(jax.make_jaxpr(jnp.dot)(jnp.ones((2, 2)), jnp.ones((2, 2))))
     assert jnp.zeros(1).dtype == jnp.float64
+
+
+def test_where_bfloat16_changes_nothing_a_run_says_so():
+    config = dataclasses.replace(CONFIG, precision="bfloat16-matmul", num_seeds=3)
+    assert [notice.split()[0] for notice in notices(config, 1, "cpu")] == ["bfloat16-matmul"]
+    assert (
+        notices(config, 1, "gpu") == notices(dataclasses.replace(config, precision="float32"), 1, "cpu") == []
+    )
+
+
+@pytest.mark.parametrize(
+    ("devices", "seeds", "said"), [(1, 3, None), (2, 3, "1 repeat"), (8, 3, None), (4, 9, "3 repeat")]
+)
+def test_seeds_that_do_not_divide_over_the_devices_are_said(devices, seeds, said):
+    found = notices(dataclasses.replace(CONFIG, num_seeds=seeds), devices, "gpu")
+    assert len(found) == (said is not None) and all(said in notice for notice in found)

@@ -20,10 +20,10 @@ import pytest
 import asmpg
 import wanderer
 from asmpg import TrainConfig, UsageError
-from asmpg.config import from_json, to_json
 from asmpg.runs import checkpoint, lifecycle, RunWarning, session, StorageError
 from asmpg.runs.folder import from_lines, RunFolder
 from asmpg.runs.records import History
+from asmpg.stored_config import from_json, to_json
 from probes import RewardIsState
 from toys import bits
 

@@ -15,6 +15,7 @@ import wanderer
 from asmpg import TrainConfig, UsageError
 from asmpg.runs import RunWarning
 from asmpg.runs.checkpoint import seal, unseal
+from asmpg.stored_config import to_json
 from asmpg.sweeps import BUILT_IN, Grid, load_suite, look, make_suite, open_store, sweep, tidy, work
 from asmpg.sweeps.engines import InProcess, Local, make_engine
 from asmpg.sweeps.suite import identify
@@ -473,7 +474,7 @@ def test_speeds_follow_a_power_of_the_horizon():
     config = TrainConfig("bioreactor", horizon=20, model="one-step", steps=steps, num_seeds=3)
 
     def add(horizon):
-        content = asmpg.config.to_json(dataclasses.replace(config, horizon=horizon))
+        content = to_json(dataclasses.replace(config, horizon=horizon))
         speeds.add(content, {"steps_per_second": 1e4 / horizon**1.5, "starting_seconds": 2.0})
 
     assert speeds.seconds(config) is None

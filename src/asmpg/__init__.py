@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from .backbones import SimpleRNN as SimpleRNN
     from .baselines import DecisionTransformerSettings as DecisionTransformerSettings
     from .baselines import SoftActorCriticSettings as SoftActorCriticSettings
-    from .config import MODELS as MODELS
     from .config import TrainConfig as TrainConfig
     from .environment import AbstractEnvironment as AbstractEnvironment
     from .environment import AbstractReward as AbstractReward
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from .envs import TASKS as TASKS
     from .gradients import action_gradient as action_gradient
     from .gradients import policy_gradient as policy_gradient
+    from .methods import MODELS as MODELS
     from .models import AbstractDynamicsModel as AbstractDynamicsModel
     from .models import ActionSequenceModel as ActionSequenceModel
     from .models import HistoryModel as HistoryModel
@@ -78,7 +78,8 @@ _MODULES = {
     ),
     "backbones": ("AbstractBackbone", "BACKBONES", "SelfAttention", "SimpleRNN"),
     "baselines": ("DecisionTransformerSettings", "SoftActorCriticSettings"),
-    "config": ("MODELS", "TrainConfig"),
+    "config": ("TrainConfig",),
+    "methods": ("MODELS",),
     "environment": ("AbstractEnvironment", "AbstractReward", "rollout"),
     "envs": ("from_ode", "make", "TASKS"),
     "gradients": ("action_gradient", "policy_gradient"),

@@ -1,125 +1,19 @@
-"""What a run is: `TrainConfig`, its checks, its form in a file, and the learner it describes."""
+"""What a run is: `TrainConfig`, its checks and the learner it describes."""
 
 import dataclasses
-import functools
-import math
-import types
 import typing
-from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from . import model_files, task_files, user_files
-from .backbones import BACKBONES
-from .baselines import decision_transformer, sac
+from . import model_files, task_files
+from .checks import check_choice, check_integer, check_number
 from .environment import AbstractEnvironment, check_horizon, validate
 from .envs import make, TASKS
 from .imagination import check_parallel, Imagine, Loop
-from .learner import AbstractLearner, ModelBasedLearner
-from .models import ActionSequenceModel, HistoryModel, OneStepModel, Simulator
-from .policies import ActionSequence, TanhGaussianPolicy
+from .learner import AbstractLearner
+from .methods import check_setting, find_method, is_sequence_model
 from .precision import Precision, resolve_precision
-from .settings import AbstractSettings, PRESETS, Settings
+from .settings import AbstractSettings
 from .types import UsageError
-
-
-@dataclasses.dataclass(frozen=True)
-class Method:
-    """What a `--model` stands for.
-
-    Attributes:
-        settings: the class of its settings.
-        presets: from a preset's name to what makes its settings for a horizon.
-        learner: builds the learner from (config, env, settings).
-    """
-
-    settings: type[AbstractSettings]
-    presets: Mapping[str, Callable[[int], AbstractSettings]]
-    learner: Callable[..., AbstractLearner]
-
-
-def _model_table() -> dict[str, Any]:
-    """Every model-based method, with what builds its dynamics model from (env, settings)."""
-    table: dict[str, Any] = {}
-    for name in BACKBONES:
-        table[name] = lambda env, settings, name=name: functools.partial(
-            ActionSequenceModel, env, name, dropout=settings.dropout
-        )
-    for name in BACKBONES:
-        table[f"history-{name}"] = lambda env, settings, name=name: functools.partial(
-            HistoryModel, env, name, dropout=settings.dropout, cut_state_gradient=settings.cut_state_gradient
-        )
-        table[f"actions-{name}"] = table[name]
-    table["actions"] = table["transformer"]
-    table["one-step"] = lambda env, settings: functools.partial(OneStepModel, env)
-    table["simulator"] = lambda env, settings: lambda *, key: Simulator(env)
-    return table
-
-
-def _model_based(make_model: Callable[..., Any], make_policy: Callable[..., Any]) -> Method:
-    """Algorithm 1 with one kind of dynamics model and one of policy."""
-
-    def learner(config: "TrainConfig", env: AbstractEnvironment, settings: Settings) -> AbstractLearner:
-        return ModelBasedLearner(
-            env,
-            settings,
-            make_model(env, settings),
-            config.loop,
-            config.record_cosine,
-            config.learned_reward,
-            make_policy,
-            config.imagine,
-            config.scan_chunk,
-        )
-
-    return Method(Settings, PRESETS, learner)
-
-
-def _soft_actor_critic(
-    config: "TrainConfig", env: AbstractEnvironment, settings: sac.SoftActorCriticSettings
-) -> AbstractLearner:
-    return sac.SoftActorCritic(env, settings)
-
-
-def _decision_transformer(
-    config: "TrainConfig",
-    env: AbstractEnvironment,
-    settings: decision_transformer.DecisionTransformerSettings,
-) -> AbstractLearner:
-    target = decision_transformer.target_return(env, settings.return_target)
-    return decision_transformer.DecisionTransformer(env, settings, target)
-
-
-MODELS = {
-    name: _model_based(make_model, ActionSequence if name.startswith("actions") else TanhGaussianPolicy)
-    for name, make_model in _model_table().items()
-} | {
-    "sac": Method(sac.SoftActorCriticSettings, sac.PRESETS, _soft_actor_critic),
-    "odt": Method(
-        decision_transformer.DecisionTransformerSettings, decision_transformer.PRESETS, _decision_transformer
-    ),
-}
-
-
-def find_method(model: str) -> Method:
-    """What a `--model` stands for.
-
-    Raises:
-        UsageError: an unknown model, or a file that gives no backbone.
-    """
-    if not user_files.is_file(model):
-        check_choice("model", model, MODELS, "FILE.py:NAME")
-        return MODELS[model]
-    backbone = model_files.load_backbone(model)
-
-    def make_model(env: AbstractEnvironment, settings: Settings) -> Callable[..., Any]:
-        return functools.partial(ActionSequenceModel, env, backbone, dropout=settings.dropout)
-
-    return _model_based(make_model, TanhGaussianPolicy)
-
-
-def is_sequence_model(model: str) -> bool:
-    """Whether a `--model` is fitted as an action-sequence model, whose `predict` reads no state but the first."""
-    return model in BACKBONES or model.startswith("actions") or user_files.is_file(model)
 
 
 # More seeds than this would not be told apart by a 32-bit key.
@@ -133,9 +27,9 @@ class TrainConfig:
     Attributes:
         task: a name of `asmpg.TASKS`, `FILE.py:NAME`, or an environment.
         horizon: actions in an episode; an environment given as `task` has its own.
-        model: a name of `MODELS`, the method, or `FILE.py:NAME`; a backbone, of the table or of your own, means an
-            action-sequence model, `history-BACKBONE` one over states and actions, `actions-BACKBONE` that the actions
-            themselves are optimised through an action-sequence model.
+        model: a name of `MODELS`, the method. A backbone means an action-sequence model, `history-BACKBONE` one over
+            states and actions, `actions-BACKBONE` that the actions themselves are optimised through an action-sequence
+            model; BACKBONE may be `FILE.py:NAME`, one of your own.
         steps: environment steps, rounded up to whole episodes, the warm-up included.
         seed: the first seed.
         num_seeds: number of independent runs, with seeds `seed .. seed + num_seeds - 1`.
@@ -178,7 +72,7 @@ class TrainConfig:
     @property
     def model_name(self) -> str:
         """The model without a folder of the user's."""
-        return user_files.short_name(self.model)
+        return model_files.short_name(self.model)
 
     def environment(self) -> AbstractEnvironment:
         """The task.
@@ -255,207 +149,3 @@ class TrainConfig:
         elif config.optimum:
             config = dataclasses.replace(config, optimum=False)
         return config
-
-
-def check_choice(option: str, value: Any, allowed: Collection[str], *others: str) -> None:
-    """Raises a UsageError that names the option unless the value is allowed; `others` are named in it too."""
-    if value not in allowed:
-        raise UsageError(f"{option}: {value!r} is not one of {', '.join([*allowed, *others])}")
-
-
-def check_integer(option: str, value: Any, least: int) -> None:
-    """Raises a UsageError that names the option unless the value is an integer and large enough."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise UsageError(f"{option}: must be an integer >= {least}, got {value!r}")
-
-
-def check_number(option: str, value: Any) -> None:
-    """Raises a UsageError that names the option unless the value is a finite number."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise UsageError(f"{option}: must be a finite number, got {value!r}")
-
-
-# Integers are at least one unless they are named here, where zero means none. Real numbers may be zero unless they are
-# named here; probabilities must stay below one, shares may be one.
-_MAY_BE_NONE = {"learning_rate_decay"}
-_POSITIVE = {
-    *("model_learning_rate", "policy_learning_rate", "critic_learning_rate", "temperature_learning_rate"),
-    *("gradient_clip", "target_rate"),
-}
-_BELOW_ONE = {"dropout"}
-_AT_MOST_ONE = {"discount", "predicted_state_share", "target_rate"}
-_ANY_SIGN = {"target_entropy"}
-
-
-def check_setting(name: str, value: Any, settings: type[AbstractSettings] = Settings) -> None:
-    """Checks one setting: an integer >= 1, a finite number >= 0, a truth value or a listed word, by its type.
-
-    Raises:
-        UsageError: the method has no such setting, or the value is not allowed.
-    """
-    kinds = {field.name: field.type for field in dataclasses.fields(settings)}
-    if name not in kinds and any(name in _names(method.settings) for method in MODELS.values()):
-        raise UsageError(f"{name}: {value!r} has no meaning for this method, which has {', '.join(kinds)}")
-    check_choice("setting", name, kinds)
-    kind = kinds[name]
-    if typing.get_origin(kind) in (typing.Union, types.UnionType):  # words, or a number of any size
-        if isinstance(value, str):
-            words = [word for part in typing.get_args(kind) for word in typing.get_args(part)]
-            check_choice(name, value, words)
-        else:
-            check_number(name, value)
-    elif typing.get_origin(kind) is typing.Literal:
-        check_choice(name, value, typing.get_args(kind))
-    elif kind is bool:
-        if not isinstance(value, bool):
-            raise UsageError(f"{name}: must be true or false, got {value!r}")
-    elif kind is int:
-        check_integer(name, value, 0 if name in _MAY_BE_NONE else 1)
-    elif kind is float:
-        check_number(name, value)
-        if name in _ANY_SIGN:
-            return
-        if value < 0 or (name in _POSITIVE and value == 0):
-            raise UsageError(f"{name}: must be {'>' if name in _POSITIVE else '>='} 0, got {value!r}")
-        if name in _BELOW_ONE and value >= 1:
-            raise UsageError(f"{name}: must be below 1, got {value!r}")
-        if name in _AT_MOST_ONE and value > 1:
-            raise UsageError(f"{name}: must be at most 1, got {value!r}")
-
-
-def _names(settings: type[AbstractSettings]) -> set[str]:
-    return {field.name for field in dataclasses.fields(settings)}
-
-
-def to_json(config: TrainConfig) -> dict[str, Any]:
-    """The configuration as plain JSON, complete but for the code of a task or a backbone of the user's own.
-
-    Of those, only names, sizes and the hash of the file are kept. Nothing in here is ever run.
-    """
-    content = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    content["overrides"] = dict(config.overrides)
-    content["settings"] = dataclasses.asdict(config.settings())
-    content["model"], content["model_source"] = config.model_name, {"kind": "built-in"}
-    if user_files.is_file(config.model):
-        content["model_source"] = {"kind": "file", "sha256": user_files.sha256("model", config.model)}
-    env = config.environment()
-    identity = env.identity()
-    if identity is not None:
-        return content | {"task": env.name, "task_source": {"kind": "built-in", "parameters": dict(identity)}}
-    source = {"kind": "object", "state_size": env.state_size, "action_size": env.action_size}
-    if isinstance(config.task, str):
-        path, name = task_files.split(config.task)
-        source |= {"kind": "file", "sha256": task_files.sha256(config.task)}
-        return content | {"task": f"{path.name}:{name}", "task_source": source}
-    return content | {"task": env.name, "task_source": source}
-
-
-def from_json(
-    content: Mapping[str, Any], task: str | AbstractEnvironment | None = None, model: str | None = None
-) -> TrainConfig:
-    """The configuration that `to_json` wrote.
-
-    Args:
-        content: plain JSON.
-        task: the task again, where it is one of the user's own: `FILE.py:NAME` or an environment.
-        model: `FILE.py:NAME` again, where the model's backbone is the user's own.
-
-    Raises:
-        UsageError: a field is missing, unknown or of the wrong type; the task or the model is missing or another one.
-    """
-    fields = {field.name: field.type for field in dataclasses.fields(TrainConfig)}
-    others = ("settings", "task_source", "model_source")
-    values = {name: value for name, value in content.items() if name not in others}
-    for name in [*fields, *others]:
-        if name not in content:
-            raise UsageError(f"config: {name!r} is missing")
-    for name, value in values.items():
-        check_choice("config", name, fields)
-        _check_field(name, value, fields[name])
-    values["task"] = _task_again(content, task)
-    values["model"] = _model_again(content, model)
-    config = TrainConfig(**values)
-    # A preset may mean something else in another version: what the run was started with counts.
-    stored = content["settings"]
-    names = _names(find_method(config.model).settings)
-    if not isinstance(stored, dict) or stored.keys() != names:
-        raise UsageError("config: its settings are those of another version of asmpg")
-    if stored != dataclasses.asdict(config.settings()):
-        config = dataclasses.replace(config, overrides=dict(stored))
-    return config
-
-
-def _check_field(name: str, value: Any, kind: Any) -> None:
-    """Raises a UsageError unless a value from a file has the type of its field."""
-    kinds: Any = (str,) if name == "task" else typing.get_args(kind) or (kind,)
-    if typing.get_origin(kind) is typing.Literal:
-        check_choice(name, value, kinds)
-        return
-    plain = tuple(typing.get_origin(kind) or kind for kind in kinds)
-    plain = (*plain, int) if float in plain else plain
-    wrong_truth = isinstance(value, bool) and bool not in plain
-    if wrong_truth or not isinstance(value, dict if name == "overrides" else plain):
-        raise UsageError(f"config: {name} has the value {value!r}, which is not of its type")
-
-
-def _task_again(
-    content: Mapping[str, Any], task: str | AbstractEnvironment | None
-) -> str | AbstractEnvironment:
-    """The task of a stored configuration: built in, or the one given, once it is known to be the same."""
-    name, source = content["task"], content["task_source"]
-    kind = source.get("kind") if isinstance(source, dict) else None
-    check_choice("config: task_source", kind, ("built-in", "file", "object"))
-    if kind == "built-in":
-        if task is not None:
-            raise UsageError(f"task: the run is of the built-in task {name}, none must be given")
-        check_choice("task", name, TASKS)
-        parameters = source.get("parameters")
-        if not isinstance(parameters, dict):
-            raise UsageError("config: the parameters of the task are missing")
-        return make(name, check_horizon(content["horizon"]), **parameters) if parameters else name
-    if task is None:
-        raise UsageError(
-            f"task: the run is of {name}, a task of your own, which is not stored in it; "
-            "give it again: --task FILE.py:NAME, or load(path, task=...)"
-        )
-    if isinstance(task, str):
-        if kind == "file" and task_files.sha256(task) != source.get("sha256"):
-            raise UsageError(
-                f"task: {task} is not what the run was started with, {name}: the file has changed"
-            )
-        env = task_files.load_task(task, content["horizon"])
-    else:
-        env = task
-    sizes = {
-        "horizon": content["horizon"],
-        "state_size": source["state_size"],
-        "action_size": source["action_size"],
-    }
-    for attribute, wanted in sizes.items():
-        if getattr(env, attribute) != wanted:
-            raise UsageError(
-                f"task: the run's has {attribute} {wanted}, the one given {getattr(env, attribute)}"
-            )
-    return task
-
-
-def _model_again(content: Mapping[str, Any], model: str | None) -> str:
-    """The model of a stored configuration: built in, or the file given, once it is known to be the same."""
-    name, source = content["model"], content["model_source"]
-    kind = source.get("kind") if isinstance(source, dict) else None
-    check_choice("config: model_source", kind, ("built-in", "file"))
-    if kind == "built-in":
-        if model is not None:
-            raise UsageError(f"model: the run is of the built-in model {name}, none must be given")
-        check_choice("model", name, MODELS)
-        return name
-    if model is None:
-        raise UsageError(
-            f"model: the run is of {name}, a backbone of your own, which is not stored in it; "
-            "give it again: --model FILE.py:NAME, or load(path, model=...)"
-        )
-    if not user_files.is_file(model) or user_files.split("model", model)[1] != name.rpartition(":")[2]:
-        raise UsageError(f"model: {model} is not what the run was started with, {name}")
-    if user_files.sha256("model", model) != source.get("sha256"):
-        raise UsageError(f"model: {model} is not what the run was started with, {name}: the file has changed")
-    return model

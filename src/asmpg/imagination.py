@@ -17,8 +17,9 @@ from .types import Scalar, UsageError
 Loop = Literal["open", "closed"]
 Imagine = Literal["auto", "sequential", "parallel"]
 
-# A sweep that changes no state by more than this share of the component's largest value is the last one.
-TOLERANCE = 1e-5
+# A sweep that changes no state by more than this share of the component's largest value is the last one. In units of
+# the rounding error: about 1e-5 in single precision.
+TOLERANCE = 100.0
 # After as many sweeps, going through the episode step by step is cheaper on any device.
 MAX_SWEEPS = 32
 
@@ -117,7 +118,7 @@ def find_states(
     noise: Float[Array, "horizon action"],
     guess: Float[Array, "horizon_plus_1 state"] | None = None,
     *,
-    tolerance: float = TOLERANCE,
+    tolerance: float | None = None,
     max_sweeps: int = MAX_SWEEPS,
 ) -> tuple[Float[Array, "horizon_plus_1 state"], Sweeps]:
     """The states of an episode as a fixed point: all actions from all states, all states from all actions.
@@ -132,12 +133,15 @@ def find_states(
         initial_state: `s_0`.
         noise: standard normal numbers, one row a step.
         guess: states to begin with, such as those of a similar policy; by default `s_0` throughout.
-        tolerance: see `TOLERANCE`.
+        tolerance: the largest change of a state, as a share of the component's largest value, that ends the search; by
+            default `TOLERANCE` rounding errors.
         max_sweeps: after as many without agreement the episode is rolled out step by step.
     """
     horizon = noise.shape[0]
     steps = jnp.arange(horizon)
     policy, model = jax.lax.stop_gradient((policy, model))
+    if tolerance is None:
+        tolerance = TOLERANCE * float(jnp.finfo(initial_state.dtype).eps)
 
     def sweep(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         states, number, _ = carry

@@ -1,6 +1,7 @@
-"""Backbones of the user's own, named on a command line as `FILE.py:NAME`."""
+"""Backbones of the user's own, named on a command line as `FILE.py:NAME` or `history-FILE.py:NAME`."""
 
 import inspect
+import pathlib
 from typing import Any
 
 import equinox as eqx
@@ -13,8 +14,28 @@ from .models import EMBEDDING_SIZE
 from .types import UsageError
 
 
+# What may stand before a backbone, built in or from a file: the method that has it inside.
+FAMILIES = ("history-", "actions-")
 # By file, its content and name: the same class is the same object, so that what was compiled is found again.
 _loaded: dict[tuple[str, str, str], CreateBackbone] = {}
+
+
+def split_family(model: str) -> tuple[str, str]:
+    """`history-` or `actions-`, or nothing, and the backbone: a name, or `FILE.py:NAME`.
+
+    A file whose own name begins with one of these is that file.
+    """
+    for family in FAMILIES:
+        backbone = model.removeprefix(family)
+        if backbone != model and not pathlib.Path(model.rpartition(":")[0]).expanduser().is_file():
+            return family, backbone
+    return "", model
+
+
+def short_name(model: str) -> str:
+    """The model as it was named, but for a folder of the user's."""
+    family, backbone = split_family(model)
+    return family + user_files.short_name(backbone)
 
 
 def load_backbone(model: str) -> CreateBackbone:

@@ -14,10 +14,11 @@ from typing import Any
 from .. import catalogue, task_files, user_files
 from ..backbones import BACKBONES
 from ..baselines import DecisionTransformer, SoftActorCritic
-from ..config import MODELS, TrainConfig
+from ..config import TrainConfig
 from ..environment import AbstractEnvironment, validate
 from ..envs import make, TASKS
 from ..experiments import EXPERIMENTS
+from ..methods import MODELS
 from ..models import ActionSequenceModel, HistoryModel, OneStepModel, Simulator
 from ..optimal_control import best_constant_return, optimal, random_return
 from ..policies import ActionSequence

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from ..config import check_choice
+from ..checks import check_choice
 from ..experiments import EXPERIMENTS, redraw, reproduce, SCALES, StoppedError, Sweeping
 from ..experiments.diagnosis import diagnose
 from ..experiments.subjects import fresh_subjects, parse_horizons, trained_subjects

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from ..config import MODELS
+from ..methods import MODELS
 from ..settings import AbstractSettings
 
 
@@ -60,8 +60,8 @@ class Train:
     Attributes:
         task: a built-in task (see asmpg list) or FILE.py:NAME.
         horizon: number of actions in an episode.
-        model: which method; a backbone's name, or FILE.py:NAME for one of your own, means an action-sequence model (see
-            asmpg list).
+        model: which method (see asmpg list); a backbone's name means an action-sequence model; FILE.py:NAME is a
+            backbone of your own, behind history- and actions- too.
         steps: environment steps per seed, rounded up to whole episodes; with --resume, how many in all.
         seeds: number of independent runs, with seeds SEED, SEED + 1, ...
         seed: the first seed.

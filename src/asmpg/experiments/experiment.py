@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast, Literal
 
-from ..config import check_choice
+from ..checks import check_choice
 from ..runs import StorageError
 from ..sweeps import tidy
 from ..types import UsageError

@@ -10,9 +10,11 @@ import jax
 
 from .. import task_files, user_files
 from ..analysis import check_fits
-from ..config import check_choice, check_integer, MODELS, TrainConfig
+from ..checks import check_choice, check_integer
+from ..config import TrainConfig
 from ..environment import AbstractEnvironment, check_horizon, uniform_actions, validate
 from ..learner import AbstractLearner, with_normaliser
+from ..methods import MODELS
 from ..models import AbstractDynamicsModel
 from ..normalisation import Normaliser
 from ..policies import TanhGaussianPolicy

@@ -12,9 +12,11 @@ from typing import Any
 
 import jax
 
-from ..config import check_integer, from_json, to_json, TrainConfig
+from ..checks import check_integer
+from ..config import TrainConfig
 from ..environment import AbstractEnvironment
 from ..precision import using
+from ..stored_config import from_json, to_json
 from ..types import UsageError
 from . import folder as files
 from . import plots

@@ -141,14 +141,8 @@ class Session:
     def _compile(self, in_thread: Callable[..., Future[Any]]) -> None:
         """Compiles the loop and, unless the run has begun already, goes through the warm-up at the same time."""
         self._report(Progress("starting", f"compiling {self.config.model_name}"))
-        seeds, devices = self.config.num_seeds, len(jax.local_devices()[: self.config.num_seeds])
-        if seeds % devices:
-            idle = -seeds % devices
-            self._report(
-                Progress(
-                    "starting", f"{seeds} seeds do not divide over {devices} devices: {idle} repeat the last"
-                )
-            )
+        for notice in notices(self.config, len(jax.local_devices()), jax.default_backend()):
+            self._report(Progress("starting", notice))
         compiling = in_thread(self._compile_loop)
         if self._state is None:
             self._state = self._place(self.trainer.init())
@@ -253,6 +247,18 @@ class Session:
             "config": self._content,
         }
         folder.write_checkpoint(self.steps, arrays, meta)
+
+
+def notices(config: TrainConfig, num_devices: int, backend: str) -> list[str]:
+    """What a user may not expect of a run on these devices."""
+    seeds, devices, found = config.num_seeds, min(num_devices, config.num_seeds), []
+    if seeds % devices:
+        found.append(
+            f"{seeds} seeds do not divide over {devices} devices: {-seeds % devices} repeat the last"
+        )
+    if config.precision == "bfloat16-matmul" and backend == "cpu":
+        found.append("bfloat16-matmul changes nothing on a CPU, which multiplies in float32")
+    return found
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from .. import task_files
-from ..config import check_choice, MODELS, to_json, TrainConfig
+from ..checks import check_choice
+from ..config import TrainConfig
+from ..methods import MODELS
+from ..stored_config import to_json
 from ..types import UsageError
 
 

@@ -7,9 +7,9 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..config import to_json
 from ..runs import RunWarning
 from ..runs.checkpoint import DamagedError
+from ..stored_config import to_json
 from ..types import UsageError
 from . import tidy
 from .code import code_version

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from ..config import to_json, TrainConfig
+from ..config import TrainConfig
 from ..runs import Progress
 from ..runs.lifecycle import start
+from ..stored_config import to_json
 from .suite import Item
 from .work import describe, Outcome
 

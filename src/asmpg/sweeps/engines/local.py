@@ -15,7 +15,7 @@ from typing import Any, final
 
 import jax
 
-from ...config import check_integer
+from ...checks import check_integer
 from ..timing import Calibration
 from ..work import Job, Outcome
 from .base import AbstractEngine, execute, give_up, NUM_TRIES, use_one_core
