@@ -186,6 +186,7 @@ class Trainer:
         learner: the method.
         schedule: how the steps are cut.
         seeds: one independent run each; seed i draws the same numbers alone and in company.
+        shapes: of the state of all seeds; every array has a leading seed axis.
     """
 
     def __init__(self, learner: AbstractLearner, schedule: Schedule, seeds: Sequence[int]):
@@ -195,16 +196,15 @@ class Trainer:
         # Runs of about the same length share a program: a second one, or a longer one, finds it compiled.
         capacity = min(capacity, 1 << (schedule.num_episodes - 1).bit_length())
         starts = evaluation_states(learner.env)
+        self._static: Any = None
 
         def init(key: PRNGKey) -> SeedState:
             return init_seed(learner, schedule, capacity, key)
 
-        # Environments and activation functions inside the networks are not arrays: they stay outside the loop.
-        shapes = eqx.filter_eval_shape(init, jax.random.key(0))
-        self._static = eqx.partition(shapes, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))[1]
-
         def init_arrays(key: PRNGKey) -> SeedState:
-            return eqx.filter(init(key), eqx.is_array)
+            # Environments and activation functions inside the networks are not arrays: they stay outside the loop.
+            arrays, self._static = eqx.partition(init(key), eqx.is_array)
+            return arrays
 
         def advance_arrays(arrays: SeedState, first: Array, num: Array) -> tuple[SeedState, Metrics]:
             state = eqx.combine(arrays, self._static)
@@ -213,6 +213,8 @@ class Trainer:
 
         self._init = jax.jit(over_seeds(init_arrays, len(self.seeds)))
         self._advance = jax.jit(over_seeds(advance_arrays, len(self.seeds)), donate_argnums=0)
+        # Traces what `init` will run, once, and finds what is no array.
+        self.shapes = jax.eval_shape(self.init)
 
     def init(self) -> SeedState:
         """All seeds after their warm-up; every array has a leading seed axis."""
@@ -227,9 +229,8 @@ class Trainer:
 
         None where the compiler does not say.
         """
-        shapes = jax.eval_shape(self.init)
         index = jax.ShapeDtypeStruct((), jnp.asarray(0).dtype)
-        stats = self._advance.lower(shapes, index, index).compile().memory_analysis()
+        stats = self._advance.lower(self.shapes, index, index).compile().memory_analysis()
         if stats is None:
             return None
         new = stats.output_size_in_bytes - stats.alias_size_in_bytes

@@ -1,6 +1,7 @@
 """The command line: `asmpg list`, `train`, `evaluate`, `optimal`, `diagnose`, `reproduce`, `sweep`, `report`."""
 
 import dataclasses
+import importlib
 import os
 import sys
 import warnings
@@ -11,10 +12,21 @@ from typing import Any
 from ..envs import DiscretisationWarning
 from ..runs import RunWarning, StorageError
 from ..types import UsageError
-from . import commands, laboratory, options, sweep
+from . import options
 from .machine import INTERRUPTED
 
 
+# Where each is carried out, imported when it is: experiments and sweeps take a while to import.
+_COMMANDS = {
+    options.Train: ("commands", "run_train"),
+    options.Evaluate: ("commands", "run_evaluate"),
+    options.Optimal: ("commands", "run_optimal"),
+    options.List: ("commands", "run_list"),
+    options.Diagnose: ("laboratory", "run_diagnose"),
+    options.Reproduce: ("laboratory", "run_reproduce"),
+    options.Report: ("laboratory", "run_report"),
+    options.Sweep: ("sweep", "run_sweep_command"),
+}
 # Fields of the configuration that are typed by another name.
 _TYPED = {"num_seeds": "--seeds", "task": "TASK", "run": "RUN", "figure": "FIGURE"}
 
@@ -36,16 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
         command = options.parse(arguments or ["--help"])
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 2
-    run = {
-        options.Train: commands.run_train,
-        options.Evaluate: commands.run_evaluate,
-        options.Optimal: commands.run_optimal,
-        options.Diagnose: laboratory.run_diagnose,
-        options.Reproduce: laboratory.run_reproduce,
-        options.Sweep: sweep.run_sweep_command,
-        options.Report: laboratory.run_report,
-        options.List: commands.run_list,
-    }[type(command)]
+    module, function = _COMMANDS[type(command)]
+    run = getattr(importlib.import_module(f".{module}", __name__), function)
     return guarded(lambda: run(command))
 
 

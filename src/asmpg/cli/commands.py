@@ -17,7 +17,6 @@ from ..baselines import DecisionTransformer, SoftActorCritic
 from ..config import TrainConfig
 from ..environment import AbstractEnvironment, validate
 from ..envs import make, TASKS
-from ..experiments import EXPERIMENTS
 from ..methods import MODELS
 from ..models import ActionSequenceModel, HistoryModel, OneStepModel, Simulator
 from ..optimal_control import best_constant_return, optimal, random_return
@@ -35,6 +34,8 @@ from .options import Evaluate, List, Optimal, Train
 
 def run_list(options: List) -> int:
     """`asmpg list`."""
+    from ..experiments import EXPERIMENTS
+
     tables = {
         "tasks": {name: _first_line(task) for name, task in TASKS.items()},
         "backbones": {name: _first_line(backbone) for name, backbone in BACKBONES.items()},

@@ -111,7 +111,7 @@ class Session:
         Raises:
             DamagedError: its arrays do not fit.
         """
-        shapes = jax.eval_shape(self.trainer.init)
+        shapes = self.trainer.shapes
         arrays = {name: array for name, array in saved.arrays.items() if name != files.METRICS}
         self._state = checkpoint.unflatten(shapes, _with_all_rows(arrays, shapes))
         self.history = History(saved.arrays[files.METRICS].tobytes())
@@ -177,7 +177,7 @@ class Session:
 
     def _compile_loop(self) -> None:
         """Compiles the loop by running no episode of it on zeros."""
-        shapes = jax.eval_shape(self.trainer.init)
+        shapes = self.trainer.shapes
         self.trainer.advance(self._place(checkpoint.zeros(shapes)), self.trainer.schedule.warmup_episodes, 0)
 
     def _place(self, state: Any) -> Any:
