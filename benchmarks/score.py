@@ -148,6 +148,11 @@ def table(items: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def read() -> list[dict]:
+    """What is finished."""
+    return json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+
+
 def save(items: list[dict]) -> None:
     """Writes results and table beside their places and renames them."""
     RESULTS.parent.mkdir(exist_ok=True)
@@ -197,7 +202,7 @@ def main() -> None:
     arguments = parser.parse_args()
     from asmpg.envs import MYRIAD_TASKS
 
-    items = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    items = read()
     done = {
         (item["suite"], item["task"], seed)
         for item in items
@@ -213,7 +218,8 @@ def main() -> None:
             for index, item in enumerate(wanted)
         ]
         for future in concurrent.futures.as_completed(futures):
-            item = future.result()
+            # Read anew: another process may have finished an item.
+            item, items = future.result(), read()
             items.append(item)
             save(items)
             print(
