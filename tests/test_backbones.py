@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 
 from asmpg.analysis import action_jacobian, reach
-from asmpg.backbones import AbstractBackbone, BACKBONES, scan_step, SelfAttention, SimpleRNN, Transformer
+from asmpg.backbones import (
+    AbstractBackbone,
+    attention,
+    BACKBONES,
+    scan_step,
+    SelfAttention,
+    SimpleRNN,
+    Transformer,
+)
 from asmpg.backbones.attention import attend, rotate
 from asmpg.backbones.base import dropout
 from asmpg.backbones.delta import delta_chunks, delta_step, Reads, unit_lower_inverse
@@ -406,6 +414,34 @@ def test_long_memory_initialisation_of_the_lstm():
         lambda m: [cell.inputs.bias for cell in m.backbone.cells], model, replace_fn=jnp.zeros_like
     )
     assert np.abs(gradient).min() > 1e6 * np.abs(first_gradient(forgetful)).max()
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.5])
+def test_attention_over_a_long_sequence_is_attention(rate, monkeypatch, x64):
+    """A few rows at once, computed anew for the derivative: with the same dropout, values and derivatives."""
+    heads = np.random.default_rng(0).normal(size=(3, LONGEST, 2, 4))
+    monkeypatch.setattr(attention, "FEW", 7)
+
+    def run(long):
+        monkeypatch.setattr(attention, "LONG", LONGEST - 1 if long else LONGEST)
+        key = jax.random.key(3) if rate else None
+        return jax.value_and_grad(lambda x: jnp.sin(attend(*x, dropout_rate=rate, key=key)).sum())(heads)
+
+    whole, parts = run(False), run(True)
+    if rate:
+        assert np.isfinite(flatten(parts)).all() and relative_error(parts, whole) > 0.01, "other draws"
+        assert relative_error(run(True), parts) == 0
+    else:
+        assert relative_error(parts, whole) < 1e-12
+
+
+def test_memory_of_attention_grows_like_the_length():
+    def scratch(length):
+        heads = jax.ShapeDtypeStruct((3, length, 2, 4), jnp.float32)
+        gradient = jax.grad(lambda x: jnp.sin(attend(*x)).sum())
+        return jax.jit(gradient).lower(heads).compile().memory_analysis().temp_size_in_bytes
+
+    assert scratch(4 * attention.LONG) < 2.5 * scratch(2 * attention.LONG)
 
 
 @pytest.mark.parametrize("length", [1, LENGTH, LONGEST])

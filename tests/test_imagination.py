@@ -1,6 +1,8 @@
 """Imagination as a fixed point of whole sequences: the states of the rollout step by step, and what it reports."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -10,10 +12,13 @@ import pytest
 
 import asmpg
 from asmpg import ActionSequenceModel, imagination, TanhGaussianPolicy, TrainConfig
+from asmpg.backbones import AbstractBackbone
 from asmpg.cli import main
 from asmpg.gradients import imagined_return
 from asmpg.imagination import find_states, imagine, resolve
 from asmpg.models import OneStepModel, Simulator
+from asmpg.replay import ReplayBuffer
+from asmpg.runs import lifecycle
 from asmpg.types import UsageError
 
 
@@ -133,6 +138,97 @@ def test_a_run_is_the_same_to_rounding_and_reports_its_sweeps():
     assert "num_sweeps" not in step_by_step.metrics
 
 
+def test_a_run_counts_what_it_had_to_roll_out_step_by_step(monkeypatch):
+    """Without any tolerance nothing agrees: every episode of every update falls back, and gives the same run."""
+    monkeypatch.setattr(imagination, "TOLERANCE", 0.0)
+    monkeypatch.setattr(find_states, "__kwdefaults__", find_states.__kwdefaults__ | {"max_sweeps": 3})
+    expected = asmpg.train(CONFIG)
+    run = asmpg.train(dataclasses.replace(CONFIG, imagine="parallel"))
+    num_updates = 32 // CONFIG.overrides["policy_update_every"]
+    episodes = num_updates * CONFIG.overrides["policy_batch_size"]
+    np.testing.assert_array_equal(run.metrics["num_fallbacks"][1:], episodes)
+    np.testing.assert_allclose(run.metrics["return"], expected.metrics["return"], rtol=1e-3)
+
+
+def test_chunks_change_a_run_by_rounding_only():
+    """Where imagination is differentiated step by step; at three steps a chunk, of eight."""
+    config = dataclasses.replace(CONFIG, model="one-step", imagine="auto")
+    whole, chunks = asmpg.train(config), asmpg.train(dataclasses.replace(config, scan_chunk=3))
+    for name, values in whole.metrics.items():
+        np.testing.assert_allclose(chunks.metrics[name], values, rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+def test_a_chunk_is_what_a_derivative_keeps():
+    """The option reaches the scan: with one step a chunk, much less scratch memory for one update."""
+    config = dataclasses.replace(CONFIG, model="one-step", imagine="auto", horizon=200)
+
+    def scratch(chunk):
+        learner = dataclasses.replace(config, scan_chunk=chunk).learner()
+        env, state = learner.env, learner.init(key=jax.random.key(0))
+        replay = ReplayBuffer.create(env, 4)
+        arrays, static = eqx.partition(state, eqx.is_array)
+
+        def update(arrays):
+            new = learner._update_policy(eqx.combine(arrays, static), replay, key=jax.random.key(1))
+            return eqx.filter(new, eqx.is_array)
+
+        return jax.jit(update).lower(arrays).compile().memory_analysis().temp_size_in_bytes
+
+    assert scratch(14) < 0.5 * scratch(200)
+
+
+def test_a_network_with_functions_inside():
+    """As an `eqx.nn.MLP` has its activation: a leaf that is no array."""
+    env, model, policy, noise = example("lstm", 12, "bioreactor")
+    model = eqx.tree_at(lambda m: m.backbone, model, WithFunction(model.backbone))
+    states, _ = find_states(policy, model, env.initial_state(), noise)
+    np.testing.assert_allclose(states, imagine(policy, model, env.initial_state(), noise).states, rtol=1e-4)
+
+
+class WithFunction(AbstractBackbone):
+    inner: AbstractBackbone
+    function: Callable[..., Any] = jnp.sin
+    input_size = property(lambda self: self.inner.input_size)
+    output_size = property(lambda self: self.inner.output_size)
+
+    @classmethod
+    def create(cls, input_size, horizon, *, dropout=0.0, key):
+        raise NotImplementedError
+
+    def init(self):
+        return self.inner.init()
+
+    def step(self, carry, x):
+        carry, output = self.inner.step(carry, x)
+        return carry, self.function(output)
+
+    def predict(self, xs, *, key=None):
+        return self.function(self.inner.predict(xs, key=key))
+
+
+def test_what_is_left_open_is_decided_once_for_a_run(tmp_path, monkeypatch):
+    """A run begun on one kind of device is read, and goes on, on another; what decides is in one place."""
+    config = dataclasses.replace(CONFIG, model="attention", imagine="auto", out=str(tmp_path / "run"))
+    monkeypatch.setattr(imagination.jax, "default_backend", lambda: "gpu")
+    assert config.imagine_here() == "parallel"
+    assert dataclasses.replace(config, model="lstm").imagine_here() == "sequential"
+    assert dataclasses.replace(config, model="one-step").imagine_here() == "sequential"
+    assert dataclasses.replace(config, imagine="sequential").imagine_here() == "sequential"
+    done = lifecycle.start(config.checked(), lambda progress: None, lambda: True)
+    monkeypatch.undo()
+    assert config.imagine_here() == "sequential" and not done.finished
+    assert asmpg.load(tmp_path / "run").config.imagine == "parallel"
+    assert "num_sweeps" in asmpg.train(dataclasses.replace(config, steps=96)).metrics
+
+
+@pytest.mark.parametrize("model", ["sac", "odt"])
+@pytest.mark.parametrize("option", [{"loop": "closed"}, {"learned_reward": True}, {"scan_chunk": 3}])
+def test_what_has_no_meaning_for_a_method_is_refused(model, option):
+    config = TrainConfig("bioreactor", horizon=8, model=model, overrides={}, **option)
+    with pytest.raises(UsageError, match=f"^{next(iter(option))}: .* has no meaning for {model}"):
+        config.checked()
+
+
 def test_where_it_has_no_meaning():
     env = asmpg.make("bioreactor", 8)
     one_step = OneStepModel(env, key=jax.random.key(0))
@@ -151,6 +247,7 @@ def test_where_it_has_no_meaning():
     [
         ({"model": "one-step", "imagine": "parallel"}, "imagine: parallel needs an action-sequence model"),
         ({"loop": "closed", "imagine": "parallel"}, "imagine: parallel is for the open-loop gradient only"),
+        ({"precision": "float16"}, "precision: 'float16' is not one of"),
         ({"scan_chunk": 0}, "scan_chunk: must be an integer >= 1, got 0"),
     ],
 )

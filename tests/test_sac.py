@@ -297,6 +297,27 @@ def test_the_units_of_the_reward_do_not_matter():
         assert relative_error(*(getattr(state, name) for state in states)) < 1e-3
 
 
+def test_a_time_limit_is_no_end_and_hides_the_time():
+    """A Gymnasium truncation: values look beyond the last step, and nothing that acts or learns knows the step."""
+    learner = dataclasses.replace(make_learner(), ends=False)
+    replay = make_replay()
+    state = start(learner, replay)
+    transitions, noise = learner._sample(state, replay, key=jax.random.key(5))
+    targets = learner._targets(state, transitions, noise)
+    assert not transitions.terminal.any() and not transitions.next_step.any()
+    assert (np.abs(targets - transitions.reward) > 1e-6).all(), "what follows counts, after the last step too"
+    _, steps = sample_transitions(replay, 8, ends=False, key=jax.random.split(jax.random.key(5))[0])
+    last = replay.episodes.rewards.shape[1] - 1
+    assert (np.asarray(steps) == last).any(), "the last step is among them"
+    policy = learner.policy(run(learner, state, BOTH, 3, replay))
+    observed = make_learner().policy(start(make_learner(), replay))
+    state_of_task = jnp.asarray(ENV.initial_state()) + 0.3
+    for who, same in ((policy, True), (observed, False)):
+        actions = [who.distribution(state_of_task, step).loc for step in (0, ENV.horizon - 1)]
+        assert (bits(actions[0]) == bits(actions[1])) == same
+    assert len(set(np.asarray(state.reward_mean).tolist())) == 1, "one mean for all steps"
+
+
 def test_a_number_that_is_not_finite_skips_the_update_and_is_counted():
     replay = make_replay()
     bad = eqx.tree_at(lambda r: r.episodes.rewards, replay, jnp.full_like(replay.episodes.rewards, jnp.nan))

@@ -133,7 +133,8 @@ def test_seeds_spread_over_devices_are_the_same_seeds(five):
     """Ten over eight devices: two each, the last one repeated to fill up. No device waits for another in the loop."""
     _, state, records = five
     script = """
-import json, re, numpy, jax, jax.numpy as jnp
+import json, re, numpy, equinox as eqx, jax, jax.numpy as jnp
+is_number = lambda x: eqx.is_array(x) and not jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
 from test_training import make_trainer, train
 from toys import flatten
 assert len(jax.local_devices()) == 8
@@ -148,6 +149,7 @@ inner = [part for part in program.split("\\n\\n") if not part.lstrip().startswit
 assert sum("while(" in part for part in inner) > 3, "the updates are loops within loops"
 assert not [part for part in inner if re.search(rf"= .*({collective})\\(", part)]
 policy = jax.tree.map(lambda x: x[:5], state.learner.policy)
+assert trainer.memory() > sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(eqx.filter(state, is_number)))
 print(json.dumps({"metrics": numbers, "policy": flatten(policy).tolist()}))
 """
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"

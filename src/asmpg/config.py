@@ -4,18 +4,23 @@ import dataclasses
 import typing
 from typing import Any
 
+import equinox as eqx
+import jax
+
 from . import model_files, task_files
 from .checks import check_choice, check_integer, check_number
 from .environment import AbstractEnvironment, check_horizon, validate
 from .envs import make, TASKS
-from .imagination import check_parallel, Imagine, Loop
-from .learner import AbstractLearner
+from .imagination import check_parallel, Imagine, Loop, resolve
+from .learner import AbstractLearner, ModelBasedLearner
 from .methods import check_setting, find_method, is_sequence_model
 from .precision import Precision, resolve_precision
-from .settings import AbstractSettings
+from .settings import AbstractSettings, Settings
 from .types import UsageError
 
 
+# What only means something to a method that differentiates through a model.
+_OF_MODELS = {"loop", "record_cosine", "learned_reward", "imagine", "scan_chunk"}
 # More seeds than this would not be told apart by a 32-bit key.
 _MAX_SEED = 2**31 - 1
 
@@ -110,6 +115,25 @@ class TrainConfig:
         settings = self.settings()
         return find_method(self.model).learner(self, self.environment(), settings)
 
+    def imagine_here(self) -> Imagine:
+        """How imagination is done on this device, where that is left open; what a run folder keeps."""
+        if self.imagine != "auto" or find_method(self.model).settings is not Settings:
+            return self.imagine
+        if jax.default_backend() == "cpu" or not is_sequence_model(self.model):
+            return "sequential"
+        learner = self.learner()
+        assert isinstance(learner, ModelBasedLearner)
+        model = eqx.filter_eval_shape(lambda: learner.make_model(key=jax.random.key(0)))
+        return "parallel" if resolve("auto", model, self.loop) else "sequential"
+
+    def _refuse_what_needs_a_model(self) -> None:
+        for field in dataclasses.fields(self):
+            if field.name in _OF_MODELS and getattr(self, field.name) != field.default:
+                value = getattr(self, field.name)
+                raise UsageError(
+                    f"{field.name}: {value!r} has no meaning for {self.model}, which imagines nothing"
+                )
+
     def checked(self) -> "TrainConfig":
         """The same with the task's own horizon filled in, once everything about it has been checked.
 
@@ -128,6 +152,8 @@ class TrainConfig:
             check_integer("scan_chunk", config.scan_chunk, 1)
         if config.imagine == "parallel":
             check_parallel(is_sequence_model(config.model), config.loop)
+        if method.settings is not Settings:
+            self._refuse_what_needs_a_model()
         for name, least in {"steps": 1, "num_seeds": 1, "seed": 0, "chunk_steps": 1}.items():
             check_integer(name, getattr(config, name), least)
         if config.steps < env.horizon:
@@ -140,7 +166,10 @@ class TrainConfig:
             check_number("stop_score", config.stop_score)
             if env.identity() is None and not config.optimum:
                 raise UsageError("stop_score: a task of your own has no score unless optimum is set too")
-        if config.settings().needs_optimum and env.identity() is None and not config.optimum:
+        settings = config.settings()
+        if getattr(settings, "temperature", None) == 0 and getattr(settings, "tune_temperature", True):
+            raise UsageError("temperature: must be > 0 where it is tuned, got 0")
+        if settings.needs_optimum and env.identity() is None and not config.optimum:
             raise UsageError(
                 "return_target: of a task of your own it must be a number, unless optimum is set too"
             )

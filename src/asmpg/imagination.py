@@ -1,5 +1,6 @@
 """Episodes rolled out through a model: step by step, in two passes, or as a fixed point of whole sequences."""
 
+import math
 from typing import Any, Literal
 
 import equinox as eqx
@@ -27,6 +28,9 @@ MAX_SWEEPS = 32
 # A carry that grows is given more room every so many steps, since a transformer attends over what there is room for: at
 # horizon 500, 570 ms an update instead of 735. Every block is compiled by itself.
 MIN_BLOCK_SIZE, MAX_BLOCKS = 128, 8
+# Numbers of such carries that a derivative step by step keeps of one episode at most (16 MiB), before it goes through
+# chunks twice. A transformer reaches that at horizon 120; at 500, 189 MiB become 35.
+MAX_KEPT = 4_194_304
 
 
 class Sweeps(eqx.Module):
@@ -96,7 +100,10 @@ def imagine(
 
     horizon = noise.shape[0]
     carry, parts = (model.init(initial_state), initial_state), []
-    size = max(MIN_BLOCK_SIZE, -(-horizon // MAX_BLOCKS)) if _grows(model, carry[0]) else horizon
+    size = horizon
+    if _grows(model, carry[0]):
+        size = max(MIN_BLOCK_SIZE, -(-horizon // MAX_BLOCKS))
+        chunk = _chunk_of(model.resize(carry[0], horizon), horizon) if chunk is None else chunk
     for first in range(0, horizon, size):
         last = min(first + size, horizon)
         carry = (model.resize(carry[0], last), carry[1])
@@ -104,6 +111,12 @@ def imagine(
         parts.append(part)
     states, actions, log_probs = (jnp.concatenate(pieces) for pieces in zip(*parts, strict=True))
     return Imagined(jnp.concatenate([initial_state[None], states]), actions, log_probs)
+
+
+def _chunk_of(carry: Any, horizon: int) -> int | None:
+    """Steps between two kept carries of this size: about the square root if all of them would take too much."""
+    numbers = sum(jnp.size(leaf) for leaf in jax.tree.leaves(carry))
+    return math.ceil(horizon**0.5) if numbers * horizon > MAX_KEPT else None
 
 
 def _grows(model: AbstractDynamicsModel, carry: Any) -> bool:
@@ -139,7 +152,9 @@ def find_states(
     """
     horizon = noise.shape[0]
     steps = jnp.arange(horizon)
-    policy, model = jax.lax.stop_gradient((policy, model))
+    policy, model = jax.tree.map(
+        lambda x: jax.lax.stop_gradient(x) if eqx.is_array(x) else x, (policy, model)
+    )
     if tolerance is None:
         tolerance = TOLERANCE * float(jnp.finfo(initial_state.dtype).eps)
 
@@ -203,9 +218,10 @@ def imagine_in_two_passes(
 def resolve(how: Imagine, model: AbstractDynamicsModel, loop: Loop) -> bool:
     """Whether the first pass is to be a fixed point.
 
-    The one place where "auto" is decided, see benchmarks/README.md for the measurements: on a CPU step by step wins
-    for every backbone and horizon measured, since all sweeps together multiply more than one pass over the steps. On
-    an accelerator a step costs its launches, not its multiplications, and a backbone that is parallel over time gains.
+    The one place where "auto" is decided. On a CPU step by step wins for every backbone and horizon measured (see
+    benchmarks/README.md), since all sweeps together multiply more than one pass over the steps. On an accelerator,
+    where it has not been measured yet, a step should cost its launches and not its multiplications, so that a backbone
+    that is parallel over time gains.
 
     Raises:
         UsageError: "parallel" where there is nothing to gain or no open-loop gradient.

@@ -108,16 +108,24 @@ class AbstractTanhGaussianPolicy(AbstractPolicy):
 class TanhGaussianPolicy(AbstractTanhGaussianPolicy):
     """Mean and standard deviation before the squashing come from a 2 x 64 ReLU network (Appendix E).
 
-    Inputs are the normalised state and the time `step / horizon`.
+    Inputs are the normalised state and the time `step / horizon`, which is always 0 where time is not observed.
     """
 
     layers: tuple[Linear, Linear, Linear]
     normaliser: Normaliser
     horizon: int = eqx.field(static=True)
+    observe_time: bool = eqx.field(static=True, default=True)
     min_log_std: float = eqx.field(static=True, default=MIN_LOG_STD)
     max_log_std: float = eqx.field(static=True, default=MAX_LOG_STD)
 
-    def __init__(self, env: AbstractEnvironment, *, key: PRNGKey, normaliser: Normaliser | None = None):
+    def __init__(
+        self,
+        env: AbstractEnvironment,
+        *,
+        key: PRNGKey,
+        normaliser: Normaliser | None = None,
+        observe_time: bool = True,
+    ):
         """Random parameters; statistics of 64 random episodes unless a normaliser is given.
 
         The last layer starts small: the first actions are centred, with a standard deviation near one before the
@@ -131,10 +139,11 @@ class TanhGaussianPolicy(AbstractTanhGaussianPolicy):
             Linear(HIDDEN_SIZE, 2 * env.action_size, key=keys[2], scale=0.01),
         )
         self.normaliser = Normaliser.from_random_episodes(env) if normaliser is None else normaliser
-        self.horizon = env.horizon
+        self.horizon, self.observe_time = env.horizon, observe_time
 
     def distribution(self, state: Float[Array, " state"], step: Step) -> distributions.Normal:
         """The normal distribution before the squashing, one independent component per action component."""
+        step = step if self.observe_time else 0
         time = (jnp.asarray(step) / self.horizon)[None].astype(state.dtype)
         hidden = jax.nn.relu(self.layers[0](jnp.concatenate([self.normaliser.normalise(state), time])))
         output = self.layers[2](jax.nn.relu(self.layers[1](hidden)))

@@ -227,14 +227,15 @@ class Trainer:
     def memory(self) -> int | None:
         """Bytes that the loop takes: the arrays of all seeds, and what their updates need in between.
 
-        None where the compiler does not say.
+        On an accelerator, those of one device; a CPU's devices share one memory. None where the compiler does not say.
         """
         index = jax.ShapeDtypeStruct((), jnp.asarray(0).dtype)
         stats = self._advance.lower(self.shapes, index, index).compile().memory_analysis()
         if stats is None:
             return None
         new = stats.output_size_in_bytes - stats.alias_size_in_bytes
-        return stats.argument_size_in_bytes + new + stats.temp_size_in_bytes
+        devices = len(jax.local_devices()[: len(self.seeds)]) if jax.default_backend() == "cpu" else 1
+        return devices * (stats.argument_size_in_bytes + new + stats.temp_size_in_bytes)
 
     def combine(self, state: SeedState) -> SeedState:
         """The state with its non-array parts: networks that can be called under `jax.vmap`."""

@@ -46,13 +46,25 @@ class Block(eqx.Module):
         return self.contract(jax.nn.gelu(self.expand(self.feed_forward_norm(x))))
 
 
+# Beyond this length all weights would be too much to keep: 5.6 MiB a sequence and layer at 500, 295 at 4,000.
+LONG, FEW = 1_024, 64
+
+
 def attention_weights(
     queries: Float[Array, "last heads head"], keys: Float[Array, "length heads head"]
 ) -> Float[Array, "heads last length"]:
     """Causal softmax attention of a sequence's last elements, or of all: what is later gets exactly 0."""
+    return masked_weights(queries, keys, jnp.arange(keys.shape[0])[-queries.shape[0] :])
+
+
+def masked_weights(
+    queries: Float[Array, "some heads head"],
+    keys: Float[Array, "length heads head"],
+    positions: Int[Array, " some"],
+) -> Float[Array, "heads some length"]:
+    """The same of elements at any positions."""
     scores = jnp.einsum("qhd,khd->hqk", queries, keys) / queries.shape[-1] ** 0.5
-    positions = jnp.arange(keys.shape[0])
-    causal = positions[-queries.shape[0] :, None] >= positions[None, :]
+    causal = positions[:, None] >= jnp.arange(keys.shape[0])[None, :]
     return jax.nn.softmax(jnp.where(causal, scores, -jnp.inf), axis=-1)
 
 
@@ -76,7 +88,9 @@ def attend(
         values: what it tells.
         dropout_rate: the share of weights that is dropped.
         key: for dropout; without one there is none.
-        block_size: elements a block, by default 64 or an eighth of the length, whichever is more.
+        block_size: elements a block, by default 64 or an eighth of the length, whichever is more; beyond `LONG`
+            elements, the derivative computes the weights anew, a few rows at once, so that memory grows like the
+            length.
     """
     length = queries.shape[0]
     size = max(64, -(-length // 8)) if block_size is None else block_size
@@ -85,9 +99,37 @@ def attend(
     mixed = []
     for start, block_key in zip(starts, block_keys, strict=True):
         end = min(start + size, length)
-        weights = dropout(attention_weights(queries[start:end], keys[:end]), dropout_rate, block_key)
-        mixed.append(jnp.einsum("hqk,khd->qhd", weights, values[:end]))
+        mix = _mix if block_size is not None or length <= LONG else _mix_few_rows_at_once
+        mixed.append(
+            mix(queries[start:end], keys[:end], values[:end], jnp.arange(start, end), dropout_rate, block_key)
+        )
     return jnp.concatenate(mixed)
+
+
+def _mix(
+    queries: Array, keys: Array, values: Array, positions: Array, dropout_rate: float, key: PRNGKey | None
+) -> Array:
+    weights = dropout(masked_weights(queries, keys, positions), dropout_rate, key)
+    return jnp.einsum("hqk,khd->qhd", weights, values)
+
+
+def _mix_few_rows_at_once(
+    queries: Array, keys: Array, values: Array, positions: Array, dropout_rate: float, key: PRNGKey | None
+) -> Array:
+    """`_mix` in a loop that keeps nothing for the derivative."""
+    num_rows = queries.shape[0]
+    num_blocks = -(-num_rows // FEW)
+    missing = num_blocks * FEW - num_rows
+    rows = jnp.pad(queries, ((0, missing), (0, 0), (0, 0))).reshape(num_blocks, FEW, *queries.shape[1:])
+    block_positions = jnp.pad(positions, (0, missing)).reshape(num_blocks, FEW)
+    keys_of_blocks = None if key is None else jax.random.split(key, num_blocks)
+
+    @jax.checkpoint
+    def block(x: tuple[Array, Array, PRNGKey | None]) -> Array:
+        return _mix(x[0], keys, values, x[1], dropout_rate, x[2])
+
+    mixed = jax.lax.map(block, (rows, block_positions, keys_of_blocks))
+    return mixed.reshape(-1, *mixed.shape[2:])[:num_rows]
 
 
 def rotate(

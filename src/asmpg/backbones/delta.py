@@ -126,7 +126,7 @@ class GatedDeltaMixer(AbstractMixer):
     output: Linear
 
     def __init__(self, width: int, horizon: int, *, key: PRNGKey):
-        """Memories of a step to the whole horizon, spread evenly (in the logarithm) over the heads.
+        """Memories of the horizon's roots up to all of it, spread evenly (in the logarithm) over the heads.
 
         A head that is to remember for n steps must also write weakly: a key of unit length in d dimensions overwrites
         a share b / d of the memory in every step, so that b starts at d / n.

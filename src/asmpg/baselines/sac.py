@@ -128,7 +128,8 @@ class SoftActorCriticState(eqx.Module):
     """Everything that changes.
 
     Attributes:
-        reward_mean: of the warm-up at each step; the policy cannot change it, so values need not contain it.
+        reward_mean: of the warm-up, at each step where time is observed; the policy cannot change it, so values need
+            not contain it.
         return_scale: what one normalised unit of reward is.
     """
 
@@ -165,7 +166,7 @@ class SoftActorCritic(AbstractLearner[SoftActorCriticState]):
         """Initial networks; the policy is drawn as that of the model-based methods is."""
         settings = self.settings
         policy_key, critic_key = jax.random.split(key)
-        policy = TanhGaussianPolicy(self.env, key=policy_key)
+        policy = TanhGaussianPolicy(self.env, key=policy_key, observe_time=self.ends)
         keys = jax.random.split(critic_key, settings.num_critics)
         critics = tuple(Critic(self.env, key=key, normaliser=policy.normaliser) for key in keys)
         log_temperature = jnp.log(jnp.maximum(settings.temperature, 1e-30))
@@ -193,9 +194,10 @@ class SoftActorCritic(AbstractLearner[SoftActorCriticState]):
         if not self.settings.normalise_return:
             return state
         scale = jnp.maximum(episodes.episode_return.std(), 1e-6)
-        return eqx.tree_at(
-            lambda s: (s.reward_mean, s.return_scale), state, (episodes.rewards.mean(axis=0), scale)
-        )
+        mean = episodes.rewards.mean(axis=0)
+        # Who does not know the time cannot know which step's mean was taken off.
+        mean = mean if self.ends else jnp.full_like(mean, mean.mean())
+        return eqx.tree_at(lambda s: (s.reward_mean, s.return_scale), state, (mean, scale))
 
     def update(
         self, state: SoftActorCriticState, replay: ReplayBuffer, elapsed: Int[Array, ""], *, key: PRNGKey
@@ -307,10 +309,11 @@ class SoftActorCritic(AbstractLearner[SoftActorCriticState]):
         self, state: SoftActorCriticState, replay: ReplayBuffer, *, key: PRNGKey
     ) -> tuple[SoftActorCriticState, Metrics]:
         """Critic loss on a batch, gradient norm, entropy, standard deviation, temperature and skipped updates."""
-        transitions, noise = self._sample(state, replay, key=key)
+        batch_key, start_key = jax.random.split(key)
+        transitions, noise = self._sample(state, replay, key=batch_key)
         targets = self._targets(state, transitions, noise)
         losses = jax.vmap(lambda t, y: critic_loss(state.critics, t, y))(transitions, targets)
-        own = rollout(self.env, state.policy, initial_state=replay.initial_states(1, key=key)[0])
+        own = rollout(self.env, state.policy, initial_state=replay.initial_states(1, key=start_key)[0])
         steps = jnp.arange(self.env.horizon)
         std = jax.vmap(lambda s, t: state.policy.distribution(s, t).scale)(own.states[:-1], steps)
         statistics = state.statistics

@@ -25,7 +25,8 @@ class Forecast:
         compile_seconds: for compiling the loop and going through the warm-up.
         chunk_seconds: for a chunk, of all seeds.
         seconds: in all. A task whose optimum is not known yet is solved beside the first chunk.
-        memory_bytes: for the arrays of all seeds and the scratch space of the loop; None where it is not known.
+        memory_bytes: for the arrays of all seeds and the scratch space of the loop, on an accelerator those of one
+            device; None where it is not known.
     """
 
     num_chunks: int

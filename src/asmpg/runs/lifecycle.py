@@ -109,15 +109,20 @@ def _start_in(
     folder: RunFolder, config: TrainConfig, report: ProgressCallback, stop: Callable[[], bool]
 ) -> Result:
     """Begins a run in a folder, or goes on with the one that is there."""
-    content = to_json(config)
     if not folder.is_run():
         folder.check_usable()
         folder.make()
     with folder.writing():
         if not folder.is_run():
+            # A run goes on as it began, on whatever device.
+            config = dataclasses.replace(config, imagine=config.imagine_here())
+            content = to_json(config)
             folder.write_config(content, versions())
             return _drive(Session(config, report, folder, content), folder, report, stop)
         stored = _read(folder)
+        if config.imagine == "auto":
+            config = dataclasses.replace(config, imagine=stored.content.get("imagine", "auto"))
+        content = to_json(config)
         name = _difference(stored.content, content)
         if name is not None:
             was, now = ({**old, **old["settings"]}.get(name) for old in (stored.content, content))
