@@ -175,6 +175,10 @@ FAULTS = {
     "pay none": ({"pay": lambda s, a, t: None}, ["reward of broken", "()", "NoneType"]),
     "pay dtype": ({"pay": lambda s, a, t: t}, ["reward of broken", "floating", "int32"]),
     "pay nan": ({"pay": lambda s, a, t: jnp.log(1.5 - t)}, ["reward of broken", "nan", "at step 2"]),
+    "pay rarely": (
+        {"pay": lambda s, a, t: jnp.where(a[0] > 0.98, jnp.nan, 0.0)},
+        ["reward of broken", "nan", "action [0.9"],
+    ),
     "pay last": ({"pay": lambda s, a, t: jnp.log(3.5 - t)}, ["reward of broken", "nan", "at step 4"]),
     "end shape": ({"end": lambda s: s}, ["terminal_reward of broken", "()", "(2,)"]),
     "end nan": ({"end": lambda s: s[0] / 0}, ["terminal_reward of broken", "inf", "after step 4"]),

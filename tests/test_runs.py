@@ -435,6 +435,28 @@ def test_without_a_whole_checkpoint_nothing_is_touched(copy):
     assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.parametrize("finished", [True, False])
+def test_records_without_a_checkpoint_are_not_begun_again(copy, whole, finished):
+    """Somebody removed the checkpoints: what the run found would be lost without a word."""
+    shutil.rmtree(copy / "checkpoint")
+    if not finished:
+        (copy / "summary.json").unlink()
+    before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+    for go_on in (resume, lambda out: asmpg.train(dataclasses.replace(whole.config, out=str(out)))):
+        with pytest.raises(UsageError, match="records but no checkpoint to go on from; give another --out"):
+            go_on(copy)
+    assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
+
+
+def test_killed_before_its_first_checkpoint_it_begins_again(whole, copy):
+    shutil.rmtree(copy / "checkpoint")
+    (copy / "summary.json").unlink()
+    first = (copy / "metrics.jsonl").read_bytes().splitlines(keepends=True)[0]
+    (copy / "metrics.jsonl").write_bytes(first)
+    resume(copy)
+    assert_same_files(whole.path, copy)
+
+
 @pytest.mark.parametrize("how", ["truncated", "edited", "foreign"])
 def test_a_run_with_neither_configuration_nor_checkpoint_is_refused(copy, how):
     shutil.rmtree(copy / "checkpoint")

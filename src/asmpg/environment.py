@@ -238,6 +238,10 @@ def returned_shape(label: str, function: Callable[..., Any], *arguments: Any, sh
         raise UsageError(f"{label}: {wanted}, got shape {out.shape}, dtype {out.dtype}")
 
 
+# Random episodes in which a user's task may return nothing that is not finite.
+NUM_TRIED = 64
+
+
 def validate(env: AbstractEnvironment) -> None:
     """Checks what a task's functions return: shapes and dtypes at any step, and a few random episodes for NaN.
 
@@ -258,15 +262,19 @@ def validate(env: AbstractEnvironment) -> None:
     returned_shape(f"reward {at}", env.reward, state, action, step, shape=())
     returned_shape(f"terminal_reward of {env.name}", env.terminal_reward, state, shape=())
 
-    actions = np.random.default_rng(0).uniform(-1, 1, (4, env.horizon, env.action_size))
+    actions = np.random.default_rng(0).uniform(-1, 1, (NUM_TRIED, env.horizon, env.action_size))
 
     def episode(key: PRNGKey, actions: Array) -> tuple[Trajectory, Array]:
         trajectory = rollout(env, actions, key=key)
         return trajectory, env.terminal_reward(trajectory.states[-1])
 
-    trajectories, terminal = jax.jit(jax.vmap(episode))(jax.random.split(jax.random.key(0), 4), actions)
-    for i in range(4):
-        _check_finite(env, jax.tree.map(lambda leaf, i=i: np.asarray(leaf[i]), trajectories), terminal[i])
+    tried = jax.jit(jax.vmap(episode))(jax.random.split(jax.random.key(0), NUM_TRIED), actions)
+    trajectories, terminal = jax.tree.map(np.asarray, tried)
+    totals = sum(
+        leaf.reshape(NUM_TRIED, -1).sum(axis=1) for leaf in jax.tree.leaves((trajectories, terminal))
+    )
+    for i in np.flatnonzero(~np.isfinite(totals)):
+        _check_finite(env, jax.tree.map(lambda leaf, i=i: leaf[i], trajectories), terminal[i])
 
 
 def _start(env: AbstractEnvironment, key: PRNGKey) -> Array:

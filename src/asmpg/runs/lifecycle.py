@@ -225,6 +225,7 @@ def _continue(
     stop: Callable[[], bool],
 ) -> Result:
     """Goes on with a run from the checkpoint that fits."""
+    _refuse_without_checkpoint(folder, stored)
     session = Session(config, report, folder, stored.content)
     saved = _choose(session, stored.checkpoints, folder)
     if saved is not None:
@@ -238,6 +239,17 @@ def _continue(
         folder.write_config(stored.content, versions())
     folder.go_back(saved, _lines(saved))
     return _drive(session, folder, report, stop)
+
+
+def _refuse_without_checkpoint(folder: RunFolder, stored: _Stored) -> None:
+    """Only a run that was killed before its first checkpoint may begin again: nothing is lost there."""
+    num_records = len(files.from_lines(folder.read(files.METRICS)))
+    finished = (folder.path / files.SUMMARY).exists()
+    if not stored.checkpoints and (num_records > 1 or finished):
+        raise UsageError(
+            f"run: {folder.path} has {num_records} records but no checkpoint to go on from; "
+            "give another --out, or remove the folder"
+        )
 
 
 def _choose(session: Session, checkpoints: list[Checkpoint], folder: RunFolder) -> Checkpoint | None:
