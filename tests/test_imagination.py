@@ -147,7 +147,7 @@ def test_a_run_counts_what_it_had_to_roll_out_step_by_step(monkeypatch):
     run = asmpg.train(dataclasses.replace(CONFIG, imagine="parallel"))
     num_updates = 32 // CONFIG.overrides["policy_update_every"]
     episodes = num_updates * CONFIG.overrides["policy_batch_size"]
-    np.testing.assert_array_equal(run.metrics["num_fallbacks"][1:], episodes)
+    np.testing.assert_array_equal(run.metrics["num_fallbacks"], episodes * np.array([[0, 0], [1, 1], [2, 2]]))
     np.testing.assert_allclose(run.metrics["return"], expected.metrics["return"], rtol=1e-3)
 
 
