@@ -131,6 +131,12 @@ def exponent(rows: list[dict[str, Any]], model: str, part: str, least: int = 100
     return statistics.linear_regression(*zip(*points, strict=True)).slope
 
 
+def seeds_exponent(rows: list[dict[str, Any]], model: str) -> float | None:
+    """The slope of log time against the log of the number of seeds."""
+    points = [(math.log(row["num_seeds"]), math.log(row["ratio"])) for row in rows if row["model"] == model]
+    return statistics.linear_regression(*zip((0.0, 0.0), *points, strict=True)).slope if points else None
+
+
 def table(content: dict[str, Any]) -> str:
     """Markdown."""
     rows, rate = content["updates"], content["matrix_rate"]
@@ -170,6 +176,10 @@ def table(content: dict[str, Any]) -> str:
             f"| {row['model']} | {row['num_seeds']} | {row['cores']} | {row['ratio']:.1f} ({low:.1f} .. {high:.1f}) "
             f"| {row['one_seed_ms_per_step']:.1f} |"
         )
+    slopes = {row["model"]: seeds_exponent(content["seeds"], row["model"]) for row in content["seeds"]}
+    if slopes:
+        shown = ", ".join(f"{model} {slope:.2f}" for model, slope in slopes.items())
+        lines += ["", f"Exponent of the number of seeds: {shown}."]
     return "\n".join(lines)
 
 
@@ -184,7 +194,8 @@ def main() -> None:
     parser.add_argument("--only", help="an expression that pytest's -k understands, such as 'lstm and 100'")
     parser.add_argument("--no-seeds", action="store_true", help="without many seeds against one")
     parser.add_argument("--only-seeds", action="store_true", help="nothing but many seeds against one")
-    parser.add_argument("--seed-counts", type=int, nargs="+", default=[10])
+    parser.add_argument("--seed-counts", type=int, nargs="+", default=[2, 10])
+    parser.add_argument("--seed-models", nargs="+", default=["one-step", "rnn", "lstm", "transformer", "lru"])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--name", default="speed", help="of the files in benchmarks/results")
     arguments = parser.parse_args()
@@ -196,7 +207,7 @@ def main() -> None:
         "seeds": [],
     }
     if not arguments.gpu and not arguments.no_seeds:
-        for model in ("one-step", "rnn", "lstm", "transformer"):
+        for model in arguments.seed_models:
             content["seeds"] += [
                 seeds_ratio(model, count, arguments.repeats) for count in arguments.seed_counts
             ]
