@@ -144,6 +144,25 @@ def test_what_cannot_be_parsed_gives_status_two(call, workplace, line):
     assert not list(workplace.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("line", "option"),
+    [
+        ("train bioreactor --out {}", "--out"),
+        ("train --resume {}", "--resume"),
+        ("evaluate {}", "RUN"),
+        ("train {}.py:cart", "TASK"),
+        ("optimal ~nobody-of-this-name/{}.py:cart", "TASK"),
+        ("train bioreactor --model history-{}.py:Own", "--model"),
+        ("sweep {}.toml", "SUITE"),
+    ],
+)
+def test_a_name_that_is_too_long_is_one_line(call, workplace, line, option):
+    status, out, err = call(line.format("x" * 300))
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"asmpg: {option}: ")
+    assert not list(workplace.iterdir())
+
+
 def test_a_damaged_run_is_one_line(call, trained, workplace):
     copy = shutil.copytree(trained, workplace / "copy")
     for path in (copy / "checkpoint").rglob("arrays.safetensors"):
@@ -320,6 +339,18 @@ def test_default_folders_tell_runs_apart():
         typed = parse_train(line)
         folders.add(commands.train_config("bioreactor", typed).out)
     assert len(folders) == len(lines) * len(extra)
+
+
+def test_the_name_of_a_default_folder_is_never_too_long():
+    line = "bioreactor --horizon 8 --model rnn " + " ".join(
+        f"--{name.replace('_', '-')} {value}"
+        for name, value in vars(MODELS["rnn"].presets["default"](8)).items()
+    )
+    typed = [parse_train(line), parse_train(f"{line} --entropy 0.123"), parse_train(line)]
+    folders = [pathlib.Path(commands.train_config("bioreactor", one).out or "") for one in typed]
+    assert max(len(folder.name) for folder in folders) < 150
+    assert folders[0].name.startswith("bioreactor-H8-rnn-seed0-")
+    assert folders[0] == folders[2] != folders[1]
 
 
 @pytest.mark.parametrize("model", ["lstm", "sac", "odt"])

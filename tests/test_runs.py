@@ -453,6 +453,17 @@ def test_what_is_no_run_is_refused(tmp_path, function):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_folder_that_is_closed_is_said(copy, monkeypatch):
+    def closed(path, *arguments, **options):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    for name in ("iterdir", "stat"):
+        monkeypatch.setattr(pathlib.Path, name, closed)
+        for use in (load, resume, RunFolder.check_usable):
+            with pytest.raises(UsageError, match="Permission denied"):
+                use(RunFolder(copy) if use is RunFolder.check_usable else copy)
+
+
 def test_a_full_disk_says_where_it_stopped_and_what_is_safe(whole, tmp_path, monkeypatch):
     path, real = tmp_path / "run", checkpoint.write_file
 

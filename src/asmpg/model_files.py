@@ -1,7 +1,6 @@
 """Backbones of the user's own, named on a command line as `FILE.py:NAME` or `history-FILE.py:NAME`."""
 
 import inspect
-import pathlib
 from typing import Any
 
 import equinox as eqx
@@ -27,7 +26,7 @@ def split_family(model: str) -> tuple[str, str]:
     """
     for family in FAMILIES:
         backbone = model.removeprefix(family)
-        if backbone != model and not pathlib.Path(model.rpartition(":")[0]).expanduser().is_file():
+        if backbone != model and not user_files.exists(model.rpartition(":")[0]):
             return family, backbone
     return "", model
 

@@ -32,10 +32,17 @@ def split(option: str, text: str) -> tuple[pathlib.Path, str]:
     file, _, name = text.rpartition(":")
     if not file.endswith(".py") or not name.isidentifier():
         raise UsageError(f"{option}: {text!r} must be FILE.py:NAME, with the name of a {option} in that file")
-    path = pathlib.Path(file).expanduser()
-    if not path.is_file():
+    if not exists(file):
         raise UsageError(f"{option}: there is no file {file}")
-    return path, name
+    return pathlib.Path(file).expanduser(), name
+
+
+def exists(file: str) -> bool:
+    """Whether there is such a file that can be reached."""
+    try:
+        return pathlib.Path(file).expanduser().is_file()
+    except (OSError, RuntimeError):  # a name that is too long, a folder that is closed, a user without a home
+        return False
 
 
 def short_name(text: str) -> str:

@@ -1,6 +1,7 @@
 """What the commands do."""
 
 import dataclasses
+import hashlib
 import inspect
 import json
 import pathlib
@@ -30,6 +31,10 @@ from ..runs.results import finite, Result, scores_as_json
 from ..types import UsageError
 from .machine import INTERRUPTED, Interrupts, keep_compiled, use_cores
 from .options import Evaluate, List, Optimal, Train
+
+
+# Of a default run folder, in bytes. File systems allow 255.
+_LONGEST_NAME = 150
 
 
 def run_list(options: List) -> int:
@@ -226,8 +231,10 @@ def default_folder(config: TrainConfig) -> pathlib.Path:
     parts = [name, f"H{config.horizon}", model, seeds]
     parts += [config.preset] * (config.preset != "default") + [config.loop] * (config.loop != "open")
     parts += ["learned-reward"] * config.learned_reward
-    parts += [f"{setting}={value}" for setting, value in sorted(config.overrides.items())]
-    return pathlib.Path("runs") / "-".join(parts)
+    settings = [f"{setting}={value}" for setting, value in sorted(config.overrides.items())]
+    if len("-".join(parts + settings).encode()) > _LONGEST_NAME:
+        settings = [hashlib.sha256("-".join(settings).encode()).hexdigest()[:12]]
+    return pathlib.Path("runs") / "-".join(parts + settings)
 
 
 def how_to_resume(path: pathlib.Path, task: str | None = None, model: str | None = None) -> str:

@@ -40,15 +40,30 @@ class RunFolder:
 
     def is_run(self) -> bool:
         """Whether a run was ever begun here."""
-        return (self.path / CONFIG).exists() or (self.path / CHECKPOINTS).is_dir()
+        try:
+            return (self.path / CONFIG).exists() or (self.path / CHECKPOINTS).is_dir()
+        except OSError:  # a name that is too long, or a folder that is closed
+            return False
+
+    def refusal(self) -> str:
+        """What to tell the user where a run should be and there is none."""
+        try:
+            self.path.stat()
+        except OSError as error:
+            return f"{self.path} is not a run folder: {error.strerror}"
+        return f"{self.path} is not a run folder"
 
     def check_usable(self) -> None:
         """Raises a UsageError unless a new run may begin here: nothing there, or an empty folder."""
-        if not self.path.exists():
-            return
-        if not self.path.is_dir():
-            raise UsageError(f"out: {self.path} is a file, it must be a run folder or not exist yet")
-        if any(entry.name != LOCK and not entry.name.endswith(".tmp") for entry in self.path.iterdir()):
+        try:
+            if not self.path.exists():
+                return
+            if not self.path.is_dir():
+                raise UsageError(f"out: {self.path} is a file, it must be a run folder or not exist yet")
+            names = [entry.name for entry in self.path.iterdir()]
+        except OSError as error:
+            raise UsageError(f"out: cannot use the folder {self.path}: {error.strerror}") from error
+        if any(name != LOCK and not name.endswith(".tmp") for name in names):
             raise UsageError(
                 f"out: {self.path} has files in it but is not a run, choose a folder that does not exist"
             )
@@ -126,9 +141,13 @@ class RunFolder:
         Raises:
             DamagedError: it is missing, cut off, edited or of another version.
         """
-        if not (self.path / CONFIG).exists():
-            raise DamagedError("is missing")
-        content = checkpoint.unseal(self.read(CONFIG))
+        try:
+            data = (self.path / CONFIG).read_bytes()
+        except FileNotFoundError as error:
+            raise DamagedError("is missing") from error
+        except OSError as error:
+            raise DamagedError(f"cannot be read: {error.strerror}") from error
+        content = checkpoint.unseal(data)
         if content.get("format") != FORMAT:
             made_by = content.get("versions", {})
             raise DamagedError(
@@ -144,8 +163,15 @@ class RunFolder:
             raise self.storage_error(f"the checkpoint at step {steps}", error) from error
 
     def read_checkpoints(self) -> tuple[list[Checkpoint], list[str]]:
-        """All whole checkpoints, the newest first, and a line about each of the others."""
-        return checkpoint.read_all(self.path / CHECKPOINTS)
+        """All whole checkpoints, the newest first, and a line about each of the others.
+
+        Raises:
+            UsageError: their folder cannot be read.
+        """
+        try:
+            return checkpoint.read_all(self.path / CHECKPOINTS)
+        except OSError as error:
+            raise UsageError(f"run: cannot read {self.path / CHECKPOINTS}: {error.strerror}") from error
 
     def go_back(self, saved: Checkpoint | None, lines: bytes) -> None:
         """Makes every file what it was when a checkpoint was written, or at the beginning if there is none.
@@ -175,7 +201,7 @@ class RunFolder:
         """What to tell the user when a file cannot be written."""
         try:
             whole = self.read_checkpoints()[0]
-        except OSError:
+        except UsageError:
             whole = []
         safe = (
             f"the checkpoint at step {whole[0].meta['steps']} is whole"

@@ -145,7 +145,7 @@ def take_up(
     """`resume` with a way to stop."""
     folder = RunFolder(path)
     if not folder.is_run():
-        raise UsageError(f"resume: {path} is not a run folder")
+        raise UsageError(f"resume: {folder.refusal()}")
     with folder.writing():
         stored = _read(folder)
         if steps is not None:
@@ -172,7 +172,7 @@ class _Stored:
 def _read(folder: RunFolder) -> _Stored:
     """The configuration and the checkpoints of a run, with a warning about everything that is damaged."""
     if not folder.is_run():
-        raise UsageError(f"run: {folder.path} is not a run folder")
+        raise UsageError(f"run: {folder.refusal()}")
     whole, problems = folder.read_checkpoints()
     try:
         content = folder.read_config()
