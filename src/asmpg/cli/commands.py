@@ -121,7 +121,8 @@ def run_train(options: Train) -> int:
         _refuse_with_resume(options)
         folder = RunFolder(options.resume)
         stored = _stored(folder)
-        _prepare(stored.get("num_seeds", 1))
+        seeds = stored.get("num_seeds")
+        _prepare(seeds if isinstance(seeds, int) else 1)
         own = task if task is not None and task_files.is_task_file(task) else None
         if own is None and task not in (None, stored.get("task", task)):
             raise UsageError(

@@ -139,7 +139,7 @@ class RunFolder:
         """The configuration in `config.json`.
 
         Raises:
-            DamagedError: it is missing, cut off, edited or of another version.
+            DamagedError: it is missing, cut off, edited, of another version or not a configuration.
         """
         try:
             data = (self.path / CONFIG).read_bytes()
@@ -153,6 +153,8 @@ class RunFolder:
             raise DamagedError(
                 f"has the format {content.get('format')!r}, this version reads {FORMAT}; made by {made_by}"
             )
+        if not _is_config(content.get("config")):
+            raise DamagedError("holds no configuration of a run")
         return content["config"]
 
     def write_checkpoint(self, steps: int, arrays: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
@@ -169,9 +171,12 @@ class RunFolder:
             UsageError: their folder cannot be read.
         """
         try:
-            return checkpoint.read_all(self.path / CHECKPOINTS)
+            whole, problems = checkpoint.read_all(self.path / CHECKPOINTS)
         except OSError as error:
             raise UsageError(f"run: cannot read {self.path / CHECKPOINTS}: {error.strerror}") from error
+        foreign = {saved.path.name: entry for saved in whole if (entry := _missing_of_run(saved)) is not None}
+        problems += [f"checkpoint {name} is not one of a run: it has no {foreign[name]}" for name in foreign]
+        return [saved for saved in whole if saved.path.name not in foreign], problems
 
     def go_back(self, saved: Checkpoint | None, lines: bytes) -> None:
         """Makes every file what it was when a checkpoint was written, or at the beginning if there is none.
@@ -212,6 +217,35 @@ class RunFolder:
         return StorageError(
             f"cannot write {what} in {self.path}: {reason}; {safe}, --resume continues from there"
         )
+
+
+def _is_config(content: Any) -> bool:
+    return isinstance(content, dict) and isinstance(content.get("settings"), dict)
+
+
+def _missing_of_run(saved: Checkpoint) -> str | None:
+    """The first entry that every checkpoint of a run has and this one lacks, or has with another type."""
+    numbers = {name: _is_number(saved.meta.get(name)) for name in ("steps", "episodes", "warmup_episodes")}
+    lines = saved.arrays.get(METRICS)
+    right = numbers | {
+        "config": _is_config(saved.meta.get("config")),
+        "seconds": _is_number(saved.meta.get("seconds"), float),
+        "reference": _is_reference(saved.meta.get("reference", 0)),
+        METRICS: lines is not None and lines.dtype == "uint8",
+    }
+    return next((name for name in right if not right[name]), None)
+
+
+def _is_number(value: Any, kind: type = int) -> bool:
+    return isinstance(value, int | kind) and not isinstance(value, bool)
+
+
+def _is_reference(value: Any) -> bool:
+    """Whether this is what scores are measured by, or the null of a run without scores."""
+    if not isinstance(value, dict):
+        return value is None
+    names = {"random_return", "optimal_return"}
+    return value.keys() == names and all(_is_number(number, float) for number in value.values())
 
 
 def to_line(content: Mapping[str, Any]) -> bytes:

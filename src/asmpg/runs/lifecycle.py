@@ -16,7 +16,7 @@ from ..checks import check_integer
 from ..config import TrainConfig
 from ..environment import AbstractEnvironment
 from ..precision import using
-from ..stored_config import from_json, to_json
+from ..stored_config import check_stored, from_json, to_json
 from ..types import UsageError
 from . import folder as files
 from . import plots
@@ -214,6 +214,10 @@ def _again(
     model: str | None,
 ) -> TrainConfig:
     """The configuration of a stored run, checked like any other."""
+    try:
+        check_stored(content)
+    except UsageError as error:
+        raise UsageError(f"run: {folder.path}: {error}") from error
     return dataclasses.replace(from_json(content, task, model), out=str(folder.path)).checked()
 
 
