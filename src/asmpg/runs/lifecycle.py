@@ -89,6 +89,9 @@ def load(
     if not stored.checkpoints:
         raise UsageError(f"run: {path} has no checkpoint yet")
     config = _again(stored.content, folder, task, model)
+    # A run that is being written has more lines than its checkpoint.
+    if not folder.read(files.METRICS).startswith(_lines(stored.checkpoints[0])):
+        _warn(folder, f"{files.METRICS} was cut off or edited; the checkpoint's copy of it is taken")
     with using(config.precision):
         session = Session(config, lambda progress: None, folder)
         _restore(session, stored.checkpoints[0])
