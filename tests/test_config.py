@@ -47,6 +47,7 @@ def of_horizon(horizon): return Own(horizon=horizon)
 def of_steps(num_steps): return Own(horizon=num_steps)
 def of_nothing(): return Own(horizon=9)
 def failing(): raise RuntimeError("out of order")
+def leaving(): raise SystemExit(7)
 number = 3
 """
 
@@ -78,6 +79,7 @@ class WrongInput(Sum):
 def rotary(input_size, horizon, *, dropout, key):
     return Transformer.create(input_size, horizon, dropout=dropout, positions="rotary", key=key)
 def nothing(input_size, horizon, *, dropout, key): return None
+def leaving(input_size, horizon, *, dropout, key): raise SystemExit(7)
 number = 3
 """
 
@@ -298,6 +300,7 @@ def test_a_task_from_a_file(task_file, name, horizon, expected):
         ("nothing_here", None, "task: .* it has Own"),
         ("number", None, "int"),
         ("failing", None, "RuntimeError: out of order"),
+        ("leaving", None, "SystemExit: 7"),
         ("of_nothing", 4, "horizon: .* 9, got 4"),
         ("two names", None, "FILE.py:NAME"),
     ],
@@ -308,7 +311,12 @@ def test_a_task_file_that_gives_no_task(task_file, name, horizon, words):
 
 
 def test_a_task_file_that_cannot_be_run(tmp_path):
-    for name, text in {"syntax": "def", "error": "1 / 0", "empty": ""}.items():
+    for name, text in {
+        "syntax": "def",
+        "error": "1 / 0",
+        "empty": "",
+        "leaving": "import sys; sys.exit()",
+    }.items():
         (tmp_path / f"{name}.py").write_text(text)
         with pytest.raises(UsageError, match=f"^task: .*{name}.py"):
             load_task(f"{tmp_path / name}.py:Own")
@@ -420,6 +428,7 @@ def test_the_fixed_point_is_not_for_a_history_model_from_a_file(model_file):
         ("number", "is a int, not a subclass of asmpg.AbstractBackbone"),
         ("AbstractBackbone", "is AbstractBackbone, not a subclass"),
         ("nothing", "makes a NoneType"),
+        ("leaving", "SystemExit: 7"),
         ("NoPredict", "RuntimeError: out of order"),
         ("WrongShape", "predict "),
         ("WrongCarry", "carry"),

@@ -94,5 +94,5 @@ def _check(model: str, create: CreateBackbone) -> None:
         shapes = [jax.tree.map(lambda x: (x.shape, x.dtype), tree) for tree in (carry, new_carry)]
         if shapes[0] != shapes[1]:
             raise ValueError("step gives back a carry of another shape or type than init")
-    except Exception as error:  # whatever the user's class raises, the message names it
+    except (Exception, SystemExit) as error:  # whatever the user's class raises, the message names it
         raise UsageError(f"model: {model} raised {user_files.one_line(error)}") from error

@@ -83,7 +83,7 @@ def define(option: str, text: str, is_meant: Callable[[Any], bool]) -> Any:
     sys.path.insert(0, str(path.resolve().parent))
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # whatever the user's file raises, the message names the file
+    except (Exception, SystemExit) as error:  # whatever the user's file raises, the message names the file
         raise UsageError(f"{option}: running {path} raised {one_line(error)}") from error
     finally:
         sys.path.pop(0)
@@ -97,7 +97,7 @@ def define(option: str, text: str, is_meant: Callable[[Any], bool]) -> Any:
     return getattr(module, name)
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """An error as its type and the first line of its message."""
     reason = (str(error).strip() or "no reason given").splitlines()[0]
     return f"{type(error).__name__}: {reason}"

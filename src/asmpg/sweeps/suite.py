@@ -240,7 +240,7 @@ def _run_python(path: pathlib.Path, scale: str) -> Mapping[str, Any]:
     try:
         spec.loader.exec_module(module)
         content = module.suite(scale) if hasattr(module, "suite") else getattr(module, "SUITE", None)
-    except Exception as error:  # whatever the user's file raises, the message names the file
+    except (Exception, SystemExit) as error:  # whatever the user's file raises, the message names the file
         raise UsageError(f"SUITE: running {path} raised {type(error).__name__}: {error}") from error
     if not isinstance(content, Mapping):
         raise UsageError(f"SUITE: {path} must have a dict SUITE or a function suite(scale) that returns one")
