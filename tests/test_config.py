@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asmpg import make, TASKS, TrainConfig, UsageError
+from asmpg import make, TASKS, train, TrainConfig, UsageError
 from asmpg.backbones import BACKBONES
 from asmpg.learner import ModelBasedLearner
 from asmpg.methods import check_setting, MODELS
@@ -136,6 +136,28 @@ def test_a_value_that_is_not_allowed_is_named_on_one_line(change, field):
     assert "\n" not in message
     value = change.get(field, change.get("overrides", {}).get(field, "one-line"))
     assert str(value) in message or value == "one-line" or field == "seed" or field == "stop_score"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("task", 3, "environment"),
+        ("task", RewardIsState, r"RewardIsState is a class, give an instance"),
+        ("model", 3, "name, got 3"),
+        ("model", ["rnn"], "name, got"),
+        ("preset", ["paper"], "name, got"),
+        ("out", 5, "folder"),
+        ("out", "", "folder"),
+        ("overrides", [], "dict"),
+    ],
+)
+def test_a_value_of_a_wrong_type_is_named_on_one_line(field, value, words):
+    config = dataclasses.replace(CONFIG)
+    object.__setattr__(config, field, value)  # in the tests, the constructor checks types too
+    for use in (train, TrainConfig.checked):
+        with pytest.raises(UsageError, match=f"^{field}: .*{words}") as error:
+            use(config)
+        assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("field", ["task", "model", "preset"])
