@@ -91,6 +91,12 @@ def only_json(out: str) -> dict:
         ("train bioreactor --dropout 1", "--dropout", "below 1"),
         ("train bioreactor --out notes.txt", "--out", "folder"),
         ("train bioreactor --out .", "--out", "does not exist"),
+        ("train bioreactor --out ''", "--out", "must not be empty"),
+        ("sweep myriad --out ''", "--out", "must not be empty"),
+        ("reproduce 2 --out ''", "--out", "must not be empty"),
+        ("evaluate ''", "RUN", "must not be empty"),
+        ("train --resume ''", "--resume", "must not be empty"),
+        ("diagnose bioreactor --out ''", "--out", "must not be empty"),
         ("train bioreactor --task own.py:Own", "TASK", "not both"),
         ("train nowhere.py:Own", "TASK", "nowhere.py"),
         ("train own.py:Nothing", "TASK", "Own"),
@@ -142,6 +148,22 @@ def test_what_cannot_be_parsed_gives_status_two(call, workplace, line):
     assert "Traceback" not in err
     assert line.split()[-1].lstrip("-") in err.lower() or line in ("evaluate", "optimal")
     assert not list(workplace.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("option", "choices"),
+    [
+        ("precision", {"float32", "float64", "bfloat16-matmul"}),
+        ("loop", {"open", "closed"}),
+        ("imagine", {"auto", "sequential", "parallel"}),
+        ("exploration", {"white", "correlated"}),
+        ("tune-temperature", {"True", "False"}),
+    ],
+)
+def test_only_what_is_allowed_is_listed(call, option, choices):
+    _, _, err = call(f"train bioreactor --{option} None")
+    listed = err.partition("Expected one of")[2]
+    assert set(re.findall(r"'([\w-]+)'", listed)) == choices
 
 
 @pytest.mark.parametrize(

@@ -220,7 +220,7 @@ def train_config(task: str, options: Train) -> TrainConfig:
         values["horizon"] = task_files.load_task(task, options.horizon).horizon
     flags = {name: getattr(options, name) for name in ("learned_reward", "record_cosine", "optimum")}
     config = TrainConfig(task, overrides=overrides, **flags, **values).checked()
-    return config if config.out else dataclasses.replace(config, out=str(default_folder(config)))
+    return config if config.out is not None else dataclasses.replace(config, out=str(default_folder(config)))
 
 
 def default_folder(config: TrainConfig) -> pathlib.Path:
