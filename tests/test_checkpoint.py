@@ -103,6 +103,16 @@ def test_another_format_is_not_read(tmp_path):
         checkpoint.read(tmp_path / "001")
 
 
+def test_a_checkpoint_without_a_checksum_of_its_arrays_is_not_read(tmp_path):
+    write(tmp_path, 1)
+    meta = tmp_path / "001" / checkpoint.META
+    content = checkpoint.unseal(meta.read_bytes())
+    del content["sha256"]
+    meta.write_bytes(checkpoint.seal(content))
+    with pytest.raises(DamagedError, match="checksum of its arrays"):
+        checkpoint.read(tmp_path / "001")
+
+
 @given(
     st.dictionaries(
         st.text(),

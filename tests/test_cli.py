@@ -91,6 +91,12 @@ def only_json(out: str) -> dict:
         ("train bioreactor --dropout 1", "--dropout", "below 1"),
         ("train bioreactor --out notes.txt", "--out", "folder"),
         ("train bioreactor --out .", "--out", "does not exist"),
+        ("train bioreactor --out ''", "--out", "must not be empty"),
+        ("sweep myriad --out ''", "--out", "must not be empty"),
+        ("reproduce 2 --out ''", "--out", "must not be empty"),
+        ("evaluate ''", "RUN", "must not be empty"),
+        ("train --resume ''", "--resume", "must not be empty"),
+        ("diagnose bioreactor --out ''", "--out", "must not be empty"),
         ("train bioreactor --task own.py:Own", "TASK", "not both"),
         ("train nowhere.py:Own", "TASK", "nowhere.py"),
         ("train own.py:Nothing", "TASK", "Own"),
@@ -141,6 +147,41 @@ def test_what_cannot_be_parsed_gives_status_two(call, workplace, line):
     assert (status, out) == (2, "")
     assert "Traceback" not in err
     assert line.split()[-1].lstrip("-") in err.lower() or line in ("evaluate", "optimal")
+    assert not list(workplace.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("option", "choices"),
+    [
+        ("precision", {"float32", "float64", "bfloat16-matmul"}),
+        ("loop", {"open", "closed"}),
+        ("imagine", {"auto", "sequential", "parallel"}),
+        ("exploration", {"white", "correlated"}),
+        ("tune-temperature", {"True", "False"}),
+    ],
+)
+def test_only_what_is_allowed_is_listed(call, option, choices):
+    _, _, err = call(f"train bioreactor --{option} None")
+    listed = err.partition("Expected one of")[2]
+    assert set(re.findall(r"'([\w-]+)'", listed)) == choices
+
+
+@pytest.mark.parametrize(
+    ("line", "option"),
+    [
+        ("train bioreactor --out {}", "--out"),
+        ("train --resume {}", "--resume"),
+        ("evaluate {}", "RUN"),
+        ("train {}.py:cart", "TASK"),
+        ("optimal ~nobody-of-this-name/{}.py:cart", "TASK"),
+        ("train bioreactor --model history-{}.py:Own", "--model"),
+        ("sweep {}.toml", "SUITE"),
+    ],
+)
+def test_a_name_that_is_too_long_is_one_line(call, workplace, line, option):
+    status, out, err = call(line.format("x" * 300))
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"asmpg: {option}: ")
     assert not list(workplace.iterdir())
 
 
@@ -320,6 +361,18 @@ def test_default_folders_tell_runs_apart():
         typed = parse_train(line)
         folders.add(commands.train_config("bioreactor", typed).out)
     assert len(folders) == len(lines) * len(extra)
+
+
+def test_the_name_of_a_default_folder_is_never_too_long():
+    line = "bioreactor --horizon 8 --model rnn " + " ".join(
+        f"--{name.replace('_', '-')} {value}"
+        for name, value in vars(MODELS["rnn"].presets["default"](8)).items()
+    )
+    typed = [parse_train(line), parse_train(f"{line} --entropy 0.123"), parse_train(line)]
+    folders = [pathlib.Path(commands.train_config("bioreactor", one).out or "") for one in typed]
+    assert max(len(folder.name) for folder in folders) < 150
+    assert folders[0].name.startswith("bioreactor-H8-rnn-seed0-")
+    assert folders[0] == folders[2] != folders[1]
 
 
 @pytest.mark.parametrize("model", ["lstm", "sac", "odt"])

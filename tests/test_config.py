@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asmpg import make, TASKS, TrainConfig, UsageError
+from asmpg import make, TASKS, train, TrainConfig, UsageError
 from asmpg.backbones import BACKBONES
 from asmpg.learner import ModelBasedLearner
 from asmpg.methods import check_setting, MODELS
@@ -47,6 +47,7 @@ def of_horizon(horizon): return Own(horizon=horizon)
 def of_steps(num_steps): return Own(horizon=num_steps)
 def of_nothing(): return Own(horizon=9)
 def failing(): raise RuntimeError("out of order")
+def leaving(): raise SystemExit(7)
 number = 3
 """
 
@@ -78,6 +79,7 @@ class WrongInput(Sum):
 def rotary(input_size, horizon, *, dropout, key):
     return Transformer.create(input_size, horizon, dropout=dropout, positions="rotary", key=key)
 def nothing(input_size, horizon, *, dropout, key): return None
+def leaving(input_size, horizon, *, dropout, key): raise SystemExit(7)
 number = 3
 """
 
@@ -134,6 +136,28 @@ def test_a_value_that_is_not_allowed_is_named_on_one_line(change, field):
     assert "\n" not in message
     value = change.get(field, change.get("overrides", {}).get(field, "one-line"))
     assert str(value) in message or value == "one-line" or field == "seed" or field == "stop_score"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("task", 3, "environment"),
+        ("task", RewardIsState, r"RewardIsState is a class, give an instance"),
+        ("model", 3, "name, got 3"),
+        ("model", ["rnn"], "name, got"),
+        ("preset", ["paper"], "name, got"),
+        ("out", 5, "folder"),
+        ("out", "", "folder"),
+        ("overrides", [], "dict"),
+    ],
+)
+def test_a_value_of_a_wrong_type_is_named_on_one_line(field, value, words):
+    config = dataclasses.replace(CONFIG)
+    object.__setattr__(config, field, value)  # in the tests, the constructor checks types too
+    for use in (train, TrainConfig.checked):
+        with pytest.raises(UsageError, match=f"^{field}: .*{words}") as error:
+            use(config)
+        assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("field", ["task", "model", "preset"])
@@ -260,6 +284,9 @@ def test_a_configuration_that_lacks_a_field_is_refused(name):
         {"unheard_of": 1},
         {"settings": {}},
         {"task_source": {"kind": "pickle"}},
+        {"task_source": {"kind": "built-in", "parameters": {"gravity": 1.0}}},
+        {"task_source": {"kind": "built-in", "parameters": 3}},
+        {"task_source": {"kind": "object", "state_size": 1}},
         {"task": "chess"},
         {"steps": None},
     ],
@@ -295,6 +322,7 @@ def test_a_task_from_a_file(task_file, name, horizon, expected):
         ("nothing_here", None, "task: .* it has Own"),
         ("number", None, "int"),
         ("failing", None, "RuntimeError: out of order"),
+        ("leaving", None, "SystemExit: 7"),
         ("of_nothing", 4, "horizon: .* 9, got 4"),
         ("two names", None, "FILE.py:NAME"),
     ],
@@ -305,7 +333,12 @@ def test_a_task_file_that_gives_no_task(task_file, name, horizon, words):
 
 
 def test_a_task_file_that_cannot_be_run(tmp_path):
-    for name, text in {"syntax": "def", "error": "1 / 0", "empty": ""}.items():
+    for name, text in {
+        "syntax": "def",
+        "error": "1 / 0",
+        "empty": "",
+        "leaving": "import sys; sys.exit()",
+    }.items():
         (tmp_path / f"{name}.py").write_text(text)
         with pytest.raises(UsageError, match=f"^task: .*{name}.py"):
             load_task(f"{tmp_path / name}.py:Own")
@@ -417,6 +450,7 @@ def test_the_fixed_point_is_not_for_a_history_model_from_a_file(model_file):
         ("number", "is a int, not a subclass of asmpg.AbstractBackbone"),
         ("AbstractBackbone", "is AbstractBackbone, not a subclass"),
         ("nothing", "makes a NoneType"),
+        ("leaving", "SystemExit: 7"),
         ("NoPredict", "RuntimeError: out of order"),
         ("WrongShape", "predict "),
         ("WrongCarry", "carry"),

@@ -11,6 +11,7 @@ import shutil
 import sys
 import threading
 import time
+import warnings
 
 import equinox as eqx
 import jax
@@ -391,6 +392,48 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(copy, file, how):
         assert load(copy).steps == 192
 
 
+def reseal(path: pathlib.Path, change) -> None:
+    """Changes what a file says, with a checksum that fits."""
+    content = checkpoint.unseal(path.read_bytes())
+    change(content)
+    path.write_bytes(checkpoint.seal(content))
+
+
+@pytest.mark.parametrize(
+    "name", ["sha256", "config", "steps", "episodes", "warmup_episodes", "seconds", "reference"]
+)
+@pytest.mark.parametrize("how", ["missing", "of another type"])
+def test_a_sealed_checkpoint_that_is_not_of_a_run_is_fallen_back_from(copy, name, how):
+    def change(content):
+        content[name] = ["many"]
+        if how == "missing":
+            del content[name]
+
+    reseal(checkpoints(copy)[-1] / "meta.json", change)
+    with pytest.warns(RunWarning, match=r"checkpoint 000000200 .*; falling back to the one at step 192"):
+        assert load(copy).steps == 192
+
+
+@pytest.mark.parametrize("config", [None, [], {}, {"settings": []}])
+def test_a_sealed_file_that_is_no_configuration_is_taken_from_the_checkpoint(whole, copy, config):
+    reseal(copy / "config.json", lambda content: content.update(config=config))
+    with pytest.warns(RunWarning, match=r"config.json holds no configuration of a run; it is taken"):
+        assert load(copy).config == dataclasses.replace(whole.config, out=str(copy))
+    with pytest.warns(RunWarning, match=r"config\.json"):
+        resume(copy)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"steps": "many"}, {"task_source": {"kind": "object"}}, {"loop": 3}, {"model_source": []}, {"more": 1}],
+)
+def test_a_wrong_field_of_a_run_is_named_with_its_folder(copy, change):
+    shutil.rmtree(copy / "checkpoint")
+    reseal(copy / "config.json", lambda content: content["config"].update(change))
+    with pytest.raises(UsageError, match=f"^run: {copy}: .*{next(iter(change)).partition('_')[0]}"):
+        resume(copy)
+
+
 def test_after_falling_back_a_run_ends_as_ever(whole, copy):
     spoil(checkpoints(copy)[-1] / "arrays.safetensors", "truncated")
     with pytest.warns(RunWarning, match="falling back"):
@@ -412,8 +455,9 @@ def test_a_damaged_configuration_is_taken_from_the_checkpoint(whole, copy, how):
 @pytest.mark.parametrize("how", ["truncated", "edited", "missing"])
 def test_damaged_metrics_are_restored_from_the_checkpoint(whole, copy, how):
     spoil(copy / "metrics.jsonl", how)
-    assert (load(copy).metrics["return"] == whole.metrics["return"]).all()
-    with pytest.warns(RunWarning, match="metrics.jsonl was cut off or edited"):
+    with pytest.warns(RunWarning, match="metrics.jsonl was cut off or edited; the checkpoint's copy"):
+        assert (load(copy).metrics["return"] == whole.metrics["return"]).all()
+    with pytest.warns(RunWarning, match="metrics.jsonl was cut off or edited; it is restored"):
         resume(copy)
     assert_same_files(whole.path, copy)
 
@@ -421,7 +465,10 @@ def test_damaged_metrics_are_restored_from_the_checkpoint(whole, copy, how):
 def test_a_line_of_a_chunk_that_was_lost_is_no_damage(whole, copy):
     with (copy / "metrics.jsonl").open("ab") as file:
         file.write(b'{"steps": 208, "retu')
-    resume(copy)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load(copy)
+        resume(copy)
     assert_same_files(whole.path, copy)
 
 
@@ -473,6 +520,17 @@ def test_what_is_no_run_is_refused(tmp_path, function):
     with pytest.raises(UsageError, match="not a run"):
         function(tmp_path / "nowhere")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_closed_is_said(copy, monkeypatch):
+    def closed(path, *arguments, **options):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    for name in ("iterdir", "stat"):
+        monkeypatch.setattr(pathlib.Path, name, closed)
+        for use in (load, resume, RunFolder.check_usable):
+            with pytest.raises(UsageError, match="Permission denied"):
+                use(RunFolder(copy) if use is RunFolder.check_usable else copy)
 
 
 def test_a_full_disk_says_where_it_stopped_and_what_is_safe(whole, tmp_path, monkeypatch):

@@ -134,12 +134,29 @@ class TrainConfig:
                     f"{field.name}: {value!r} has no meaning for {self.model}, which imagines nothing"
                 )
 
+    def _check_types(self) -> None:
+        """Those of the fields that say what the others mean."""
+        if isinstance(self.task, type):
+            raise UsageError(
+                f"task: {self.task.__name__} is a class, give an instance: {self.task.__name__}()"
+            )
+        if not isinstance(self.task, str | AbstractEnvironment):
+            raise UsageError(f"task: must be a name, FILE.py:NAME or an environment, got {self.task!r}")
+        for name in ("model", "preset"):
+            if not isinstance(getattr(self, name), str):
+                raise UsageError(f"{name}: must be a name, got {getattr(self, name)!r}")
+        if self.out is not None and (not isinstance(self.out, str) or not self.out):
+            raise UsageError(f"out: must be the name of a folder, or None for no folder, got {self.out!r}")
+        if not isinstance(self.overrides, dict):
+            raise UsageError(f"overrides: must be a dict of settings by name, got {self.overrides!r}")
+
     def checked(self) -> "TrainConfig":
         """The same with the task's own horizon filled in, once everything about it has been checked.
 
         Raises:
             UsageError: one line that names the first field with a value that is not allowed.
         """
+        self._check_types()
         env = self.environment()
         check_choice("precision", self.precision, typing.get_args(Precision))
         precision = resolve_precision(self.precision)

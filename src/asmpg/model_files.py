@@ -1,7 +1,6 @@
 """Backbones of the user's own, named on a command line as `FILE.py:NAME` or `history-FILE.py:NAME`."""
 
 import inspect
-import pathlib
 from typing import Any
 
 import equinox as eqx
@@ -27,7 +26,7 @@ def split_family(model: str) -> tuple[str, str]:
     """
     for family in FAMILIES:
         backbone = model.removeprefix(family)
-        if backbone != model and not pathlib.Path(model.rpartition(":")[0]).expanduser().is_file():
+        if backbone != model and not user_files.exists(model.rpartition(":")[0]):
             return family, backbone
     return "", model
 
@@ -95,5 +94,5 @@ def _check(model: str, create: CreateBackbone) -> None:
         shapes = [jax.tree.map(lambda x: (x.shape, x.dtype), tree) for tree in (carry, new_carry)]
         if shapes[0] != shapes[1]:
             raise ValueError("step gives back a carry of another shape or type than init")
-    except Exception as error:  # whatever the user's class raises, the message names it
+    except (Exception, SystemExit) as error:  # whatever the user's class raises, the message names it
         raise UsageError(f"model: {model} raised {user_files.one_line(error)}") from error

@@ -15,6 +15,10 @@ from .model_files import split_family
 from .types import UsageError
 
 
+# What stands in a stored configuration beside the fields of `TrainConfig`.
+_BESIDE_FIELDS = ("settings", "task_source", "model_source")
+
+
 def to_json(config: TrainConfig) -> dict[str, Any]:
     """The configuration as plain JSON, complete but for the code of a task or a backbone of the user's own.
 
@@ -54,26 +58,39 @@ def from_json(
     Raises:
         UsageError: a field is missing, unknown or of the wrong type; the task or the model is missing or another one.
     """
-    fields = {field.name: field.type for field in dataclasses.fields(TrainConfig)}
-    others = ("settings", "task_source", "model_source")
-    values = {name: value for name, value in content.items() if name not in others}
-    for name in [*fields, *others]:
-        if name not in content:
-            raise UsageError(f"config: {name!r} is missing")
-    for name, value in values.items():
-        check_choice("config", name, fields)
-        _check_field(name, value, fields[name])
+    check_stored(content)
+    values = {name: value for name, value in content.items() if name not in _BESIDE_FIELDS}
     values["task"] = _task_again(content, task)
     values["model"] = _model_again(content, model)
     config = TrainConfig(**values)
     # A preset may mean something else in another version: what the run was started with counts.
     stored = content["settings"]
-    names = setting_names(find_method(config.model).settings)
-    if not isinstance(stored, dict) or stored.keys() != names:
+    if stored.keys() != setting_names(find_method(config.model).settings):
         raise UsageError("config: its settings are those of another version of asmpg")
     if stored != dataclasses.asdict(config.settings()):
         config = dataclasses.replace(config, overrides=dict(stored))
     return config
+
+
+def check_stored(content: Mapping[str, Any]) -> None:
+    """Raises a UsageError unless stored content has the fields of a configuration, each of its type."""
+    fields = {field.name: field.type for field in dataclasses.fields(TrainConfig)}
+    for name in [*fields, *_BESIDE_FIELDS]:
+        if name not in content:
+            raise UsageError(f"config: {name!r} is missing")
+    for name, value in content.items():
+        check_choice("config", name, [*fields, *_BESIDE_FIELDS])
+        if name in fields:
+            _check_field(name, value, fields[name])
+        elif not isinstance(value, dict):
+            raise UsageError(f"config: {name} has the value {value!r}, which is not of its type")
+    source = content["task_source"]
+    check_choice("config: task_source", source.get("kind"), ("built-in", "file", "object"))
+    wanted = {"parameters": dict} if source["kind"] == "built-in" else {"state_size": int, "action_size": int}
+    for name, kind in wanted.items():
+        if not isinstance(source.get(name), kind):
+            raise UsageError(f"config: task_source has no {name}")
+    check_choice("config: model_source", content["model_source"].get("kind"), ("built-in", "file"))
 
 
 def _check_field(name: str, value: Any, kind: Any) -> None:
@@ -94,15 +111,12 @@ def _task_again(
 ) -> str | AbstractEnvironment:
     """The task of a stored configuration: built in, or the one given, once it is known to be the same."""
     name, source = content["task"], content["task_source"]
-    kind = source.get("kind") if isinstance(source, dict) else None
-    check_choice("config: task_source", kind, ("built-in", "file", "object"))
+    kind = source["kind"]
     if kind == "built-in":
         if task is not None:
             raise UsageError(f"task: the run is of the built-in task {name}, none must be given")
         check_choice("task", name, TASKS)
-        parameters = source.get("parameters")
-        if not isinstance(parameters, dict):
-            raise UsageError("config: the parameters of the task are missing")
+        parameters = source["parameters"]
         return make(name, check_horizon(content["horizon"]), **parameters) if parameters else name
     if task is None:
         raise UsageError(
@@ -133,8 +147,7 @@ def _task_again(
 def _model_again(content: Mapping[str, Any], model: str | None) -> str:
     """The model of a stored configuration: built in, or the file given, once it is known to be the same."""
     name, source = content["model"], content["model_source"]
-    kind = source.get("kind") if isinstance(source, dict) else None
-    check_choice("config: model_source", kind, ("built-in", "file"))
+    kind = source["kind"]
     if kind == "built-in":
         if model is not None:
             raise UsageError(f"model: the run is of the built-in model {name}, none must be given")

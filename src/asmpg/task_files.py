@@ -85,5 +85,5 @@ def _call(task: str, definition: Callable[..., Any], horizon: int | None) -> Any
         return definition()
     except UsageError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(f"task: {task} raised {user_files.one_line(error)}") from error

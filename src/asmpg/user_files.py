@@ -32,10 +32,17 @@ def split(option: str, text: str) -> tuple[pathlib.Path, str]:
     file, _, name = text.rpartition(":")
     if not file.endswith(".py") or not name.isidentifier():
         raise UsageError(f"{option}: {text!r} must be FILE.py:NAME, with the name of a {option} in that file")
-    path = pathlib.Path(file).expanduser()
-    if not path.is_file():
+    if not exists(file):
         raise UsageError(f"{option}: there is no file {file}")
-    return path, name
+    return pathlib.Path(file).expanduser(), name
+
+
+def exists(file: str) -> bool:
+    """Whether there is such a file that can be reached."""
+    try:
+        return pathlib.Path(file).expanduser().is_file()
+    except (OSError, RuntimeError):  # a name that is too long, a folder that is closed, a user without a home
+        return False
 
 
 def short_name(text: str) -> str:
@@ -76,7 +83,7 @@ def define(option: str, text: str, is_meant: Callable[[Any], bool]) -> Any:
     sys.path.insert(0, str(path.resolve().parent))
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # whatever the user's file raises, the message names the file
+    except (Exception, SystemExit) as error:  # whatever the user's file raises, the message names the file
         raise UsageError(f"{option}: running {path} raised {one_line(error)}") from error
     finally:
         sys.path.pop(0)
@@ -90,7 +97,7 @@ def define(option: str, text: str, is_meant: Callable[[Any], bool]) -> Any:
     return getattr(module, name)
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """An error as its type and the first line of its message."""
     reason = (str(error).strip() or "no reason given").splitlines()[0]
     return f"{type(error).__name__}: {reason}"

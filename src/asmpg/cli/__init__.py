@@ -50,7 +50,19 @@ def main(arguments: list[str] | None = None) -> int:
         return stop.code if isinstance(stop.code, int) else 2
     module, function = _COMMANDS[type(command)]
     run = getattr(importlib.import_module(f".{module}", __name__), function)
-    return guarded(lambda: run(command))
+
+    def go() -> int:
+        _refuse_empty(command)
+        return run(command)
+
+    return guarded(go)
+
+
+def _refuse_empty(command: Any) -> None:
+    """An empty name would be taken as none given, or as this folder."""
+    for name in ("out", "resume", "run", "sweep"):
+        if getattr(command, name, None) == "":
+            raise UsageError(f"{name}: must not be empty, it names a folder or a file")
 
 
 def guarded(run: Callable[[], int]) -> int:

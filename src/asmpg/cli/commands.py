@@ -1,6 +1,7 @@
 """What the commands do."""
 
 import dataclasses
+import hashlib
 import inspect
 import json
 import pathlib
@@ -30,6 +31,10 @@ from ..runs.results import finite, Result, scores_as_json
 from ..types import UsageError
 from .machine import INTERRUPTED, Interrupts, keep_compiled, use_cores
 from .options import Evaluate, List, Optimal, Train
+
+
+# Of a default run folder, in bytes. File systems allow 255.
+_LONGEST_NAME = 150
 
 
 def run_list(options: List) -> int:
@@ -116,7 +121,8 @@ def run_train(options: Train) -> int:
         _refuse_with_resume(options)
         folder = RunFolder(options.resume)
         stored = _stored(folder)
-        _prepare(stored.get("num_seeds", 1))
+        seeds = stored.get("num_seeds")
+        _prepare(seeds if isinstance(seeds, int) else 1)
         own = task if task is not None and task_files.is_task_file(task) else None
         if own is None and task not in (None, stored.get("task", task)):
             raise UsageError(
@@ -214,7 +220,7 @@ def train_config(task: str, options: Train) -> TrainConfig:
         values["horizon"] = task_files.load_task(task, options.horizon).horizon
     flags = {name: getattr(options, name) for name in ("learned_reward", "record_cosine", "optimum")}
     config = TrainConfig(task, overrides=overrides, **flags, **values).checked()
-    return config if config.out else dataclasses.replace(config, out=str(default_folder(config)))
+    return config if config.out is not None else dataclasses.replace(config, out=str(default_folder(config)))
 
 
 def default_folder(config: TrainConfig) -> pathlib.Path:
@@ -226,8 +232,10 @@ def default_folder(config: TrainConfig) -> pathlib.Path:
     parts = [name, f"H{config.horizon}", model, seeds]
     parts += [config.preset] * (config.preset != "default") + [config.loop] * (config.loop != "open")
     parts += ["learned-reward"] * config.learned_reward
-    parts += [f"{setting}={value}" for setting, value in sorted(config.overrides.items())]
-    return pathlib.Path("runs") / "-".join(parts)
+    settings = [f"{setting}={value}" for setting, value in sorted(config.overrides.items())]
+    if len("-".join(parts + settings).encode()) > _LONGEST_NAME:
+        settings = [hashlib.sha256("-".join(settings).encode()).hexdigest()[:12]]
+    return pathlib.Path("runs") / "-".join(parts + settings)
 
 
 def how_to_resume(path: pathlib.Path, task: str | None = None, model: str | None = None) -> str:

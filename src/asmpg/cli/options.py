@@ -1,11 +1,16 @@
 """What may be typed: one class a command, one field an option."""
 
 import dataclasses
+import functools
 import inspect
+import operator
 import re
+import types
+import typing
 from typing import Annotated, Any, Literal
 
 import tyro
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from ..methods import MODELS
 from ..settings import AbstractSettings
@@ -277,6 +282,26 @@ Command = (
 )
 
 
+_RULES = ConstructorRegistry()
+
+
+@_RULES.primitive_rule
+def _without_none(info: PrimitiveTypeInfo) -> Any:
+    """An option that is None unless it was given is read as if it had no None, which would be listed as a choice."""
+    kinds = typing.get_args(info.type)
+    if info.type_origin not in (typing.Union, types.UnionType) or type(None) not in kinds:
+        return None
+    kind = functools.reduce(operator.or_, (kind for kind in kinds if kind is not type(None)))
+    spec = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(kind, info.markers))
+    if not isinstance(spec, PrimitiveConstructorSpec):
+        return spec
+    return dataclasses.replace(
+        spec,
+        is_instance=lambda value: value is None or spec.is_instance(value),
+        str_from_instance=lambda value: ["None"] if value is None else spec.str_from_instance(value),
+    )
+
+
 def parse(arguments: list[str]) -> Train | Evaluate | Optimal | Diagnose | Reproduce | Sweep | Report | List:
     """What was typed.
 
@@ -284,4 +309,5 @@ def parse(arguments: list[str]) -> Train | Evaluate | Optimal | Diagnose | Repro
         SystemExit: with code 2 for a mistake, which the parser has described, or 0 after the help.
     """
     config = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
-    return tyro.cli(Command, prog="asmpg", args=arguments, config=config)
+    with _RULES:
+        return tyro.cli(Command, prog="asmpg", args=arguments, config=config)

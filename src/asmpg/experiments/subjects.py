@@ -108,7 +108,7 @@ def _own_model(text: str, env: AbstractEnvironment, key: PRNGKey) -> AbstractDyn
         model = user_files.define("model", text, callable)(env, key=key)
     except UsageError:
         raise
-    except Exception as error:  # whatever the user's code raises, the message names it
+    except (Exception, SystemExit) as error:  # whatever the user's code raises, the message names it
         reason = (str(error).strip() or "no reason given").splitlines()[0]
         raise UsageError(f"model: {text} raised {type(error).__name__}: {reason}") from error
     if not isinstance(model, AbstractDynamicsModel):

@@ -160,7 +160,7 @@ def read(path: pathlib.Path) -> Checkpoint:
         data = (path / ARRAYS).read_bytes()
     except OSError as error:
         raise DamagedError(f"cannot be read: {error.strerror}") from error
-    if hashlib.sha256(data).hexdigest() != meta["sha256"]:
+    if hashlib.sha256(data).hexdigest() != meta.get("sha256"):
         raise DamagedError("is cut off or was edited: the checksum of its arrays does not fit")
     try:
         return Checkpoint(path, load(data), meta)

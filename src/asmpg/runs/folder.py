@@ -40,15 +40,30 @@ class RunFolder:
 
     def is_run(self) -> bool:
         """Whether a run was ever begun here."""
-        return (self.path / CONFIG).exists() or (self.path / CHECKPOINTS).is_dir()
+        try:
+            return (self.path / CONFIG).exists() or (self.path / CHECKPOINTS).is_dir()
+        except OSError:  # a name that is too long, or a folder that is closed
+            return False
+
+    def refusal(self) -> str:
+        """What to tell the user where a run should be and there is none."""
+        try:
+            self.path.stat()
+        except OSError as error:
+            return f"{self.path} is not a run folder: {error.strerror}"
+        return f"{self.path} is not a run folder"
 
     def check_usable(self) -> None:
         """Raises a UsageError unless a new run may begin here: nothing there, or an empty folder."""
-        if not self.path.exists():
-            return
-        if not self.path.is_dir():
-            raise UsageError(f"out: {self.path} is a file, it must be a run folder or not exist yet")
-        if any(entry.name != LOCK and not entry.name.endswith(".tmp") for entry in self.path.iterdir()):
+        try:
+            if not self.path.exists():
+                return
+            if not self.path.is_dir():
+                raise UsageError(f"out: {self.path} is a file, it must be a run folder or not exist yet")
+            names = [entry.name for entry in self.path.iterdir()]
+        except OSError as error:
+            raise UsageError(f"out: cannot use the folder {self.path}: {error.strerror}") from error
+        if any(name != LOCK and not name.endswith(".tmp") for name in names):
             raise UsageError(
                 f"out: {self.path} has files in it but is not a run, choose a folder that does not exist"
             )
@@ -124,16 +139,22 @@ class RunFolder:
         """The configuration in `config.json`.
 
         Raises:
-            DamagedError: it is missing, cut off, edited or of another version.
+            DamagedError: it is missing, cut off, edited, of another version or not a configuration.
         """
-        if not (self.path / CONFIG).exists():
-            raise DamagedError("is missing")
-        content = checkpoint.unseal(self.read(CONFIG))
+        try:
+            data = (self.path / CONFIG).read_bytes()
+        except FileNotFoundError as error:
+            raise DamagedError("is missing") from error
+        except OSError as error:
+            raise DamagedError(f"cannot be read: {error.strerror}") from error
+        content = checkpoint.unseal(data)
         if content.get("format") != FORMAT:
             made_by = content.get("versions", {})
             raise DamagedError(
                 f"has the format {content.get('format')!r}, this version reads {FORMAT}; made by {made_by}"
             )
+        if not _is_config(content.get("config")):
+            raise DamagedError("holds no configuration of a run")
         return content["config"]
 
     def write_checkpoint(self, steps: int, arrays: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
@@ -144,8 +165,18 @@ class RunFolder:
             raise self.storage_error(f"the checkpoint at step {steps}", error) from error
 
     def read_checkpoints(self) -> tuple[list[Checkpoint], list[str]]:
-        """All whole checkpoints, the newest first, and a line about each of the others."""
-        return checkpoint.read_all(self.path / CHECKPOINTS)
+        """All whole checkpoints, the newest first, and a line about each of the others.
+
+        Raises:
+            UsageError: their folder cannot be read.
+        """
+        try:
+            whole, problems = checkpoint.read_all(self.path / CHECKPOINTS)
+        except OSError as error:
+            raise UsageError(f"run: cannot read {self.path / CHECKPOINTS}: {error.strerror}") from error
+        foreign = {saved.path.name: entry for saved in whole if (entry := _missing_of_run(saved)) is not None}
+        problems += [f"checkpoint {name} is not one of a run: it has no {foreign[name]}" for name in foreign]
+        return [saved for saved in whole if saved.path.name not in foreign], problems
 
     def go_back(self, saved: Checkpoint | None, lines: bytes) -> None:
         """Makes every file what it was when a checkpoint was written, or at the beginning if there is none.
@@ -175,7 +206,7 @@ class RunFolder:
         """What to tell the user when a file cannot be written."""
         try:
             whole = self.read_checkpoints()[0]
-        except OSError:
+        except UsageError:
             whole = []
         safe = (
             f"the checkpoint at step {whole[0].meta['steps']} is whole"
@@ -186,6 +217,35 @@ class RunFolder:
         return StorageError(
             f"cannot write {what} in {self.path}: {reason}; {safe}, --resume continues from there"
         )
+
+
+def _is_config(content: Any) -> bool:
+    return isinstance(content, dict) and isinstance(content.get("settings"), dict)
+
+
+def _missing_of_run(saved: Checkpoint) -> str | None:
+    """The first entry that every checkpoint of a run has and this one lacks, or has with another type."""
+    numbers = {name: _is_number(saved.meta.get(name)) for name in ("steps", "episodes", "warmup_episodes")}
+    lines = saved.arrays.get(METRICS)
+    right = numbers | {
+        "config": _is_config(saved.meta.get("config")),
+        "seconds": _is_number(saved.meta.get("seconds"), float),
+        "reference": _is_reference(saved.meta.get("reference", 0)),
+        METRICS: lines is not None and lines.dtype == "uint8",
+    }
+    return next((name for name in right if not right[name]), None)
+
+
+def _is_number(value: Any, kind: type = int) -> bool:
+    return isinstance(value, int | kind) and not isinstance(value, bool)
+
+
+def _is_reference(value: Any) -> bool:
+    """Whether this is what scores are measured by, or the null of a run without scores."""
+    if not isinstance(value, dict):
+        return value is None
+    names = {"random_return", "optimal_return"}
+    return value.keys() == names and all(_is_number(number, float) for number in value.values())
 
 
 def to_line(content: Mapping[str, Any]) -> bytes:

@@ -16,7 +16,7 @@ from ..checks import check_integer
 from ..config import TrainConfig
 from ..environment import AbstractEnvironment
 from ..precision import using
-from ..stored_config import from_json, to_json
+from ..stored_config import check_stored, from_json, to_json
 from ..types import UsageError
 from . import folder as files
 from . import plots
@@ -89,6 +89,9 @@ def load(
     if not stored.checkpoints:
         raise UsageError(f"run: {path} has no checkpoint yet")
     config = _again(stored.content, folder, task, model)
+    # A run that is being written has more lines than its checkpoint.
+    if not folder.read(files.METRICS).startswith(_lines(stored.checkpoints[0])):
+        _warn(folder, f"{files.METRICS} was cut off or edited; the checkpoint's copy of it is taken")
     with using(config.precision):
         session = Session(config, lambda progress: None, folder)
         _restore(session, stored.checkpoints[0])
@@ -145,7 +148,7 @@ def take_up(
     """`resume` with a way to stop."""
     folder = RunFolder(path)
     if not folder.is_run():
-        raise UsageError(f"resume: {path} is not a run folder")
+        raise UsageError(f"resume: {folder.refusal()}")
     with folder.writing():
         stored = _read(folder)
         if steps is not None:
@@ -172,7 +175,7 @@ class _Stored:
 def _read(folder: RunFolder) -> _Stored:
     """The configuration and the checkpoints of a run, with a warning about everything that is damaged."""
     if not folder.is_run():
-        raise UsageError(f"run: {folder.path} is not a run folder")
+        raise UsageError(f"run: {folder.refusal()}")
     whole, problems = folder.read_checkpoints()
     try:
         content = folder.read_config()
@@ -214,6 +217,10 @@ def _again(
     model: str | None,
 ) -> TrainConfig:
     """The configuration of a stored run, checked like any other."""
+    try:
+        check_stored(content)
+    except UsageError as error:
+        raise UsageError(f"run: {folder.path}: {error}") from error
     return dataclasses.replace(from_json(content, task, model), out=str(folder.path)).checked()
 
 

@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from .. import task_files
+from .. import task_files, user_files
 from ..checks import check_choice
 from ..config import TrainConfig
 from ..methods import MODELS
@@ -147,7 +147,7 @@ def load_suite(name: str, scale: str, built_in: Mapping[str, Callable[[str], Seq
             known = ", ".join(built_in)
             raise UsageError(f"SUITE: {name!r} is not one of {known}, nor a file: FILE.toml or FILE.py")
         return make_suite(name, scale, built_in[name](scale))
-    if not path.is_file():
+    if not user_files.exists(name):
         raise UsageError(f"SUITE: there is no file {name}")
     content = _read_toml(path) if path.suffix == ".toml" else _run_python(path, scale)
     try:
@@ -217,7 +217,7 @@ def _beside(task: str, folder: pathlib.Path) -> str:
     if not task_files.is_task_file(task) or pathlib.Path(task).is_absolute():
         return task
     beside = folder / task.rpartition(":")[0]
-    return f"{beside.resolve()}:{task.rpartition(':')[2]}" if beside.is_file() else task
+    return f"{beside.resolve()}:{task.rpartition(':')[2]}" if user_files.exists(str(beside)) else task
 
 
 def _as_list(value: Any) -> Sequence[Any]:
@@ -240,7 +240,7 @@ def _run_python(path: pathlib.Path, scale: str) -> Mapping[str, Any]:
     try:
         spec.loader.exec_module(module)
         content = module.suite(scale) if hasattr(module, "suite") else getattr(module, "SUITE", None)
-    except Exception as error:  # whatever the user's file raises, the message names the file
+    except (Exception, SystemExit) as error:  # whatever the user's file raises, the message names the file
         raise UsageError(f"SUITE: running {path} raised {type(error).__name__}: {error}") from error
     if not isinstance(content, Mapping):
         raise UsageError(f"SUITE: {path} must have a dict SUITE or a function suite(scale) that returns one")
