@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from asmpg.config import TrainConfig
 from asmpg.environment import rollout, trajectory_rewards, uniform_actions
 from asmpg.learner import ModelBasedLearner, ModelBasedState
 from asmpg.models import OneStepModel, Simulator
@@ -261,12 +262,18 @@ class Unpaid(Drift):
         raise RuntimeError("the true reward was asked for")
 
 
-def test_training_never_differentiates_the_true_reward():
+@pytest.mark.parametrize("kind", ["open", "closed"])
+@pytest.mark.parametrize(
+    "model", ["transformer", "rnn", "history-rnn", "actions-rnn", "one-step", "simulator"]
+)
+def test_training_never_differentiates_the_true_reward(model, kind):
     """A whole run, warm-up and records included; without a learned reward the same run is an error.
 
     Derivatives are taken when a program is traced, so that it need not be compiled.
     """
-    learner = make_learner(env=Opaque())
+    overrides = {"model_batch_size": 2, "policy_batch_size": 2, "predicted_state_share": 0.5}
+    config = TrainConfig(Opaque(), model=model, loop=kind, learned_reward=True, overrides=overrides)
+    learner = config.checked().learner()
 
     def train(learner):
         trainer = Trainer(learner, Schedule(4, 2, 2), [0])

@@ -228,7 +228,10 @@ def returned_shape(label: str, function: Callable[..., Any], *arguments: Any, sh
     """
     try:
         out = jax.eval_shape(function, *arguments)
-    except (Exception, SystemExit) as error:  # whatever the user's code raises, the message names the function
+    except (
+        Exception,
+        SystemExit,
+    ) as error:  # whatever the user's code raises, the message names the function
         reason = (str(error).strip() or "no reason given").splitlines()[0]
         raise UsageError(f"{label}: raised {type(error).__name__}: {reason}") from error
     wanted = f"must return floating-point numbers of shape {shape}"
