@@ -258,7 +258,7 @@ def test_a_stopped_item_goes_on_from_its_checkpoint(whole, tmp_path, monkeypatch
     assert begun.name == first
     said = list[asmpg.runs.Progress]()
     real = work.start
-    monkeypatch.setattr(work, "start", lambda config, report, stop: real(config, said.append, stop))
+    monkeypatch.setattr(work, "start", lambda config, report, *rest: real(config, said.append, *rest))
     sweeping.sweep(file, out, stop=stop_after(6))
     assert (
         min(progress.steps for progress in said if progress.stage == "training")
@@ -322,8 +322,8 @@ def test_what_is_no_result_at_all_is_said_and_left_alone(pretended):
 def test_results_of_other_code_are_not_mixed_unasked(pretended, monkeypatch):
     file, out = pretended
     results(out)[0].unlink()
-    for module in (sweep, work):
-        monkeypatch.setattr(module, "code_version", lambda: "9.9+other")
+    for module in ("state", "sweep", "work"):
+        monkeypatch.setattr(f"asmpg.sweeps.{module}.code_version", lambda: "9.9+other")
     with pytest.raises(UsageError, match="mix_versions: 2 of 2 results are of another code version"):
         sweeping.sweep(file, out)
     assert len(results(out)) == NUM_ITEMS - 1

@@ -143,7 +143,7 @@ state, records = train(trainer)
 numbers = {name: value[:5].tolist() for name, value in records[-1].items()}
 shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
 index = jax.ShapeDtypeStruct((), jnp.asarray(0).dtype)
-program = trainer._advance.lower(shapes, index, index).compile().as_text()
+program = trainer._advance.lower(shapes, {}, index, index).compile().as_text()
 collective = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter"
 inner = [part for part in program.split("\\n\\n") if not part.lstrip().startswith("ENTRY")]
 assert sum("while(" in part for part in inner) > 3, "the updates are loops within loops"

@@ -48,7 +48,9 @@ class UpdateStatistics(eqx.Module):
         return eqx.tree_at(lambda s: s.num_nonfinite, self, self.num_nonfinite + ~applied)
 
 
-def optimiser(learning_rate: float, decay: int, gradient_clip: float) -> optax.GradientTransformation:
+def optimiser(
+    learning_rate: float | Scalar, decay: int, gradient_clip: float | Scalar
+) -> optax.GradientTransformation:
     """Adam behind a global-norm clip (Appendix E).
 
     Args:

@@ -6,6 +6,16 @@ from typing import Literal
 from .types import UsageError
 
 
+# Settings that only ever scale something: seeds that differ in nothing else can share one program.
+MAY_DIFFER = frozenset(
+    {
+        *("model_learning_rate", "policy_learning_rate", "critic_learning_rate", "temperature_learning_rate"),
+        *("entropy", "temperature", "target_entropy", "discount", "target_rate"),
+        *("gradient_clip", "exploration_amplitude"),
+    }
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class AbstractSettings:
     """What the loop and the optimisers of every method need. Each method's own settings add to it.

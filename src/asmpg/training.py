@@ -1,8 +1,10 @@
 """The one training loop: episodes, replay and earned updates, all seeds together, one jitted chunk at a time."""
 
+import abc
+import copy
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, final
 
 import equinox as eqx
 import jax
@@ -17,6 +19,9 @@ from .optimisation import loop
 from .replay import ReplayBuffer
 from .types import Metrics, PRNGKey, Trajectory
 
+
+# Settings by name, one value each or one a seed.
+Numbers = dict[str, Array]
 
 # The added exploration noise has between 1/16 and the whole of its largest amplitude.
 AMPLITUDE_OCTAVES = 4.0
@@ -179,8 +184,24 @@ def over_seeds(function: Callable[..., Any], num_seeds: int) -> Callable[..., An
     return local if len(devices) == 1 else sharded
 
 
-class Trainer:
-    """The compiled loop of one run.
+def with_numbers(learner: AbstractLearner, numbers: Numbers) -> AbstractLearner:
+    """The learner with some of its settings replaced by numbers that only the running program knows.
+
+    Args:
+        learner: the method.
+        numbers: by the settings' names, which must be among `asmpg.settings.MAY_DIFFER`.
+    """
+    if not numbers:
+        return learner
+    settings = copy.copy(learner.settings)
+    for name, value in numbers.items():
+        # Not `dataclasses.replace`: settings are plain numbers to everyone but a compiled program.
+        object.__setattr__(settings, name, value)
+    return dataclasses.replace(learner, settings=settings)
+
+
+class AbstractTrainer(abc.ABC):
+    """What a run asks of whoever trains its seeds.
 
     Attributes:
         learner: the method.
@@ -189,48 +210,103 @@ class Trainer:
         shapes: of the state of all seeds; every array has a leading seed axis.
     """
 
-    def __init__(self, learner: AbstractLearner, schedule: Schedule, seeds: Sequence[int]):
-        """Prepares the two programs; nothing is compiled or run yet."""
+    learner: AbstractLearner
+    schedule: Schedule
+    seeds: tuple[int, ...]
+    shapes: SeedState
+
+    @abc.abstractmethod
+    def compile(self, state: SeedState) -> None:
+        """Compiles the loop, if that can be done beforehand. The given state, all zeros, is consumed."""
+
+    @abc.abstractmethod
+    def init(self) -> SeedState:
+        """All seeds after their warm-up; every array has a leading seed axis."""
+
+    @abc.abstractmethod
+    def advance(self, state: SeedState, first_episode: int, num_episodes: int) -> tuple[SeedState, Metrics]:
+        """Runs a chunk. The given state is consumed; metrics have a leading seed axis."""
+
+    @abc.abstractmethod
+    def memory(self) -> int | None:
+        """Bytes that the loop takes: the arrays of all seeds, and what their updates need in between.
+
+        On an accelerator, those of one device; a CPU's devices share one memory. None where that is not known.
+        """
+
+    @abc.abstractmethod
+    def combine(self, state: SeedState) -> SeedState:
+        """The state with its non-array parts: networks that can be called under `jax.vmap`."""
+
+
+@final
+class Trainer(AbstractTrainer):
+    """The compiled loop of one run."""
+
+    def __init__(
+        self,
+        learner: AbstractLearner,
+        schedule: Schedule,
+        seeds: Sequence[int],
+        numbers: Mapping[str, Sequence[float]] | None = None,
+    ):
+        """Prepares the two programs; nothing is compiled or run yet.
+
+        Args:
+            learner: the method.
+            schedule: how the steps are cut.
+            seeds: one independent run each.
+            numbers: settings in which they differ, by name (see `asmpg.settings.MAY_DIFFER`), one value a seed.
+        """
         self.learner, self.schedule, self.seeds = learner, schedule, tuple(seeds)
+        self._numbers = dict(numbers or {})
         capacity = -(-learner.settings.replay_capacity // learner.env.horizon)
         # Runs of about the same length share a program: a second one, or a longer one, finds it compiled.
         capacity = min(capacity, 1 << (schedule.num_episodes - 1).bit_length())
         starts = evaluation_states(learner.env)
         self._static: Any = None
 
-        def init(key: PRNGKey) -> SeedState:
-            return init_seed(learner, schedule, capacity, key)
-
-        def init_arrays(key: PRNGKey) -> SeedState:
+        def init(given: tuple[PRNGKey, Numbers]) -> SeedState:
+            key, numbers = given
+            state = init_seed(with_numbers(learner, numbers), schedule, capacity, key)
             # Environments and activation functions inside the networks are not arrays: they stay outside the loop.
-            arrays, self._static = eqx.partition(init(key), eqx.is_array)
+            arrays, self._static = eqx.partition(state, eqx.is_array)
             return arrays
 
-        def advance_arrays(arrays: SeedState, first: Array, num: Array) -> tuple[SeedState, Metrics]:
-            state = eqx.combine(arrays, self._static)
-            state, metrics = advance_seed(learner, starts, schedule.warmup_episodes, state, first, num)
+        def advance(given: tuple[SeedState, Numbers], first: Array, num: Array) -> tuple[SeedState, Metrics]:
+            arrays, numbers = given
+            state, own = eqx.combine(arrays, self._static), with_numbers(learner, numbers)
+            state, metrics = advance_seed(own, starts, schedule.warmup_episodes, state, first, num)
             return eqx.filter(state, eqx.is_array), metrics
 
-        self._init = jax.jit(over_seeds(init_arrays, len(self.seeds)))
-        self._advance = jax.jit(over_seeds(advance_arrays, len(self.seeds)), donate_argnums=0)
+        init_all, advance_all = (over_seeds(function, len(self.seeds)) for function in (init, advance))
+        self._init = jax.jit(lambda keys, numbers: init_all((keys, numbers)))
+        self._advance = jax.jit(
+            lambda state, numbers, first, num: advance_all((state, numbers), first, num), donate_argnums=0
+        )
         # Traces what `init` will run, once, and finds what is no array.
         self.shapes = jax.eval_shape(self.init)
 
+    def _given(self) -> Numbers:
+        return {name: jnp.asarray(values, float) for name, values in self._numbers.items()}
+
+    def compile(self, state: SeedState) -> None:
+        """Compiles the loop by running no episode of it."""
+        self.advance(state, self.schedule.warmup_episodes, 0)
+
     def init(self) -> SeedState:
-        """All seeds after their warm-up; every array has a leading seed axis."""
-        return self._init(jnp.stack([jax.random.key(seed) for seed in self.seeds]))
+        """All seeds after their warm-up."""
+        return self._init(jnp.stack([jax.random.key(seed) for seed in self.seeds]), self._given())
 
     def advance(self, state: SeedState, first_episode: int, num_episodes: int) -> tuple[SeedState, Metrics]:
-        """Runs a chunk. The given state is consumed; metrics have a leading seed axis."""
-        return self._advance(state, jnp.asarray(first_episode), jnp.asarray(num_episodes))
+        """Runs a chunk."""
+        first, number = jnp.asarray(first_episode), jnp.asarray(num_episodes)
+        return self._advance(state, self._given(), first, number)
 
     def memory(self) -> int | None:
-        """Bytes that the loop takes: the arrays of all seeds, and what their updates need in between.
-
-        On an accelerator, those of one device; a CPU's devices share one memory. None where the compiler does not say.
-        """
+        """Bytes that the loop takes, as the compiler says."""
         index = jax.ShapeDtypeStruct((), jnp.asarray(0).dtype)
-        stats = self._advance.lower(self.shapes, index, index).compile().memory_analysis()
+        stats = self._advance.lower(self.shapes, self._given(), index, index).compile().memory_analysis()
         if stats is None:
             return None
         new = stats.output_size_in_bytes - stats.alias_size_in_bytes
@@ -238,5 +314,5 @@ class Trainer:
         return devices * (stats.argument_size_in_bytes + new + stats.temp_size_in_bytes)
 
     def combine(self, state: SeedState) -> SeedState:
-        """The state with its non-array parts: networks that can be called under `jax.vmap`."""
+        """The state with its non-array parts."""
         return eqx.combine(state, self._static)

@@ -142,7 +142,7 @@ class DecisionTransformer(AbstractLearner[DecisionTransformerState]):
     settings: DecisionTransformerSettings = eqx.field(static=True)
     target_return: float = eqx.field(static=True)
 
-    def _optimiser(self, learning_rate: float) -> optax.GradientTransformation:
+    def _optimiser(self, learning_rate: float | Scalar) -> optax.GradientTransformation:
         return optimiser(learning_rate, self.settings.learning_rate_decay, self.settings.gradient_clip)
 
     def init(self, *, key: PRNGKey) -> DecisionTransformerState:

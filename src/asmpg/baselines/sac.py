@@ -159,7 +159,7 @@ class SoftActorCritic(AbstractLearner[SoftActorCriticState]):
     settings: SoftActorCriticSettings = eqx.field(static=True)
     ends: bool = eqx.field(static=True, default=True)
 
-    def _optimiser(self, learning_rate: float) -> optax.GradientTransformation:
+    def _optimiser(self, learning_rate: float | Scalar) -> optax.GradientTransformation:
         return optimiser(learning_rate, self.settings.learning_rate_decay, self.settings.gradient_clip)
 
     def init(self, *, key: PRNGKey) -> SoftActorCriticState:

@@ -111,7 +111,7 @@ def bootstrap_target(
     transition: Transition,
     noise: Float[Array, " action"],
     temperature: Scalar | float,
-    discount: float,
+    discount: float | Scalar,
 ) -> Scalar:
     """What the critics are fitted to: reward plus discounted soft value of what follows (Haarnoja et al., Eq. 8).
 

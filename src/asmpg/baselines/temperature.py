@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from ..types import Scalar
 
 
-def temperature_loss(log_temperature: Scalar, entropy: Scalar, target_entropy: float) -> Scalar:
+def temperature_loss(log_temperature: Scalar, entropy: Scalar, target_entropy: float | Scalar) -> Scalar:
     """The dual objective of `entropy >= target_entropy` (Haarnoja et al., 2018b, section 5).
 
     Its descent raises the temperature while the entropy is below its target, and lowers it while it is above.

@@ -10,10 +10,12 @@ from typing import Any
 
 import jax
 
+from ..checks import check_integer
 from ..runs.progress import duration
 from ..sweeps import BUILT_IN, calibrate, load_suite, look, make_engine, open_store, run_sweep
 from ..sweeps.engines import AbstractEngine
-from ..sweeps.sweep import predict, State, summary, table_name, Watch
+from ..sweeps.state import predict, State, summary
+from ..sweeps.sweep import table_name, Watch
 from ..types import UsageError
 from .machine import INTERRUPTED, Interrupts, keep_compiled
 from .options import Sweep
@@ -27,6 +29,8 @@ def run_sweep_command(options: Sweep) -> int:
     """`asmpg sweep`."""
     if sum((options.status, options.dry_run, options.retry_failed)) > 1:
         raise UsageError("status: give only one of --status, --dry-run and --retry-failed")
+    if options.together is not None:
+        check_integer("together", options.together, 1)
     stay_on_cpu()
     share_compiled()
     suite = load_suite(options.suite, options.scale, BUILT_IN)
@@ -43,7 +47,7 @@ def run_sweep_command(options: Sweep) -> int:
             stop=lambda: interrupts.requested,
         )
         if options.dry_run:
-            return _predict(look(suite, open_store(out)), engine, options.json, lambda: interrupts.requested)
+            return _predict(look(suite, open_store(out)), engine, options, lambda: interrupts.requested)
         interrupts.patient = True
         with Lines() as lines:
             state = run_sweep(
@@ -52,6 +56,7 @@ def run_sweep_command(options: Sweep) -> int:
                 engine,
                 retry_failed=options.retry_failed,
                 mix_versions=options.mix_versions,
+                together=options.together,
                 watch=lines,
                 stop=lambda: interrupts.requested,
             )
@@ -108,11 +113,11 @@ def _show(state: State, num_workers: int, out: str, as_json: bool) -> int:
     return 0
 
 
-def _predict(state: State, engine: AbstractEngine, as_json: bool, stop: Any) -> int:
+def _predict(state: State, engine: AbstractEngine, options: Sweep, stop: Any) -> int:
     """How long what is left will take."""
     num_workers, left = engine.num_workers(), state.left()
     with Lines() as lines:
-        failed = calibrate(state, engine, lines, stop)
+        failed = calibrate(state, engine, options.together, lines, stop)
     known = [item for item in left if state.speeds.seconds(item.config) is not None]
     seconds = predict(known, state.speeds, num_workers)
     content = {
@@ -125,7 +130,7 @@ def _predict(state: State, engine: AbstractEngine, as_json: bool, stop: Any) -> 
         "workers": num_workers,
         "failed": failed,
     }
-    if as_json:
+    if options.json:
         sys.stdout.write(json.dumps(content, allow_nan=False) + "\n")
     else:
         head = f"{len(known)} items with {num_workers} at once: about {duration(seconds or 0.0)}"

@@ -1,12 +1,11 @@
 """Training from a configuration, and the runs it leaves: `train`, `resume`, `load`."""
 
-import contextlib
 import dataclasses
 import json
 import pathlib
 import platform
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from importlib import metadata
 from typing import Any
 
@@ -17,14 +16,15 @@ from ..config import TrainConfig
 from ..environment import AbstractEnvironment
 from ..precision import using
 from ..stored_config import check_stored, from_json, to_json
+from ..training import Trainer
 from ..types import UsageError
 from . import folder as files
 from . import plots
 from .checkpoint import Checkpoint, DamagedError
 from .folder import RunFolder, RunWarning
-from .progress import Progress, ProgressCallback, terminal
+from .progress import Progress, ProgressCallback, reporting
 from .results import Result
-from .session import Session
+from .session import MakeTrainer, Session
 
 
 def train(config: TrainConfig, progress: bool | ProgressCallback = False) -> Result:
@@ -42,7 +42,7 @@ def train(config: TrainConfig, progress: bool | ProgressCallback = False) -> Res
         StorageError: the disk refused in the middle of the run.
     """
     config = config.checked()
-    with _reporting(progress) as report:
+    with reporting(progress) as report:
         return start(config, report)
 
 
@@ -67,7 +67,7 @@ def resume(
         UsageError: this is not a run, or nothing in it can be used.
         StorageError: the disk refused in the middle of the run.
     """
-    with _reporting(progress) as report:
+    with reporting(progress) as report:
         return take_up(path, report, steps=steps, task=task, model=model)
 
 
@@ -98,18 +98,27 @@ def load(
         return session.result()
 
 
-def start(config: TrainConfig, report: ProgressCallback, stop: Callable[[], bool] = lambda: False) -> Result:
+def start(
+    config: TrainConfig,
+    report: ProgressCallback,
+    stop: Callable[[], bool] = lambda: False,
+    make_trainer: MakeTrainer = Trainer,
+) -> Result:
     """`train` for a checked configuration, with a way to stop: `stop()` is asked after every record."""
     with using(config.precision):
         if config.out is not None:
-            return _start_in(RunFolder(config.out), config, report, stop)
-        session = Session(config, report)
+            return _start_in(RunFolder(config.out), config, report, stop, make_trainer)
+        session = Session(config, report, make_trainer=make_trainer)
         session.drive(stop)
         return _report_done(session.result(), session, report)
 
 
 def _start_in(
-    folder: RunFolder, config: TrainConfig, report: ProgressCallback, stop: Callable[[], bool]
+    folder: RunFolder,
+    config: TrainConfig,
+    report: ProgressCallback,
+    stop: Callable[[], bool],
+    make_trainer: MakeTrainer,
 ) -> Result:
     """Begins a run in a folder, or goes on with the one that is there."""
     if not folder.is_run():
@@ -121,7 +130,7 @@ def _start_in(
             config = dataclasses.replace(config, imagine=config.imagine_here())
             content = to_json(config)
             folder.write_config(content, versions())
-            return _drive(Session(config, report, folder, content), folder, report, stop)
+            return _drive(Session(config, report, folder, content, make_trainer), folder, report, stop)
         stored = _read(folder)
         if config.imagine == "auto":
             config = dataclasses.replace(config, imagine=stored.content.get("imagine", "auto"))
@@ -133,7 +142,7 @@ def _start_in(
                 f"out: {folder.path} is a run with another configuration ({name} is {was!r}, not {now!r}); "
                 "give another --out, or go on with that run by --resume"
             )
-        return _continue(config, folder, stored, report, stop)
+        return _continue(config, folder, stored, report, stop, make_trainer)
 
 
 def take_up(
@@ -230,10 +239,11 @@ def _continue(
     stored: _Stored,
     report: ProgressCallback,
     stop: Callable[[], bool],
+    make_trainer: MakeTrainer = Trainer,
 ) -> Result:
     """Goes on with a run from the checkpoint that fits."""
     _refuse_without_checkpoint(folder, stored)
-    session = Session(config, report, folder, stored.content)
+    session = Session(config, report, folder, stored.content, make_trainer)
     saved = _choose(session, stored.checkpoints, folder)
     if saved is not None:
         _restore(session, saved)
@@ -338,15 +348,3 @@ def versions() -> dict[str, str]:
 
 def _warn(folder: RunFolder, message: str) -> None:
     warnings.warn(f"{folder.path}: {message}", RunWarning, stacklevel=2)
-
-
-@contextlib.contextmanager
-def _reporting(progress: bool | ProgressCallback) -> Iterator[ProgressCallback]:
-    """The function to report to."""
-    if callable(progress):
-        yield progress
-    elif progress:
-        with terminal() as shown:
-            yield shown
-    else:
-        yield lambda progress: None

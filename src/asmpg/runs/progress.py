@@ -1,9 +1,10 @@
 """How far a run is: what the training tells, and two ways to show it, a live bar and plain lines."""
 
+import contextlib
 import dataclasses
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Literal
 
@@ -150,3 +151,15 @@ def terminal(stream: Any = None, label: str = "") -> PlainProgress | LiveProgres
     """A bar where the stream (by default stderr) is a terminal, plain lines elsewhere."""
     where = sys.stderr if stream is None else stream
     return LiveProgress(where, label) if where.isatty() else PlainProgress(where, label)
+
+
+@contextlib.contextmanager
+def reporting(progress: bool | ProgressCallback) -> Iterator[ProgressCallback]:
+    """The function to report to."""
+    if callable(progress):
+        yield progress
+    elif progress:
+        with terminal() as shown:
+            yield shown
+    else:
+        yield lambda progress: None

@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ..config import TrainConfig
 from ..optimal_control import optimal, random_return
 from ..precision import Precision, using
-from ..training import Schedule, SeedState, Trainer
+from ..training import AbstractTrainer, Schedule, SeedState, Trainer
 from . import checkpoint
 from . import folder as files
 from .checkpoint import Checkpoint
@@ -23,6 +23,9 @@ from .folder import RunFolder
 from .progress import Progress, ProgressCallback
 from .records import History
 from .results import Reference, Result
+
+
+MakeTrainer = Callable[..., AbstractTrainer]
 
 
 class Session:
@@ -43,6 +46,7 @@ class Session:
         report: ProgressCallback,
         folder: RunFolder | None = None,
         content: Mapping[str, Any] | None = None,
+        make_trainer: MakeTrainer = Trainer,
     ):
         """Prepares the loop; compiles and writes nothing.
 
@@ -51,6 +55,7 @@ class Session:
             report: is told how far the run is.
             folder: where records and checkpoints go, if anywhere.
             content: the configuration as it is in the folder; every checkpoint has a copy.
+            make_trainer: from the learner, the schedule and the seeds to whoever trains them.
         """
         self.config, self.folder, self._content = config, folder, content
         self.env = config.environment()
@@ -60,7 +65,7 @@ class Session:
         horizon = self.env.horizon
         schedule = Schedule.create(config.steps, learner.settings.warmup_steps, config.chunk_steps, horizon)
         seeds = range(config.seed, config.seed + config.num_seeds)
-        self.trainer = Trainer(learner, schedule, seeds)
+        self.trainer = make_trainer(learner, schedule, seeds)
         self.history, self.reference = History(), None
         self.seconds, self.episodes = 0.0, 0
         self._state: Any = None
@@ -176,9 +181,7 @@ class Session:
         return Reference(random_return(self.env), optimal(self.env).episode_return)
 
     def _compile_loop(self) -> None:
-        """Compiles the loop by running no episode of it on zeros."""
-        shapes = self.trainer.shapes
-        self.trainer.advance(self._place(checkpoint.zeros(shapes)), self.trainer.schedule.warmup_episodes, 0)
+        self.trainer.compile(self._place(checkpoint.zeros(self.trainer.shapes)))
 
     def _place(self, state: Any) -> Any:
         """The state where the compiled loop leaves it, so that it is compiled for one place only."""

@@ -6,6 +6,10 @@ from .engines import ENGINES as ENGINES
 from .engines import InProcess as InProcess
 from .engines import make_engine as make_engine
 from .engines import num_cores as num_cores
+from .state import check_versions as check_versions
+from .state import look as look
+from .state import State as State
+from .state import summary as summary
 from .store import open_store as open_store
 from .suite import Grid as Grid
 from .suite import Item as Item
@@ -14,11 +18,7 @@ from .suite import make_suite as make_suite
 from .suite import SCALES as SCALES
 from .suite import Suite as Suite
 from .sweep import calibrate as calibrate
-from .sweep import check_versions as check_versions
-from .sweep import look as look
 from .sweep import run_sweep as run_sweep
-from .sweep import State as State
-from .sweep import summary as summary
 from .sweep import Watch as Watch
 from .tidy import last_records as last_records
 from .tidy import read_table as read_table

@@ -8,113 +8,20 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..runs import RunWarning
-from ..runs.checkpoint import DamagedError
 from ..stored_config import to_json
-from ..types import UsageError
 from . import tidy
 from .code import code_version
 from .engines import AbstractEngine
+from .state import check_versions, look, predict, State
 from .store import AbstractStore, FAILURES, open_store, PROGRESS, RESULTS
 from .suite import Item, Suite
-from .timing import Calibration, makespan, Speeds
-from .work import Finished, Job, Outcome, read_failures, read_progress, read_result
+from .timing import Calibration
+from .together import Jobs, kin
+from .work import Job, Outcome, read_progress, read_result
 
 
-# Where a claim cannot be seen, an item runs if it has said something in so many seconds.
-FRESH = 900.0
 # Seconds between two looks at an item that another process has.
 BUSY_WAIT = 2.0
-
-
-@dataclasses.dataclass(frozen=True)
-class State:
-    """Where a sweep stands.
-
-    Attributes:
-        suite: what is to be done.
-        finished: results by item.
-        running: by item, how far it is.
-        failed: by item, why.
-        damaged: by item, what is wrong with its result, which will be set aside.
-        strange: files among the results that are no results.
-        speeds: as learnt from what is finished.
-    """
-
-    suite: Suite
-    finished: dict[str, Finished]
-    running: dict[str, dict[str, Any]]
-    failed: dict[str, str]
-    damaged: dict[str, str]
-    strange: tuple[str, ...]
-    speeds: Speeds
-
-    def left(self) -> list[Item]:
-        """The items that are neither finished nor failed, in order."""
-        return [
-            item for item in self.suite.items if item.id not in self.finished and item.id not in self.failed
-        ]
-
-    def seconds_left(self, num_workers: int) -> float | None:
-        """How long what is left will take; None while nothing is known about some of it."""
-        return predict(self.left(), self.speeds, num_workers, self.running)
-
-    def other_codes(self) -> dict[str, int]:
-        """How many results there are of every code version but this one."""
-        codes = collections.Counter(result.code for result in self.finished.values())
-        return {code: number for code, number in codes.items() if code != code_version()}
-
-
-def predict(
-    items: Sequence[Item],
-    speeds: Speeds,
-    num_workers: int,
-    running: dict[str, dict[str, Any]] | None = None,
-) -> float | None:
-    """Seconds until the last of these items is done; None if nothing is known about some of them."""
-    begun = running or {}
-    seconds = [speeds.seconds(item.config, begun.get(item.id, {}).get("steps", 0)) for item in items]
-    known = [one for one in seconds if one is not None]
-    return makespan(known, num_workers) if len(known) == len(seconds) else None
-
-
-def look(suite: Suite, store: AbstractStore) -> State:
-    """Reads where a sweep stands; changes nothing."""
-    finished, damaged, running, speeds = {}, {}, {}, Speeds()
-    there = set(store.names(RESULTS))
-    failures = read_failures(store)
-    begun = set(store.names(PROGRESS))
-    for item in suite.items:
-        if f"{item.id}.json" in there:
-            try:
-                result = read_result(store, item.id)
-            except DamagedError as error:
-                damaged[item.id] = str(error)
-                continue
-            if result is not None:
-                finished[item.id] = result
-                speeds.add(result.config, result.timing)
-        elif f"{item.id}.json" in begun and (progress := _running(store, item.id)) is not None:
-            running[item.id] = progress
-    failed = {item.id: failures[item.id] for item in suite.items if item.id in failures}
-    failed = {item: error for item, error in failed.items() if item not in finished and item not in running}
-    known = {f"{item.id}.json" for item in suite.items}
-    strange = tuple(name for name in sorted(there - known) if not _is_result(store, name))
-    return State(suite, finished, running, failed, damaged, strange, speeds)
-
-
-def _running(store: AbstractStore, item: str) -> dict[str, Any] | None:
-    claimed, progress = store.is_claimed(item), read_progress(store, item) or {}
-    if claimed is None:
-        claimed = time.time() - progress.get("time", 0.0) < FRESH
-    return progress if claimed else None
-
-
-def _is_result(store: AbstractStore, name: str) -> bool:
-    """Whether a file is the result of an item of another suite."""
-    try:
-        return name.endswith(".json") and read_result(store, name.removesuffix(".json")) is not None
-    except DamagedError:
-        return False
 
 
 @dataclasses.dataclass
@@ -145,6 +52,7 @@ def run_sweep(
     *,
     retry_failed: bool = False,
     mix_versions: bool = False,
+    together: int | None = None,
     watch: Callable[[Watch], Any] = lambda watch: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> State:
@@ -156,6 +64,8 @@ def run_sweep(
         engine: where.
         retry_failed: whether items that failed are tried again.
         mix_versions: whether results of another code version are kept beside new ones.
+        together: items that differ in a few numbers only which a worker trains as one, at most; by default what suits
+            the engine.
         watch: is told how far the sweep is.
         stop: whether to stop; what is done until then is kept, and the next call goes on from there.
 
@@ -177,7 +87,7 @@ def run_sweep(
             store.remove(f"{FAILURES}/{item}.json")
         state = dataclasses.replace(state, failed={})
     with engine:
-        _Scheduler(state, store, engine, mix_versions, watch, stop).run()
+        _Scheduler(state, store, engine, mix_versions, together or engine.together(), watch, stop).run()
     state = look(suite, store)
     write_tables(state, store)
     return state
@@ -191,17 +101,6 @@ def _tidy_up(state: State, store: AbstractStore) -> None:
             with store.working(item) as path:
                 store.forget(item, path)
             store.remove(f"{PROGRESS}/{name}")
-
-
-def check_versions(state: State, mix_versions: bool) -> None:
-    """Raises a UsageError if there are results of another code version, unless they may be mixed."""
-    others = state.other_codes()
-    if others and not mix_versions:
-        listed = ", ".join(f"{number} of {code}" for code, number in others.items())
-        raise UsageError(
-            f"mix_versions: {sum(others.values())} of {len(state.finished)} results are of another code version "
-            f"({listed}; this is {code_version()}); keep them with --mix-versions, or give another --out"
-        )
 
 
 def write_tables(state: State, store: AbstractStore) -> str:
@@ -225,9 +124,12 @@ class _Scheduler:
         store: AbstractStore,
         engine: AbstractEngine,
         mix_versions: bool,
+        together: int,
         watch: Callable[[Watch], Any],
         stop: Callable[[], bool],
     ):
+        self._together = together
+        self._kin = {item.id: kin(item.config) for item in state.left()} if together > 1 else {}
         self._store, self._engine, self._watch, self._stop = store, engine, watch, stop
         self._speeds, code = state.speeds, code_version()
         self._items = {item.id: item for item in state.left()}
@@ -252,12 +154,21 @@ class _Scheduler:
             self._waiting.extend(job for due, job in self._busy if due <= now)
             self._busy = [(due, job) for due, job in self._busy if due > now]
             while self._waiting and not stopping and self._engine.num_free() > 0:
-                job = self._waiting.popleft()
-                self._active[job.id] = job
-                self._engine.submit(job)
+                self._submit_next()
             for outcome in self._engine.poll(0.1):
                 self._take(outcome)
             self._tell("")
+
+    def _submit_next(self) -> None:
+        """The first job that waits, and those that can be done as one with it, unless other workers would idle."""
+        first = self._waiting.popleft()
+        share = -(-(1 + len(self._waiting)) // self._engine.num_free())
+        others = [job for job in self._waiting if self._kin and self._kin[job.id] == self._kin[first.id]]
+        jobs = (first, *others[: min(self._together, share) - 1])
+        for job in jobs[1:]:
+            self._waiting.remove(job)
+        self._active |= {job.id: job for job in jobs}
+        self._engine.submit(first if len(jobs) == 1 else Jobs(jobs))
 
     def _take(self, outcome: Outcome) -> None:
         job = self._active.pop(outcome.id)
@@ -293,15 +204,24 @@ class _Scheduler:
 def calibrate(
     state: State,
     engine: AbstractEngine,
+    together: int | None = None,
     watch: Callable[[Watch], Any] = lambda watch: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, str]:
     """Learns the speeds that are lacking for what is left, from trials of a few seconds; writes nothing.
 
+    Args:
+        state: where the sweep stands.
+        engine: where the trials run, and everything would.
+        together: as for `run_sweep`.
+        watch: is told how far this is.
+        stop: whether to stop.
+
     Returns:
         By item, why its trial failed.
     """
-    chosen = state.speeds.lacking(state.left())
+    left, most = state.left(), together or engine.together()
+    chosen = state.speeds.lacking(left)
     waiting = collections.deque(chosen)
     seen, failed = Watch(total=len(chosen)), {}
     with engine:
@@ -310,7 +230,7 @@ def calibrate(
                 item = waiting.popleft()
                 seen.message = f"trying {item.id}"
                 watch(seen)
-                engine.submit(Calibration(item.id, item.config))
+                engine.submit(_trial(item, left, most))
             for outcome in engine.poll(0.1):
                 if outcome.timing is None:
                     seen.failed += 1
@@ -322,26 +242,13 @@ def calibrate(
     return failed
 
 
-def summary(state: State, num_workers: int) -> dict[str, Any]:
-    """Where a sweep stands, as plain JSON."""
-    left = state.seconds_left(num_workers)
-    return {
-        "suite": state.suite.name,
-        "scale": state.suite.scale,
-        "items": len(state.suite.items),
-        "done": len(state.finished),
-        "running": {
-            item: {name: progress.get(name) for name in ("steps", "total_steps", "score", "machine")}
-            for item, progress in state.running.items()
-        },
-        "failed": state.failed,
-        "damaged": state.damaged,
-        "left": len(state.left()),
-        "seconds_left": None if left is None else round(left, 1),
-        "workers": num_workers,
-        "code": code_version(),
-        "other_codes": state.other_codes(),
-    }
+def _trial(item: Item, items: Sequence[Item], most: int) -> Calibration:
+    """The trial of an item, in the company it would have."""
+    if most == 1:
+        return Calibration(item.id, item.config)
+    wanted = kin(item.config)
+    others = [one.config for one in items if one.id != item.id and kin(one.config) == wanted]
+    return Calibration(item.id, item.config, tuple(others[: most - 1]))
 
 
 def _warn(message: str) -> None:

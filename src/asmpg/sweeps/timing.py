@@ -12,9 +12,13 @@ import numpy as np
 
 from ..config import TrainConfig
 from ..runs import Progress
+from ..runs.group import run_together
 from ..runs.lifecycle import start
+from ..runs.session import MakeTrainer
 from ..stored_config import to_json
+from ..training import Trainer
 from .suite import Item
+from .together import numbers_of
 from .work import describe, Outcome
 
 
@@ -47,10 +51,12 @@ class Calibration:
     Attributes:
         id: of the item.
         config: of the item.
+        others: of items that would be trained as one with it.
     """
 
     id: str
     config: TrainConfig
+    others: tuple[TrainConfig, ...] = ()
 
 
 def kind_of(content: Mapping[str, Any]) -> Kind:
@@ -122,26 +128,37 @@ def _power_law(horizon: int, known: Sequence[int], values: Sequence[Any]) -> flo
 
 def measure(trial: Calibration) -> Outcome:
     """Trains for a few seconds, and tells how fast that was."""
-    config, seen, begin = _shortened(trial.config), list[Progress](), time.monotonic()
+    configs = [_shortened(config) for config in (trial.config, *trial.others)]
+    seen, begin = list[Progress](), time.monotonic()
 
     def watch(progress: Progress) -> None:
         if progress.stage == "training":
             seen.append(progress)
 
+    def ignore(progress: Progress) -> None:
+        """The others are as far as the first."""
+
     def enough() -> bool:
         # The first record has no steps, and the first chunk waits for the optimum.
         return len(seen) > 3 and seen[-1].seconds - seen[1].seconds > TRIAL_SECONDS
 
+    def run(index: int, make_trainer: MakeTrainer) -> Any:
+        return start(configs[index].checked(), ignore if index else watch, enough, make_trainer)
+
     try:
-        start(config.checked(), watch, enough)
+        if trial.others:
+            run_together(numbers_of(configs), run, enough)
+        else:
+            run(0, Trainer)
     except Exception as error:  # the item itself will say so when it is run
         return Outcome(trial.id, "failed", describe(error))
     first = min(1, len(seen) - 2)
     steps = seen[-1].steps - seen[first].steps
     seconds = max(seen[-1].seconds - seen[first].seconds, 1e-9)
     timing = {
-        "steps_per_second": steps / seconds,
-        "starting_seconds": max(0.0, time.monotonic() - begin - seen[-1].steps * seconds / max(steps, 1)),
+        "steps_per_second": steps / seconds * len(configs),
+        "starting_seconds": max(0.0, time.monotonic() - begin - seen[-1].steps * seconds / max(steps, 1))
+        / len(configs),
         "machine": platform.node(),
     }
     return Outcome(trial.id, "done", timing=timing)

@@ -20,8 +20,11 @@ from ..config import TrainConfig
 from ..runs import Progress, Result, RunWarning
 from ..runs.checkpoint import DamagedError, seal, unseal
 from ..runs.folder import from_lines, METRICS, RunFolder, TIMINGS, to_line
+from ..runs.group import DisbandedError
 from ..runs.lifecycle import start, versions
 from ..runs.records import History
+from ..runs.session import MakeTrainer
+from ..training import Trainer
 from ..types import UsageError
 from .code import code_version
 from .store import AbstractStore, FAILURES, open_store, PROGRESS, RESULTS
@@ -117,8 +120,10 @@ def read_result(store: AbstractStore, item: str) -> Finished | None:
     )
 
 
-def write_result(store: AbstractStore, item: str, result: Result, folder: RunFolder) -> None:
-    """The result of an item, in one piece, from its run and the folder of the run."""
+def write_result(
+    store: AbstractStore, item: str, result: Result, folder: RunFolder, together: int = 1
+) -> None:
+    """The result of an item, in one piece, from its run, the folder of the run and how many items ran as one."""
     content = {
         "format": FORMAT,
         "item": item,
@@ -127,28 +132,37 @@ def write_result(store: AbstractStore, item: str, result: Result, folder: RunFol
         "config": complete(result.config),
         "reference": None if result.reference is None else dataclasses.asdict(result.reference),
         "records": folder.read(METRICS).decode(),
-        "timing": {**timing(result, folder), "machine": platform.node()},
+        "timing": {**timing(result, folder, together), "machine": platform.node()},
     }
     store.write(result_name(item), seal(content))
 
 
-def timing(result: Result, folder: RunFolder) -> dict[str, Any]:
-    """Seconds in all, environment steps and steps a second of each seed, and the seconds that went by otherwise."""
+def timing(result: Result, folder: RunFolder, together: int) -> dict[str, Any]:
+    """Seconds in all, environment steps and steps a second of each seed, and the seconds that went by otherwise.
+
+    Of items that ran as one, each has its share of the time, so that sums are what was spent.
+    """
     speeds = [line["steps_per_second"] for line in from_lines(folder.read(TIMINGS))]
     # The first record has no steps, the first chunk waits for the optimum.
     speeds = speeds[2:] or speeds
     speed = float(np.median(speeds)) if speeds else 0.0
     speed = speed if speed > 0 else result.steps / max(result.seconds, 1e-9)
     return {
-        "seconds": result.seconds,
+        "seconds": result.seconds / together,
         "steps": result.steps,
-        "steps_per_second": speed,
-        "starting_seconds": max(0.0, result.seconds - result.steps / speed),
+        "steps_per_second": speed * together,
+        "starting_seconds": max(0.0, result.seconds - result.steps / speed) / together,
+        "together": together,
         "device": jax.local_devices()[0].device_kind,
     }
 
 
-def do(job: Job, stop: Callable[[], bool] = lambda: False) -> Outcome:
+def do(
+    job: Job,
+    stop: Callable[[], bool] = lambda: False,
+    make_trainer: MakeTrainer = Trainer,
+    together: int = 1,
+) -> Outcome:
     """Does a job, unless it is done or another process is at it.
 
     An error of the item's is recorded and returned, not raised.
@@ -156,6 +170,11 @@ def do(job: Job, stop: Callable[[], bool] = lambda: False) -> Outcome:
     Args:
         job: what to do.
         stop: is asked after every record whether to stop there; what is done until then is kept.
+        make_trainer: from the learner, the schedule and the seeds to whoever trains them.
+        together: how many items run as one.
+
+    Raises:
+        DisbandedError: a group that the item belongs to cannot go on.
     """
     store = open_store(job.url)
     with store.claim(job.id) as ours:
@@ -167,7 +186,9 @@ def do(job: Job, stop: Callable[[], bool] = lambda: False) -> Outcome:
             if code_version() != job.code and not job.mix_versions:
                 raise RuntimeError(f"{platform.node()} has the code {code_version()}, not {job.code}")
             with store.working(job.id) as path:
-                return _train(store, job, path, stop)
+                return _train(store, job, path, stop, make_trainer, together)
+        except DisbandedError:
+            raise
         except Exception as error:  # whatever it is, the other items go on
             record_failure(store, job.id, error)
             return Outcome(job.id, "failed", describe(error))
@@ -184,7 +205,14 @@ def _is_done(store: AbstractStore, item: str) -> bool:
         return False
 
 
-def _train(store: AbstractStore, job: Job, path: pathlib.Path, stop: Callable[[], bool]) -> Outcome:
+def _train(
+    store: AbstractStore,
+    job: Job,
+    path: pathlib.Path,
+    stop: Callable[[], bool],
+    make_trainer: MakeTrainer,
+    together: int,
+) -> Outcome:
     """Takes the run up, or begins it."""
     follow = _Follower(store, job.id, path)
     if path.exists() and not job.mix_versions and follow.begun_with() != code_version():
@@ -194,16 +222,16 @@ def _train(store: AbstractStore, job: Job, path: pathlib.Path, stop: Callable[[]
     config = dataclasses.replace(job.config, out=str(path)).checked()
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        result = start(config, follow, stop)
+        result = start(config, follow, stop, make_trainer)
     except UsageError as error:
         if not RunFolder(path).is_run():
             raise
         _warn(f"{job.id} begins again: {error}")
         store.forget(job.id, path)
-        result = start(config, follow, stop)
+        result = start(config, follow, stop, make_trainer)
     if not result.finished:
         return Outcome(job.id, "stopped")
-    write_result(store, job.id, result, RunFolder(path))
+    write_result(store, job.id, result, RunFolder(path), together)
     store.forget(job.id, path)
     store.remove(f"{PROGRESS}/{job.id}.json")
     store.remove(f"{FAILURES}/{job.id}.json")

@@ -7,10 +7,20 @@ import warnings
 from collections.abc import Callable
 from typing import Any, final
 
+import jax
+
 from ...runs import RunWarning, StorageError
 from ..store import open_store
 from ..timing import Calibration, measure
+from ..together import do_together, Jobs
 from ..work import do, Job, Outcome, record_failure
+
+
+# Items that differ in a few numbers only are trained so many as one on a GPU, which the seeds of one do not fill.
+# Nine is the largest grid of the paper's.
+TOGETHER = 9
+# What an engine is given to do.
+Task = Job | Jobs | Calibration
 
 
 # A job whose process ended so many times is not tried again: it may be what ends it.
@@ -25,7 +35,7 @@ class AbstractEngine(abc.ABC):
         """How many jobs more may be submitted now."""
 
     @abc.abstractmethod
-    def submit(self, job: Job | Calibration) -> None:
+    def submit(self, job: Task) -> None:
         """Takes a job."""
 
     @abc.abstractmethod
@@ -40,6 +50,10 @@ class AbstractEngine(abc.ABC):
     def num_workers(self) -> int:
         """How many jobs run at once."""
 
+    @abc.abstractmethod
+    def together(self) -> int:
+        """How many items of a kind a worker does well to train as one."""
+
     def __enter__(self) -> Any:
         """The engine."""
         return self
@@ -49,16 +63,32 @@ class AbstractEngine(abc.ABC):
         """Ends what still runs."""
 
 
-def execute(job: Job | Calibration, stop: Callable[[], bool]) -> Outcome:
-    """Runs a job; what it warns of comes back with the outcome."""
+def execute(job: Task, stop: Callable[[], bool]) -> list[Outcome]:
+    """Runs a job; what it warns of comes back with the first outcome."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", RunWarning)
         try:
-            outcome = do(job, stop) if isinstance(job, Job) else measure(job)
+            first, *others = _outcomes(job, stop)
         except StorageError as error:  # nothing can be recorded
-            outcome = Outcome(job.id, "failed", str(error))
+            first, *others = (Outcome(item, "failed", str(error)) for item in items_of(job))
     said = [str(warning.message) for warning in caught if issubclass(warning.category, RunWarning)]
-    return dataclasses.replace(outcome, warnings=tuple(dict.fromkeys(said)))
+    return [dataclasses.replace(first, warnings=tuple(dict.fromkeys(said))), *others]
+
+
+def _outcomes(job: Task, stop: Callable[[], bool]) -> list[Outcome]:
+    if isinstance(job, Jobs):
+        return do_together(job, stop)
+    return [do(job, stop) if isinstance(job, Job) else measure(job)]
+
+
+def items_of(job: Task) -> list[str]:
+    """The items that a job is about."""
+    return [one.id for one in job.jobs] if isinstance(job, Jobs) else [job.id]
+
+
+def again(job: Task) -> Task:
+    """What is submitted after a job's process died: the same, but items that were done as one on their own."""
+    return dataclasses.replace(job, apart=True) if isinstance(job, Jobs) else job
 
 
 @final
@@ -73,9 +103,9 @@ class InProcess(AbstractEngine):
         """One, unless something was not polled yet."""
         return 0 if self._outcomes else 1
 
-    def submit(self, job: Job | Calibration) -> None:
+    def submit(self, job: Task) -> None:
         """Runs the job, and returns when it is done."""
-        self._outcomes.append(execute(job, self._stop))
+        self._outcomes += execute(job, self._stop)
 
     def poll(self, seconds: float) -> list[Outcome]:
         """What became of the last job."""
@@ -89,16 +119,21 @@ class InProcess(AbstractEngine):
         """One."""
         return 1
 
+    def together(self) -> int:
+        """Several on an accelerator."""
+        return 1 if jax.default_backend() == "cpu" else TOGETHER
+
     def __exit__(self, *_: object) -> None:
         """Nothing is left."""
 
 
-def give_up(job: Job | Calibration, reason: str, times: int) -> Outcome:
-    """The outcome of a job whose processes died, recorded like any failure."""
+def give_up(job: Task, reason: str, times: int) -> list[Outcome]:
+    """The outcomes of a job whose processes died, recorded like any failure."""
     error = RuntimeError(f"{reason}, {times} times")
-    if isinstance(job, Job):
-        record_failure(open_store(job.url), job.id, error)
-    return Outcome(job.id, "failed", str(error))
+    for one in job.jobs if isinstance(job, Jobs) else (job,):
+        if isinstance(one, Job):
+            record_failure(open_store(one.url), one.id, error)
+    return [Outcome(item, "failed", str(error)) for item in items_of(job)]
 
 
 def use_one_core() -> None:

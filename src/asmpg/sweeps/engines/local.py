@@ -16,9 +16,8 @@ from typing import Any, final
 import jax
 
 from ...checks import check_integer
-from ..timing import Calibration
-from ..work import Job, Outcome
-from .base import AbstractEngine, execute, give_up, NUM_TRIES, use_one_core
+from ..work import Outcome
+from .base import AbstractEngine, again, execute, give_up, items_of, NUM_TRIES, Task, TOGETHER, use_one_core
 
 
 @dataclasses.dataclass
@@ -27,7 +26,7 @@ class _Worker:
 
     process: Any
     pipe: Any
-    job: Job | Calibration | None = None
+    job: Task | None = None
 
 
 @final
@@ -56,11 +55,15 @@ class Local(AbstractEngine):
         """The size of the pool."""
         return self._num_workers
 
+    def together(self) -> int:
+        """Several on a GPU."""
+        return TOGETHER if gpus() else 1
+
     def num_free(self) -> int:
         """Workers without a job."""
         return self._num_workers - sum(worker.job is not None for worker in self._workers.values())
 
-    def submit(self, job: Job | Calibration) -> None:
+    def submit(self, job: Task) -> None:
         """Gives the job to a process that has none, or to a new one."""
         for index in range(self._num_workers):
             if index not in self._workers:
@@ -81,7 +84,7 @@ class Local(AbstractEngine):
         for pipe in connection.wait(waiting, seconds) if waiting else []:
             index, worker = next(entry for entry in self._workers.items() if entry[1].pipe is pipe)
             try:
-                outcomes.append(worker.pipe.recv())
+                outcomes += worker.pipe.recv()
                 worker.job = None
             except (EOFError, ConnectionResetError):
                 outcomes += self._bury(index)
@@ -121,14 +124,12 @@ class Local(AbstractEngine):
         if job is None:
             return []
         if self._stop.is_set():
-            return [Outcome(job.id, "stopped")]
+            return [Outcome(item, "stopped") for item in items_of(job)]
         self._deaths[job.id] += 1
         if self._deaths[job.id] < NUM_TRIES:
-            self.submit(job)
+            self.submit(again(job))
             return []
-        return [
-            give_up(job, f"its process ended with status {worker.process.exitcode}", self._deaths[job.id])
-        ]
+        return give_up(job, f"its process ended with status {worker.process.exitcode}", self._deaths[job.id])
 
 
 def _serve(pipe: Any, stop: Any, index: int, num_workers: int) -> None:

@@ -8,9 +8,8 @@ from typing import Any, cast, final
 import jax
 
 from ...types import UsageError
-from ..timing import Calibration
-from ..work import Job, Outcome
-from .base import AbstractEngine, execute, give_up, NUM_TRIES, use_one_core
+from ..work import Outcome
+from .base import AbstractEngine, again, execute, give_up, items_of, NUM_TRIES, Task, TOGETHER, use_one_core
 
 
 @final
@@ -31,7 +30,7 @@ class Ray(AbstractEngine):
             ray = importlib.import_module("ray")
         except ImportError as error:
             raise UsageError("engine: ray needs pip install 'asmpg[cluster]'") from error
-        self._ray, self._deaths = ray, Counter[str]()
+        self._ray, self._deaths, self._gpus_per_job = ray, Counter[str](), gpus_per_job
         self._mine = not ray.is_initialized()
         if self._mine:
             try:
@@ -40,17 +39,21 @@ class Ray(AbstractEngine):
                 raise UsageError(f"address: no Ray cluster at {address}: {error}") from error
         options = {"num_cpus": 1, "num_gpus": gpus_per_job, "max_retries": NUM_TRIES}
         self._execute = ray.remote(scheduling_strategy="SPREAD", **options)(_execute_one)
-        self._jobs: dict[Any, Job | Calibration] = {}
+        self._jobs: dict[Any, Task] = {}
 
     def num_workers(self) -> int:
         """The cores of the cluster as it is now."""
         return max(1, int(self._ray.cluster_resources().get("CPU", 1)))
 
+    def together(self) -> int:
+        """Several where jobs ask for a GPU."""
+        return TOGETHER if self._gpus_per_job > 0 else 1
+
     def num_free(self) -> int:
         """Without end: Ray keeps the queue, and may add machines because of it."""
         return 1
 
-    def submit(self, job: Job | Calibration) -> None:
+    def submit(self, job: Task) -> None:
         """Makes a task of it."""
         self._jobs[self._execute.remote(job)] = job
 
@@ -65,17 +68,17 @@ class Ray(AbstractEngine):
     def _collect(self, task: Any) -> list[Outcome]:
         job, errors = self._jobs.pop(task), self._ray.exceptions
         try:
-            return [cast(Outcome, self._ray.get(task))]
+            return cast(list[Outcome], self._ray.get(task))
         except (errors.TaskCancelledError, KeyboardInterrupt):
-            return [Outcome(job.id, "stopped")]
+            return [Outcome(item, "stopped") for item in items_of(job)]
         except errors.RayError as error:
             if isinstance(getattr(error, "cause", None), KeyboardInterrupt):
-                return [Outcome(job.id, "stopped")]
+                return [Outcome(item, "stopped") for item in items_of(job)]
             self._deaths[job.id] += 1
             if self._deaths[job.id] < NUM_TRIES:
-                self.submit(job)
+                self.submit(again(job))
                 return []
-            return [give_up(job, f"{type(error).__name__}: {error}", self._deaths[job.id])]
+            return give_up(job, f"{type(error).__name__}: {error}", self._deaths[job.id])
 
     def ask_to_stop(self) -> None:
         """Cancels all tasks; a running one loses its chunk."""
@@ -89,7 +92,7 @@ class Ray(AbstractEngine):
             self._ray.shutdown()
 
 
-def _execute_one(job: Job | Calibration) -> Outcome:
+def _execute_one(job: Task) -> list[Outcome]:
     use_one_core()
     jax.clear_caches()
     return execute(job, lambda: False)
