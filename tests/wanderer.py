@@ -26,7 +26,7 @@ class State(asmpg.AbstractPolicy):
 
 
 class Wanderer(AbstractLearner):
-    """Its state depends on every key, on the replayed episodes and on the number of updates."""
+    """Its state depends on every key, on the replayed episodes, on the number of updates and on one setting."""
 
     env: asmpg.AbstractEnvironment
     settings: asmpg.Settings = eqx.field(static=True)
@@ -35,7 +35,7 @@ class Wanderer(AbstractLearner):
         return State(jax.random.normal(key, (1,)))
 
     def observe_warmup(self, state, episodes):
-        return State(state.push + episodes.episode_return.mean())
+        return State(state.push + episodes.episode_return.mean() + self.settings.entropy)
 
     def update(self, state, replay, elapsed, *, key):
         change = 0.1 * jax.random.normal(key, (1,)) + 1e-3 * replay.sample(1, key=key).rewards.mean()
