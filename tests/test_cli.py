@@ -488,6 +488,23 @@ def wait_for_records(process: subprocess.Popen, path: pathlib.Path, number: int)
         time.sleep(0.01)
 
 
+def test_a_second_start_finds_every_program_compiled(workplace, monkeypatch):
+    """With another seed and number of steps too."""
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.setenv("ASMPG_CACHE", str(workplace / "cache"))
+    line = "train bioreactor --horizon 6 --model lstm --seeds 1 --warmup-steps 12 --chunk-steps 8"
+
+    def compiled(options: str) -> set[str]:
+        process = start(f"{line} {options}", ("-m", "asmpg"))
+        _, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
+        return {path.name for path in (workplace / "cache").glob("xla-*/*-cache")}
+
+    first = compiled("--steps 48")
+    assert any(name.startswith("jit_advance_all") for name in first), first
+    assert compiled("--steps 42 --seed 5") == first
+
+
 def test_ctrl_c_saves_and_says_how_to_go_on(workplace):
     """And standard output holds the JSON object only; and the line that is printed works."""
     process = start(f"train bioreactor {SMALL} --steps 100000 --out run --json")

@@ -123,6 +123,7 @@ def task_file(tmp_path):
         ({"model": "sac", "overrides": {"dropout": 0.1}}, "dropout"),
         ({"model": "sac", "overrides": {"discount": 1.01}}, "discount"),
         ({"model": "sac", "overrides": {"target_entropy": float("inf")}}, "target_entropy"),
+        ({"model": "sac", "stop_score": None, "overrides": {"temperature": 0.0}}, "temperature"),
         ({"model": "odt", "overrides": {"return_target": "best"}}, "return_target"),
         ({"model": "odt", "overrides": {"return_target": float("nan")}}, "return_target"),
         ({"model": "odt", "overrides": {"return_target": True}}, "return_target"),

@@ -66,7 +66,9 @@ def from_json(
     # A preset may mean something else in another version: what the run was started with counts.
     stored = content["settings"]
     if stored.keys() != setting_names(find_method(config.model).settings):
-        raise UsageError("config: its settings are those of another version of asmpg")
+        raise UsageError(
+            f"config: the settings of this {config.model} run are those of another version of asmpg"
+        )
     if stored != dataclasses.asdict(config.settings()):
         config = dataclasses.replace(config, overrides=dict(stored))
     return config

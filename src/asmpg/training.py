@@ -279,11 +279,14 @@ class Trainer(AbstractTrainer):
             state, metrics = advance_seed(own, starts, schedule.warmup_episodes, state, first, num)
             return eqx.filter(state, eqx.is_array), metrics
 
-        init_all, advance_all = (over_seeds(function, len(self.seeds)) for function in (init, advance))
-        self._init = jax.jit(lambda keys, numbers: init_all((keys, numbers)))
-        self._advance = jax.jit(
-            lambda state, numbers, first, num: advance_all((state, numbers), first, num), donate_argnums=0
-        )
+        def init_all(keys: PRNGKey, numbers: Numbers) -> SeedState:
+            return over_seeds(init, len(self.seeds))((keys, numbers))
+
+        def advance_all(state: SeedState, numbers: Numbers, first: Array, num: Array) -> Any:
+            return over_seeds(advance, len(self.seeds))((state, numbers), first, num)
+
+        self._init = jax.jit(init_all)
+        self._advance = jax.jit(advance_all, donate_argnums=0)
         # Traces what `init` will run, once, and finds what is no array.
         self.shapes = jax.eval_shape(self.init)
 
