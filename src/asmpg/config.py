@@ -184,8 +184,9 @@ class TrainConfig:
             if env.identity() is None and not config.optimum:
                 raise UsageError("stop_score: a task of your own has no score unless optimum is set too")
         settings = config.settings()
-        if getattr(settings, "temperature", None) == 0 and getattr(settings, "tune_temperature", True):
-            raise UsageError("temperature: must be > 0 where it is tuned, got 0")
+        temperature = getattr(settings, "temperature", None)
+        if temperature == 0 and getattr(settings, "tune_temperature", True):
+            raise UsageError(f"temperature: must be > 0 where it is tuned, got {temperature!r}")
         if settings.needs_optimum and env.identity() is None and not config.optimum:
             raise UsageError(
                 "return_target: of a task of your own it must be a number, unless optimum is set too"
