@@ -20,7 +20,7 @@ RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip install --disable-pip-version-check --quiet
 PYTEST := $(RUN) -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile
 
-.PHONY: help install demo test test-all check format bench bench-gpu bench-score bench-backbones bench-laboratory clean distclean
+.PHONY: help install demo test test-all check format bench bench-gpu bench-score bench-backbones bench-laboratory readme clean distclean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -73,6 +73,9 @@ bench-backbones: $(VENV)/.stamp-user ## Cost of every backbone; BENCH_ARGS=--sco
 
 bench-laboratory: $(VENV)/.stamp-user ## Time and memory of Jacobians and gradient norm profiles
 	$(RUN) benchmarks/laboratory.py $(BENCH_ARGS)
+
+readme: $(VENV)/.stamp-user ## Write the tables of README.md from results/cpu
+	$(RUN) benchmarks/readme.py
 
 clean: ## Remove caches and builds; keep .venv and runs
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis

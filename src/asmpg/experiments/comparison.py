@@ -213,7 +213,7 @@ class Difference:
         low, high = self.interval
         one, other = self.means
         return (
-            f"{one:.3f} against {other:.3f}, a difference of {self.estimate:+.3f} [{low:+.3f}, {high:+.3f}]"
+            f"{one:z.3f} and {other:z.3f}, a difference of {self.estimate:+z.3f} [{low:+z.3f}, {high:+z.3f}]"
         )
 
 
@@ -290,7 +290,7 @@ def compare(
     if found is None:
         return decide(id, claim, None, f"needs {pair[0]} and {pair[1]} on the same task and horizon", {})
     holds = opposite(found.above(threshold)) if negated else found.above(threshold)
-    reason = f"{pair[0]}, {pair[1]}: {found}"
+    reason = f"{pair[0]} against {pair[1]}: {found}"
     return decide_runs(id, claim, holds, reason, found.summary(), [*one, *other])
 
 

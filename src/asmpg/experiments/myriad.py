@@ -83,7 +83,7 @@ def _long(runs: Sequence[Run], method: str, holds: bool) -> Verdict:
     answer = both(kept, separated(interval, GOOD)) if holds else opposite(kept)
     numbers = {**found.summary(), "horizons": [max(long), max(short)], "interval_at_longest": list(interval)}
     numbers["iqm_at_longest"] = interquartile_mean(scores)
-    reason = f"H = {max(long)}, H = {max(short)}: {found}"
+    reason = f"H = {max(long)} against H = {max(short)}: {found}"
     return decide_runs(id, claim, answer, reason, numbers, end + start)
 
 

@@ -81,7 +81,7 @@ def _worse_with_horizon(runs: Sequence[Run]) -> Verdict:
     found = difference(start, end, by_horizon=False)
     if found is None:
         return decide("odt.worse_with_horizon", claim, None, "no task has both horizons", {})
-    reason = f"H = {horizons[0]}, H = {horizons[-1]}: {found}"
+    reason = f"H = {horizons[0]} against H = {horizons[-1]}: {found}"
     return decide_runs(
         "odt.worse_with_horizon", claim, found.above(MARGIN), reason, found.summary(), start + end
     )

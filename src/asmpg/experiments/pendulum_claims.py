@@ -124,7 +124,10 @@ def _if_long(verdict: Verdict, norms: dict[int, np.ndarray]) -> Verdict:
 
 
 def _one_step(table: Table) -> Verdict:
-    claim = "so does that of the one-step model, with or without a flag that marks the first step"
+    claim = (
+        "the mean norm through the one-step model grows exponentially too, with or without a flag that marks the first "
+        "step"
+    )
     names = [name for name in ("one-step", FLAGGED) if name in table.unique("model")]
     fits = {name: fitted_growth(norms_by_horizon(table, name)) for name in names}
     holds = both(*map(grows_exponentially, fits.values())) if len(names) == 2 else None
@@ -137,7 +140,10 @@ def _one_step(table: Table) -> Verdict:
 
 
 def _transformer(table: Table) -> Verdict:
-    claim = f"that of the transformer model stays flat: over all horizons it changes by less than a factor {FLAT:g}"
+    claim = (
+        "the mean norm through the transformer model stays flat: over all horizons it changes by less than a factor "
+        f"{FLAT:g}"
+    )
     changes = {name: change(norms_by_horizon(table, name)) for name in table.unique("model")}
     horizons = set(norms_by_horizon(table, "transformer"))
     truth = {h: values for h, values in norms_by_horizon(table, "truth").items() if h in horizons}
