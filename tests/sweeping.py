@@ -29,7 +29,8 @@ import sweeping
 from probes import RewardIsState
 
 sweeping.install()
-Probe, faulty, deadly = (functools.partial(RewardIsState, name=name) for name in ("probe", "faulty", "deadly"))
+names = ("probe", "faulty", "deadly", "trap")
+Probe, faulty, deadly, trap = (functools.partial(RewardIsState, name=name) for name in names)
 """
 
 NUM_ITEMS, NUM_SEEDS, STEPS = 3, 2, 160
@@ -55,13 +56,17 @@ def install() -> None:
 
 
 def learner(self: asmpg.TrainConfig) -> Wanderer:
-    """Leaves a line beside the task's file; one task fails without its cure, one ends the process it is trained in."""
+    """Leaves a line beside the task's file; one task fails without its cure, one ends the process it is trained in.
+
+    One more, the trap, does that for one of its items only.
+    """
     env, folder = self.environment(), pathlib.Path(str(self.task)).parent
     with (folder / "log").open("a") as file:
         file.write(f"{os.getpid()} {env.name} {self.horizon} {self.overrides['entropy']}\n")
     if env.name == "faulty" and not (folder / "cure").exists():
         raise RuntimeError("out of order")
-    if env.name == "deadly" and multiprocessing.parent_process() is not None:
+    deadly = env.name == "deadly" or (env.name == "trap" and self.overrides["entropy"] == 0.01)
+    if deadly and multiprocessing.parent_process() is not None:
         os._exit(3)
     return Wanderer(env, self.settings())
 

@@ -1,7 +1,9 @@
 """Items trained as one program: every one of them ends as it would alone, whoever leaves, lags or fails."""
 
+import concurrent.futures
 import dataclasses
 import functools
+import time
 
 import jax
 import numpy as np
@@ -11,11 +13,12 @@ import asmpg
 import sweeping
 import wanderer
 from asmpg import TrainConfig
-from asmpg.runs.group import Group
+from asmpg.runs import group as groups
+from asmpg.runs import RunWarning
+from asmpg.runs.group import DisbandedError, Group
 from asmpg.settings import MAY_DIFFER
-from asmpg.sweeps import look, open_store, sweep, together, work
+from asmpg.sweeps import look, open_store, sweep, timing, together, work
 from asmpg.sweeps.engines import InProcess, Local
-from asmpg.sweeps.engines.base import again
 from asmpg.sweeps.together import kin, numbers_of
 from asmpg.training import Schedule, Trainer
 from probes import RewardIsState
@@ -51,14 +54,24 @@ def train(trainer: Trainer) -> dict[str, np.ndarray]:
             "one-step",
             {"entropy": [0.5, 0.001], "model_learning_rate": [1e-2, 1e-3], "gradient_clip": [0.01, 1.0]},
         ),
-        ("sac", {"critic_learning_rate": [1e-2, 1e-3], "temperature": [0.5, 0.01], "discount": [0.9, 1.0]}),
+        (
+            "sac",
+            {
+                "critic_learning_rate": [1e-2, 1e-3],
+                "temperature": [0.5, 0.01],
+                "discount": [0.9, 1.0],
+                "tune_temperature": False,
+            },
+        ),
     ],
 )
 def test_seeds_that_differ_in_numbers_are_as_they_are_alone(model, numbers, quickly):
-    config = make_config(model, **{name: values[1] for name, values in numbers.items()})
+    fixed = {name: value for name, value in numbers.items() if name not in MAY_DIFFER}
+    numbers = {name: values for name, values in numbers.items() if name in MAY_DIFFER}
+    config = make_config(model, **fixed, **{name: values[1] for name, values in numbers.items()})
     alone = train(Trainer(config.learner(), SCHEDULE, range(NUM_SEEDS)))
     wide = {name: np.repeat(values, NUM_SEEDS).tolist() for name, values in numbers.items()}
-    learner = make_config(model).learner()
+    learner = make_config(model, **fixed).learner()
     both = train(Trainer(learner, SCHEDULE, [*range(NUM_SEEDS)] * 2, wide))
     first, second = np.split(both["return"], 2)
     assert not np.allclose(first, second, rtol=1e-3)
@@ -101,6 +114,15 @@ def test_items_are_kin_if_only_such_numbers_differ():
     assert numbers_of([base, base]) == {}
 
 
+def test_a_run_that_imagines_in_another_way_does_not_join():
+    config = dataclasses.replace(make_config("lstm"), imagine="sequential")
+    group = Group({"entropy": [0.1, 0.2]})
+    assert group.trainer(config.learner(), SCHEDULE, [0]) is group.trainer(config.learner(), SCHEDULE, [0])
+    other = dataclasses.replace(config, imagine="parallel").learner()
+    with pytest.raises(DisbandedError, match="one imagines parallel, the others sequential"):
+        group.trainer(other, SCHEDULE, [0])
+
+
 # The sweep
 
 
@@ -130,25 +152,27 @@ def check_same(found, wanted) -> None:
 @pytest.fixture
 def answers(monkeypatch):
     """Whom every chunk was computed for, and where it began."""
-    seen, answer = [], Group._answer
+    seen, answer = [], Group._compute
 
-    def watched(self, members, place):
-        seen.append((members, place[0]))
-        answer(self, members, place)
+    def watched(self, members, chunk):
+        seen.append((members, chunk[0]))
+        answer(self, members, chunk)
 
-    monkeypatch.setattr(Group, "_answer", watched)
+    monkeypatch.setattr(Group, "_compute", watched)
     return seen
 
 
 def test_a_sweep_of_kin_is_one_program_and_ends_the_same(whole, tmp_path, answers):
     file = write_suite(tmp_path)
+    begin = time.monotonic()
     state = sweeping.sweep(file, tmp_path / "out", together=NUM_ITEMS)
+    spent = time.monotonic() - begin
     # A user's task is another one in every folder, and so are the items' names.
     check_same(dict(zip(whole[1], records(file, tmp_path / "out").values(), strict=True)), whole[1])
     assert {members for members, _ in answers} == {(0, 1, 2)}
     assert not list((tmp_path / "out" / "work").iterdir())
-    shares = [result.timing for result in state.finished.values()]
-    assert {timing["together"] for timing in shares} == {NUM_ITEMS}
+    seconds = [result.timing["seconds"] for result in state.finished.values()]
+    assert min(seconds) > 0 and sum(seconds) <= spent
 
 
 def test_those_ahead_wait_for_those_behind(whole, tmp_path, answers):
@@ -168,7 +192,7 @@ def test_who_is_busy_elsewhere_is_not_waited_for(whole, tmp_path, answers):
     store, items = open_store(str(out)), load(file).items
     jobs = tuple(together.Job(item.id, item.config, store.url, "any", True) for item in items)
     with store.claim(items[1].id):
-        outcomes = together.do_together(together.Jobs(jobs), lambda: False)
+        outcomes = together.do_together(together.JobGroup(jobs), lambda: False)
     assert [outcome.kind for outcome in outcomes] == ["done", "busy", "done"]
     assert {members for members, _ in answers} == {(0, 2)}
     sweeping.sweep(file, out, mix_versions=True)
@@ -176,19 +200,19 @@ def test_who_is_busy_elsewhere_is_not_waited_for(whole, tmp_path, answers):
 
 
 def test_a_group_that_cannot_go_on_is_done_one_by_one(whole, tmp_path, monkeypatch):
-    file, out, answer, places = write_suite(tmp_path), tmp_path / "out", Group._answer, []
+    file, out, answer, places = write_suite(tmp_path), tmp_path / "out", Group._compute, []
 
-    def too_much(self, members, place):
-        places.append(place)
+    def too_much(self, members, chunk):
+        places.append(chunk)
         if len(places) > 5:
             raise MemoryError("out of memory")
-        answer(self, members, place)
+        answer(self, members, chunk)
 
-    monkeypatch.setattr(Group, "_answer", too_much)
-    state = sweeping.sweep(file, out, together=NUM_ITEMS)
+    monkeypatch.setattr(Group, "_compute", too_much)
+    with pytest.warns(RunWarning, match="3 items .* are done one by one: MemoryError: out of memory"):
+        state = sweeping.sweep(file, out, together=NUM_ITEMS)
     check_same(dict(zip(whole[1], records(file, out).values(), strict=True)), whole[1])
     assert len(places) == 6 and not state.failed
-    assert {result.timing["together"] for result in state.finished.values()} == {1}
 
 
 def test_one_that_fails_leaves_the_others_alone(whole, tmp_path, monkeypatch):
@@ -229,14 +253,70 @@ def test_a_trial_is_made_in_the_company_that_the_item_would_have(tmp_path, answe
     assert not (tmp_path / "out").exists()
 
 
-def test_a_pool_does_groups_too_and_apart_where_they_ended_its_process(whole, tmp_path):
+def test_what_leaves_puts_nobody_else_into_another_precision(tmp_path):
+    """Double precision is a setting of each member's thread; the one who is busy leaves at once."""
+    file = write_suite(tmp_path, 'precision = "float64"\n' + sweeping.SUITE)
+    sweeping.sweep(file, tmp_path / "alone", together=1)
+    store, items = open_store(str(tmp_path / "out")), load(file).items
+    jobs = tuple(together.Job(item.id, item.config, store.url, "any", True) for item in items)
+    with store.claim(items[1].id):
+        together.do_together(together.JobGroup(jobs), lambda: False)
+    alone, found = records(file, tmp_path / "alone"), records(file, tmp_path / "out")
+    assert len(found) == NUM_ITEMS - 1
+    for item, metrics in found.items():
+        np.testing.assert_allclose(metrics["push"], alone[item]["push"], rtol=1e-12)
+
+
+def test_a_group_that_is_interrupted_does_not_train_to_its_end(tmp_path, monkeypatch, answers):
+    file = write_suite(tmp_path, sweeping.SUITE.replace("steps = 160", "steps = 1000000"))
+
+    def wait(futures, timeout):
+        if len(answers) > 4:
+            raise KeyboardInterrupt
+        return concurrent.futures.wait(futures, 0.01)
+
+    monkeypatch.setattr(groups, "wait", wait)
+    with pytest.raises(KeyboardInterrupt):
+        sweeping.sweep(file, tmp_path / "out", together=NUM_ITEMS)
+    assert len(answers) < 100
+
+
+def test_a_pool_does_groups_too(whole, tmp_path):
     file, out = write_suite(tmp_path), tmp_path / "out"
-    state = sweeping.sweep(file, out, Local(1), together=NUM_ITEMS)
-    assert {result.timing["together"] for result in state.finished.values()} == {NUM_ITEMS}
-    assert len({process for process, *_ in map(str.split, trainings(file))}) == 1
+    sweeping.sweep(file, out, Local(1), together=NUM_ITEMS)
+    assert len({line.split()[0] for line in trainings(file)}) == 1
     check_same(dict(zip(whole[1], records(file, out).values(), strict=True)), whole[1])
-    job = together.Jobs((together.Job("item", make_config("sac"), "", ""),))
-    assert again(job).apart and not job.apart
+
+
+def test_one_that_ends_its_process_takes_no_other_with_it(tmp_path):
+    file = write_suite(tmp_path, sweeping.SUITE.replace("task.py:Probe", "task.py:trap"))
+    state = sweeping.sweep(file, tmp_path / "out", Local(1), together=NUM_ITEMS)
+    assert len(state.finished) == NUM_ITEMS - 1
+    assert [error.partition(":")[0] for error in state.failed.values()] == ["RuntimeError"]
+
+
+@pytest.mark.parametrize("how", ["fails", "disbands"])
+def test_a_trial_whose_group_ends_early_ends_too(tmp_path, monkeypatch, how):
+    file, real = write_suite(tmp_path, sweeping.SUITE.replace("steps = 160", "steps = 1000000")), timing.start
+
+    def start(config, report, stop, make_trainer):
+        if config.overrides["entropy"] == 0.1:
+            raise RuntimeError("out of order")
+        return real(config, report, stop, make_trainer)
+
+    def too_much(self, members, chunk):
+        raise MemoryError("out of memory")
+
+    if how == "fails":
+        monkeypatch.setattr(timing, "start", start)
+    else:
+        monkeypatch.setattr(Group, "_compute", too_much)
+    state = look(load(file), open_store(str(tmp_path / "out")))
+    failed = sweep.calibrate(state, InProcess(), NUM_ITEMS)
+    if how == "fails":
+        assert list(failed.values()) == ["RuntimeError: out of order"]
+    else:
+        assert not failed and state.seconds_left(1) is not None
 
 
 def test_no_worker_idles_for_the_sake_of_a_group(tmp_path, monkeypatch):
@@ -253,7 +333,7 @@ def test_no_worker_idles_for_the_sake_of_a_group(tmp_path, monkeypatch):
 
         def submit(self, job):
             self.room -= 1
-            given.append(len(job.jobs) if isinstance(job, together.Jobs) else 1)
+            given.append(len(job.jobs) if isinstance(job, together.JobGroup) else 1)
 
         def poll(self, seconds):
             raise KeyboardInterrupt

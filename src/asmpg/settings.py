@@ -6,7 +6,7 @@ from typing import Literal
 from .types import UsageError
 
 
-# Settings that only ever scale something: seeds that differ in nothing else can share one program.
+# Numbers that neither shape nor branch the program: seeds that differ in nothing else can share one.
 MAY_DIFFER = frozenset(
     {
         *("model_learning_rate", "policy_learning_rate", "critic_learning_rate", "temperature_learning_rate"),

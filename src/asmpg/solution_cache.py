@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import pathlib
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -53,7 +54,7 @@ def write(key: dict[str, Any], content: dict[str, Any]) -> None:
     path = _path(key)
     if path is None:
         return
-    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    beside = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         beside.write_text(json.dumps({"key": key, **content}), encoding="utf-8")

@@ -208,16 +208,18 @@ class AbstractTrainer(abc.ABC):
         schedule: how the steps are cut.
         seeds: one independent run each; seed i draws the same numbers alone and in company.
         shapes: of the state of all seeds; every array has a leading seed axis.
+        num_together: how many runs shared the last chunk's time.
     """
 
     learner: AbstractLearner
     schedule: Schedule
     seeds: tuple[int, ...]
     shapes: SeedState
+    num_together: int = 1
 
     @abc.abstractmethod
-    def compile(self, state: SeedState) -> None:
-        """Compiles the loop, if that can be done beforehand. The given state, all zeros, is consumed."""
+    def compile(self, make_state: Callable[[], SeedState]) -> None:
+        """Compiles the loop, if that can be done beforehand, with a state of zeros to try it on."""
 
     @abc.abstractmethod
     def init(self) -> SeedState:
@@ -279,7 +281,7 @@ class Trainer(AbstractTrainer):
             state, metrics = advance_seed(own, starts, schedule.warmup_episodes, state, first, num)
             return eqx.filter(state, eqx.is_array), metrics
 
-        def init_all(keys: PRNGKey, numbers: Numbers) -> SeedState:
+        def init_all(keys: Array, numbers: Numbers) -> SeedState:
             return over_seeds(init, len(self.seeds))((keys, numbers))
 
         def advance_all(state: SeedState, numbers: Numbers, first: Array, num: Array) -> Any:
@@ -293,9 +295,9 @@ class Trainer(AbstractTrainer):
     def _given(self) -> Numbers:
         return {name: jnp.asarray(values, float) for name, values in self._numbers.items()}
 
-    def compile(self, state: SeedState) -> None:
+    def compile(self, make_state: Callable[[], SeedState]) -> None:
         """Compiles the loop by running no episode of it."""
-        self.advance(state, self.schedule.warmup_episodes, 0)
+        self.advance(make_state(), self.schedule.warmup_episodes, 0)
 
     def init(self) -> SeedState:
         """All seeds after their warm-up."""

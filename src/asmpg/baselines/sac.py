@@ -169,7 +169,7 @@ class SoftActorCritic(AbstractLearner[SoftActorCriticState]):
         policy = TanhGaussianPolicy(self.env, key=policy_key, observe_time=self.ends)
         keys = jax.random.split(critic_key, settings.num_critics)
         critics = tuple(Critic(self.env, key=key, normaliser=policy.normaliser) for key in keys)
-        log_temperature = jnp.log(jnp.maximum(settings.temperature, 1e-30))
+        log_temperature = jnp.log(jnp.maximum(jnp.asarray(settings.temperature, float), 1e-30))
         return SoftActorCriticState(
             policy,
             critics,

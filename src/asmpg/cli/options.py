@@ -215,7 +215,7 @@ class Sweep:
         workers: with the engine local, items at once; 0 runs them in this process, one after another.
         address: with the engine ray, the address of the cluster.
         gpus_per_job: with the engine ray, the share of a GPU that an item asks for.
-        together: items that differ only in rates and weights which one worker trains as one program, at most; 1 none.
+        together: items that differ only in numbers such as learning rates which a worker trains together, at most.
         status: only say what is done, running, failed and left.
         dry_run: only predict how long it will take, from short trials where nothing is finished yet.
         retry_failed: try again what has failed.

@@ -133,11 +133,12 @@ _recent: collections.deque[Problem] = collections.deque(maxlen=4)
 
 def problem_of(env: AbstractEnvironment) -> Problem:
     """The task's `Problem`, with what is already compiled if it is one of the last four."""
-    for problem in _recent:
+    for problem in tuple(_recent):
         if problem.env is env:
             return problem
-    _recent.append(Problem(env))
-    return _recent[-1]
+    problem = Problem(env)
+    _recent.append(problem)
+    return problem
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, final, TypeVar
 
 import jax
@@ -17,6 +17,12 @@ from ..types import Metrics
 
 T = TypeVar("T")
 
+# (first episode, number of episodes) of a chunk; the warm-up comes before all of them.
+Chunk = tuple[int, int]
+_WARMUP = (-1, 0)
+# Seconds between two looks whether whoever waits for a group was interrupted.
+_PATIENCE = 0.5
+
 
 class DisbandedError(Exception):
     """The group cannot go on together; each of its runs still can, alone, from its last checkpoint."""
@@ -27,17 +33,16 @@ class _Request:
     """What one member wants next, and what came of it.
 
     Attributes:
-        place: (first episode, number of episodes) of a chunk; the warm-up comes before all of them.
-        state: of its seeds; None for the warm-up.
+        chunk: which.
+        state: of its seeds; None for the warm-up, and once it has been used.
         answer: the state after it, and metrics.
+        num_together: of how many members it was computed at once.
     """
 
-    place: tuple[int, int]
+    chunk: Chunk
     state: SeedState | None
     answer: tuple[SeedState, Metrics] | None = None
-
-
-_WARMUP = (-1, 0)
+    num_together: int = 1
 
 
 class Group:
@@ -45,7 +50,8 @@ class Group:
 
     Each member is a run of its own, in a thread of its own, with its own folder and records. Only the computing is
     done together: a chunk begins once every member waits for one. Members that are behind, because they were begun
-    anew or their last checkpoint is older, go first until they have caught up.
+    anew or their last checkpoint is older, go first until they have caught up. Who computes is one of those who wait,
+    since precision is a setting of each thread and whoever leaves has put his back.
     """
 
     def __init__(self, numbers: Mapping[str, Sequence[float]], stop: Callable[[], bool] = lambda: False):
@@ -60,65 +66,87 @@ class Group:
         self._present = set(range(len(next(iter(self._numbers.values())))))
         self._requests: dict[int, _Request] = {}
         self._changed = threading.Condition()
-        self._error: Exception | None = None
         self._alone: Trainer | None = None
         self._trainers: dict[tuple[int, ...], Trainer] = {}
+        self.reason: str | None = None
 
     def leave(self, member: int) -> None:
-        """The others go on without this one."""
+        """The others go on without this one, unless all are to stop."""
         with self._changed:
             self._present.discard(member)
-            if self._stop() and self._error is None:
+            if self._stop():
                 # Who has asked for one more chunk already need not have it.
-                self._error = InterruptedError("stopped")
-            self._advance_if_all_wait()
+                self._disband("stopped")
+            self._changed.notify_all()
+
+    def disband(self, reason: str) -> None:
+        """Ends the group: every member that waits, or would, gets a DisbandedError."""
+        with self._changed:
+            self._disband(reason)
+            self._changed.notify_all()
+
+    def _disband(self, reason: str) -> None:
+        self.reason = self.reason or reason
+        self._requests.clear()
+        self._trainers.clear()
 
     def trainer(self, learner: AbstractLearner, schedule: Schedule, seeds: Sequence[int]) -> Trainer:
-        """The program of one run alone, for what all members have in common: the shapes of its state."""
+        """The program of one run alone, for what all members have in common: the shapes of its state.
+
+        Raises:
+            DisbandedError: this run imagines in another way than the others, since it was begun on another device.
+        """
         with self._changed:
             if self._alone is None:
                 self._alone = Trainer(learner, schedule, seeds)
+            own, others = (getattr(one, "imagine", None) for one in (learner, self._alone.learner))
+            if own != others:
+                raise DisbandedError(f"one imagines {own}, the others {others}")
             return self._alone
 
-    def ask(self, member: int, place: tuple[int, int], state: SeedState | None) -> tuple[SeedState, Metrics]:
-        """Waits until this chunk of the member's is under way.
+    def ask(self, member: int, chunk: Chunk, state: SeedState | None) -> _Request:
+        """Waits until this chunk of the member's is done, and computes it if nobody else does.
 
         Raises:
             DisbandedError: training together has failed.
         """
-        request = _Request(place, state)
+        request = _Request(chunk, state)
         with self._changed:
             self._requests[member] = request
-            self._advance_if_all_wait()
-            self._changed.wait_for(lambda: request.answer is not None or self._error is not None)
-            if request.answer is None:
-                raise DisbandedError(str(self._error)) from self._error
-            return request.answer
+            self._changed.notify_all()
+            while request.answer is None:
+                if self.reason is not None:
+                    raise DisbandedError(self.reason)
+                if self._present <= self._requests.keys():
+                    self._compute_next()
+                    self._changed.notify_all()
+                else:
+                    self._changed.wait()
+        return request
 
-    def _advance_if_all_wait(self) -> None:
-        """Does what the last members want, if nobody is still to be waited for."""
-        waiting = self._present & self._requests.keys()
-        if waiting and waiting == self._present and self._error is None:
-            place = min(self._requests[member].place for member in waiting)
-            members = tuple(m for m in sorted(waiting) if self._requests[m].place == place)
-            try:
-                self._answer(members, place)
-            except Exception as error:  # too little memory, most likely, which is no fault of any member's
-                self._error = error
-        self._changed.notify_all()
+    def _compute_next(self) -> None:
+        """The first chunk that anyone waits for, for all who wait for it."""
+        chunk = min(self._requests[member].chunk for member in self._present)
+        members = tuple(m for m in sorted(self._present) if self._requests[m].chunk == chunk)
+        try:
+            self._compute(members, chunk)
+        except Exception as error:  # too little memory, most likely, which is no fault of any member's
+            self._disband(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
 
-    def _answer(self, members: tuple[int, ...], place: tuple[int, int]) -> None:
-        """One chunk, or the warm-up, of these members at once."""
+    def _compute(self, members: tuple[int, ...], chunk: Chunk) -> None:
         trainer = self._trainer_of(members)
-        if place == _WARMUP:
-            state, metrics = trainer.init(), {}
+        if chunk == _WARMUP:
+            results = trainer.init(), {}
         else:
             states = [self._requests[member].state for member in members]
-            state, metrics = trainer.advance(jax.tree.map(_join, *states), *place)
-        num_seeds = len(trainer.seeds) // len(members)
-        for index, member in enumerate(members):
-            own = slice(index * num_seeds, (index + 1) * num_seeds)
-            self._requests.pop(member).answer = jax.tree.map(lambda x, own=own: x[own], (state, metrics))
+            for member in members:
+                self._requests[member].state = None
+            results = trainer.advance(_join(states), *chunk)
+        # Only what has been computed did fit into memory.
+        parts = jax.block_until_ready(_split(results, len(members)))
+        for member, part in zip(members, parts, strict=True):
+            request = self._requests.pop(member)
+            request.answer, request.num_together = part, len(members)
 
     def _trainer_of(self, members: tuple[int, ...]) -> Trainer:
         """The program of these members; it is compiled when it is first called."""
@@ -135,8 +163,16 @@ class Group:
         return self._trainers[members]
 
 
-def _join(*arrays: jax.Array) -> jax.Array:
-    return jnp.concatenate(arrays)
+@jax.jit
+def _join(states: list[Any]) -> Any:
+    """All members' seeds, one member's after the other's."""
+    return jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *states)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _split(results: Any, number: int) -> list[Any]:
+    """Each member's part of states and metrics."""
+    return [jax.tree.map(lambda x, i=i: jnp.split(x, number)[i], results) for i in range(number)]
 
 
 @final
@@ -150,18 +186,24 @@ class Member(AbstractTrainer):
         self.learner, self.schedule, self.seeds = learner, schedule, tuple(seeds)
         self._group, self._index = group, index
         self._alone = group.trainer(learner, schedule, seeds)
-        self.shapes = self._alone.shapes
+        self.shapes, self.num_together = self._alone.shapes, 1
 
-    def compile(self, state: SeedState) -> None:
+    def compile(self, make_state: Callable[[], SeedState]) -> None:
         """The first chunk compiles it."""
 
     def init(self) -> SeedState:
         """All seeds after their warm-up."""
-        return self._group.ask(self._index, _WARMUP, None)[0]
+        return self._ask(_WARMUP, None)[0]
 
     def advance(self, state: SeedState, first_episode: int, num_episodes: int) -> tuple[SeedState, Metrics]:
         """Runs a chunk."""
-        return self._group.ask(self._index, (first_episode, num_episodes), state)
+        return self._ask((first_episode, num_episodes), state)
+
+    def _ask(self, chunk: Chunk, state: SeedState | None) -> tuple[SeedState, Metrics]:
+        request = self._group.ask(self._index, chunk, state)
+        assert request.answer is not None
+        self.num_together = request.num_together
+        return request.answer
 
     def memory(self) -> int | None:
         """Not known: it depends on who is there."""
@@ -175,7 +217,7 @@ def run_together(
     numbers: Mapping[str, Sequence[float]],
     run: Callable[[int, Callable[..., Member]], T],
     stop: Callable[[], bool],
-) -> list[T | None]:
+) -> tuple[list[T | None], str | None]:
     """Runs all members of a group, each in a thread of its own.
 
     Args:
@@ -184,18 +226,27 @@ def run_together(
         stop: whether to stop after the record at hand.
 
     Returns:
-        What came of each; None where it ended with the group, after `stop` or because the group could not go on.
+        What came of each, None where it ended with the group; and why the group ended before all of them had.
     """
     group = Group(numbers, stop)
 
     def member(index: int) -> T | None:
         try:
             return run(index, functools.partial(Member, group, index))
-        except DisbandedError:
+        except DisbandedError as error:
+            group.reason = group.reason or str(error)
             return None
         finally:
             group.leave(index)
 
     number = len(next(iter(numbers.values())))
     with ThreadPoolExecutor(number) as pool:
-        return list(pool.map(member, range(number)))
+        futures = [pool.submit(member, index) for index in range(number)]
+        try:
+            while wait(futures, _PATIENCE).not_done:
+                pass
+        except BaseException:
+            # The pool waits for its threads: for the chunk in flight, not for the whole training.
+            group.disband("interrupted")
+            raise
+        return [future.result() for future in futures], group.reason

@@ -1,9 +1,14 @@
 """The learning curve of one run."""
 
 import io
+import threading
 from collections.abc import Mapping
 
 import numpy as np
+
+
+# Matplotlib does not promise that two threads may draw at once.
+_DRAWING = threading.Lock()
 
 
 def learning_curve(title: str, metrics: Mapping[str, np.ndarray], references: Mapping[str, float]) -> bytes:
@@ -20,6 +25,11 @@ def learning_curve(title: str, metrics: Mapping[str, np.ndarray], references: Ma
     Raises:
         ImportError: matplotlib is not installed.
     """
+    with _DRAWING:
+        return _draw(title, metrics, references)
+
+
+def _draw(title: str, metrics: Mapping[str, np.ndarray], references: Mapping[str, float]) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

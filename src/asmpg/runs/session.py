@@ -181,7 +181,7 @@ class Session:
         return Reference(random_return(self.env), optimal(self.env).episode_return)
 
     def _compile_loop(self) -> None:
-        self.trainer.compile(self._place(checkpoint.zeros(self.trainer.shapes)))
+        self.trainer.compile(lambda: self._place(checkpoint.zeros(self.trainer.shapes)))
 
     def _place(self, state: Any) -> Any:
         """The state where the compiled loop leaves it, so that it is compiled for one place only."""
@@ -195,7 +195,7 @@ class Session:
         """Begins a chunk, and may return before it is done."""
         start = time.monotonic()
         self._state, metrics = self.trainer.advance(self._state, first, number)
-        return _Launched(first + number, number, start, metrics)
+        return _Launched(first + number, number, start, metrics, self.trainer.num_together)
 
     def _collect(self, launched: "_Launched") -> "_Done":
         """Waits for the chunk launched last. Its arrays are copies, since the next chunk works in the same memory."""
@@ -203,7 +203,15 @@ class Session:
         now = time.monotonic()
         arrays = {} if self.folder is None else _filled_rows(checkpoint.flatten(self._state))
         seconds = now - self._clock
-        return _Done(launched.episodes, launched.number, seconds, now - launched.start, metrics, arrays)
+        return _Done(
+            launched.episodes,
+            launched.number,
+            seconds,
+            now - launched.start,
+            metrics,
+            arrays,
+            launched.num_together,
+        )
 
     def _record(self, done: "_Done") -> None:
         """The record of a chunk and its checkpoint."""
@@ -235,6 +243,7 @@ class Session:
             "seconds": round(self.seconds, 3),
             "chunk_seconds": round(done.chunk_seconds, 3),
             "steps_per_second": round(speed, 2),
+            **({"num_together": done.num_together} if done.num_together > 1 else {}),
             "peak_memory_bytes": peak_memory(),
         }
         folder.append(files.METRICS, line)
@@ -266,12 +275,13 @@ def notices(config: TrainConfig, num_devices: int, backend: str) -> list[str]:
 
 @dataclasses.dataclass(frozen=True)
 class _Launched:
-    """A chunk under way: where it ends, how many episodes it has, when it began, and its metrics to be."""
+    """A chunk under way: where it ends, its episodes, when it began, its metrics to be, and how many runs share it."""
 
     episodes: int
     number: int
     start: float
     metrics: Any
+    num_together: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -284,6 +294,7 @@ class _Done:
     chunk_seconds: float
     metrics: dict[str, np.ndarray]
     arrays: dict[str, np.ndarray]
+    num_together: int
 
 
 # Where the replayed episodes are in the state; only the rows in use are written.

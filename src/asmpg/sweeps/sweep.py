@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ..checks import check_integer
 from ..runs import RunWarning
 from ..stored_config import to_json
 from . import tidy
@@ -16,7 +17,7 @@ from .state import check_versions, look, predict, State
 from .store import AbstractStore, FAILURES, open_store, PROGRESS, RESULTS
 from .suite import Item, Suite
 from .timing import Calibration
-from .together import Jobs, kin
+from .together import JobGroup, kin
 from .work import Job, Outcome, read_progress, read_result
 
 
@@ -76,6 +77,8 @@ def run_sweep(
         UsageError: there are results of another code version; nothing was done.
         StorageError: the results cannot be written.
     """
+    if together is not None:
+        check_integer("together", together, 1)
     store = open_store(out)
     state = look(suite, store)
     check_versions(state, mix_versions)
@@ -162,13 +165,14 @@ class _Scheduler:
     def _submit_next(self) -> None:
         """The first job that waits, and those that can be done as one with it, unless other workers would idle."""
         first = self._waiting.popleft()
-        share = -(-(1 + len(self._waiting)) // self._engine.num_free())
-        others = [job for job in self._waiting if self._kin and self._kin[job.id] == self._kin[first.id]]
+        share = -(-(1 + len(self._waiting)) // self._engine.num_workers())
+        wanted = self._kin.get(first.id)
+        others = [job for job in self._waiting if wanted is not None and self._kin.get(job.id) == wanted]
         jobs = (first, *others[: min(self._together, share) - 1])
         for job in jobs[1:]:
             self._waiting.remove(job)
         self._active |= {job.id: job for job in jobs}
-        self._engine.submit(first if len(jobs) == 1 else Jobs(jobs))
+        self._engine.submit(first if len(jobs) == 1 else JobGroup(jobs))
 
     def _take(self, outcome: Outcome) -> None:
         job = self._active.pop(outcome.id)
@@ -176,6 +180,9 @@ class _Scheduler:
             _warn(message)
         if outcome.kind == "busy":
             self._busy.append((time.monotonic() + BUSY_WAIT, job))
+        elif outcome.kind == "apart":
+            self._kin.pop(job.id, None)
+            self._waiting.append(job)
         elif outcome.kind == "done":
             self._seen.done += 1
             result = read_result(self._store, job.id)

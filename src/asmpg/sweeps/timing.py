@@ -4,10 +4,12 @@ import dataclasses
 import heapq
 import math
 import platform
+import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from ..config import TrainConfig
@@ -18,7 +20,7 @@ from ..runs.session import MakeTrainer
 from ..stored_config import to_json
 from ..training import Trainer
 from .suite import Item
-from .together import numbers_of
+from .together import numbers_of, solve_once
 from .work import describe, Outcome
 
 
@@ -129,7 +131,16 @@ def _power_law(horizon: int, known: Sequence[int], values: Sequence[Any]) -> flo
 def measure(trial: Calibration) -> Outcome:
     """Trains for a few seconds, and tells how fast that was."""
     configs = [_shortened(config) for config in (trial.config, *trial.others)]
-    seen, begin = list[Progress](), time.monotonic()
+    try:
+        timing = _time_of(configs) or _time_of(configs[:1])
+    except Exception as error:  # the item itself will say so when it is run
+        return Outcome(trial.id, "failed", describe(error))
+    return Outcome(trial.id, "done", timing=timing)
+
+
+def _time_of(configs: Sequence[TrainConfig]) -> dict[str, Any] | None:
+    """Of the first of these, its share of the time if they are trained together; None if that is not possible."""
+    seen, begin, ended = list[Progress](), time.monotonic(), threading.Event()
 
     def watch(progress: Progress) -> None:
         if progress.stage == "training":
@@ -140,28 +151,33 @@ def measure(trial: Calibration) -> Outcome:
 
     def enough() -> bool:
         # The first record has no steps, and the first chunk waits for the optimum.
-        return len(seen) > 3 and seen[-1].seconds - seen[1].seconds > TRIAL_SECONDS
+        return ended.is_set() or (len(seen) > 3 and seen[-1].seconds - seen[1].seconds > TRIAL_SECONDS)
 
     def run(index: int, make_trainer: MakeTrainer) -> Any:
-        return start(configs[index].checked(), ignore if index else watch, enough, make_trainer)
+        try:
+            return start(configs[index].checked(), ignore if index else watch, enough, make_trainer)
+        finally:
+            if index == 0:
+                ended.set()
 
-    try:
-        if trial.others:
-            run_together(numbers_of(configs), run, enough)
-        else:
-            run(0, Trainer)
-    except Exception as error:  # the item itself will say so when it is run
-        return Outcome(trial.id, "failed", describe(error))
+    if len(configs) == 1:
+        run(0, Trainer)
+    elif len(jax.local_devices()) > 1:
+        return None
+    else:
+        solve_once(configs[0])
+        outcomes, _ = run_together(numbers_of(configs), run, enough)
+        if outcomes[0] is None:
+            return None
     first = min(1, len(seen) - 2)
     steps = seen[-1].steps - seen[first].steps
     seconds = max(seen[-1].seconds - seen[first].seconds, 1e-9)
-    timing = {
+    starting = max(0.0, time.monotonic() - begin - seen[-1].steps * seconds / max(steps, 1))
+    return {
         "steps_per_second": steps / seconds * len(configs),
-        "starting_seconds": max(0.0, time.monotonic() - begin - seen[-1].steps * seconds / max(steps, 1))
-        / len(configs),
+        "starting_seconds": starting / len(configs),
         "machine": platform.node(),
     }
-    return Outcome(trial.id, "done", timing=timing)
 
 
 def _shortened(config: TrainConfig) -> TrainConfig:

@@ -2,13 +2,16 @@
 
 import contextlib
 import dataclasses
+import gc
 import json
+import warnings
 from collections.abc import Callable, Sequence
 
 import jax
 
 from ..config import TrainConfig
-from ..optimal_control import optimal
+from ..optimal_control import optimal, random_return
+from ..runs import RunWarning, StorageError
 from ..runs.group import run_together
 from ..runs.session import MakeTrainer
 from ..settings import MAY_DIFFER
@@ -17,16 +20,14 @@ from .work import do, Job, Outcome
 
 
 @dataclasses.dataclass(frozen=True)
-class Jobs:
-    """Jobs for one worker, to be done as one.
+class JobGroup:
+    """Jobs for one worker, to be done together.
 
     Attributes:
         jobs: that agree in everything but numbers that may differ.
-        apart: whether to do them one after another after all.
     """
 
     jobs: tuple[Job, ...]
-    apart: bool = False
 
     @property
     def id(self) -> str:
@@ -49,30 +50,37 @@ def numbers_of(configs: Sequence[TrainConfig]) -> dict[str, list[float]]:
     return {name: several for name, several in values.items() if len(set(several)) > 1}
 
 
-def do_together(jobs: Jobs, stop: Callable[[], bool]) -> list[Outcome]:
-    """Does jobs as one, each with its own claim, folder, records and result.
+def do_together(group: JobGroup, stop: Callable[[], bool]) -> list[Outcome]:
+    """Does jobs together, each with its own claim, folder, records and result.
 
-    If that fails, for want of memory for one, they are done one after another, from where they are then.
+    Those for which that is not possible, for want of memory for one, are still to be done, each apart.
     """
-    numbers = numbers_of([job.config for job in jobs.jobs])
-    if jobs.apart or not numbers or len(jax.local_devices()) > 1:
-        return [do(job, stop) for job in jobs.jobs]
-    solve_once(jobs.jobs[0].config)
-    number = len(jobs.jobs)
+    jobs = group.jobs
+    if len(jax.local_devices()) > 1:
+        return [Outcome(job.id, "apart") for job in jobs]
+    solve_once(jobs[0].config)
 
     def run(index: int, make_trainer: MakeTrainer) -> Outcome:
-        return do(jobs.jobs[index], stop, make_trainer, number)
+        try:
+            return do(jobs[index], stop, make_trainer)
+        except StorageError as error:  # nothing can be recorded
+            return Outcome(jobs[index].id, "failed", str(error))
 
-    def rest(job: Job) -> Outcome:
-        return Outcome(job.id, "stopped") if stop() else do(job, stop)
-
-    outcomes = run_together(numbers, run, stop)
-    return [outcome or rest(job) for job, outcome in zip(jobs.jobs, outcomes, strict=True)]
+    outcomes, reason = run_together(numbers_of([job.config for job in jobs]), run, stop)
+    left = sum(outcome is None for outcome in outcomes)
+    if stop():
+        return [outcome or Outcome(job.id, "stopped") for job, outcome in zip(jobs, outcomes, strict=True)]
+    if left:
+        message = f"{left} items cannot be trained together and are done one by one: {reason}"
+        warnings.warn(message, RunWarning, stacklevel=2)
+    gc.collect()
+    return [outcome or Outcome(job.id, "apart") for job, outcome in zip(jobs, outcomes, strict=True)]
 
 
 def solve_once(config: TrainConfig) -> None:
-    """Finds the optimum of a built-in task, which is kept, before every member looks for it."""
+    """Finds the references of a built-in task, which are kept, before every member looks for them."""
     with contextlib.suppress(Exception):  # whatever it is, each item will say so itself
         env = config.environment()
         if env.identity() is not None:
             optimal(env)
+            random_return(env)

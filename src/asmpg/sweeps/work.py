@@ -61,14 +61,15 @@ class Outcome:
 
     Attributes:
         id: of the item.
-        kind: "done", "failed", "stopped" on request, or "busy": another process has the item.
+        kind: "done", "failed", "stopped" on request, "busy": another process has the item, or "apart": its group could
+            not go on, and it is to be done alone.
         message: why it failed.
         warnings: what the user should know besides.
         timing: of a trial: how fast it was.
     """
 
     id: str
-    kind: Literal["done", "failed", "stopped", "busy"]
+    kind: Literal["done", "failed", "stopped", "busy", "apart"]
     message: str = ""
     warnings: tuple[str, ...] = ()
     timing: dict[str, Any] | None = None
@@ -120,10 +121,8 @@ def read_result(store: AbstractStore, item: str) -> Finished | None:
     )
 
 
-def write_result(
-    store: AbstractStore, item: str, result: Result, folder: RunFolder, together: int = 1
-) -> None:
-    """The result of an item, in one piece, from its run, the folder of the run and how many items ran as one."""
+def write_result(store: AbstractStore, item: str, result: Result, folder: RunFolder) -> None:
+    """The result of an item, in one piece, from its run and the folder of the run."""
     content = {
         "format": FORMAT,
         "item": item,
@@ -132,27 +131,29 @@ def write_result(
         "config": complete(result.config),
         "reference": None if result.reference is None else dataclasses.asdict(result.reference),
         "records": folder.read(METRICS).decode(),
-        "timing": {**timing(result, folder, together), "machine": platform.node()},
+        "timing": {**timing(result, folder), "machine": platform.node()},
     }
     store.write(result_name(item), seal(content))
 
 
-def timing(result: Result, folder: RunFolder, together: int) -> dict[str, Any]:
+def timing(result: Result, folder: RunFolder) -> dict[str, Any]:
     """Seconds in all, environment steps and steps a second of each seed, and the seconds that went by otherwise.
 
-    Of items that ran as one, each has its share of the time, so that sums are what was spent.
+    Of items that were trained together, each has its share of the time, so that sums are what was spent.
     """
-    speeds = [line["steps_per_second"] for line in from_lines(folder.read(TIMINGS))]
+    lines = from_lines(folder.read(TIMINGS))
+    shared = [line.get("num_together", 1) for line in lines]
+    speeds = [line["steps_per_second"] * number for line, number in zip(lines, shared, strict=True)]
     # The first record has no steps, the first chunk waits for the optimum.
     speeds = speeds[2:] or speeds
     speed = float(np.median(speeds)) if speeds else 0.0
-    speed = speed if speed > 0 else result.steps / max(result.seconds, 1e-9)
+    seconds = result.seconds / (sum(shared) / max(len(shared), 1) or 1.0)
+    speed = speed if speed > 0 else result.steps / max(seconds, 1e-9)
     return {
-        "seconds": result.seconds / together,
+        "seconds": seconds,
         "steps": result.steps,
-        "steps_per_second": speed * together,
-        "starting_seconds": max(0.0, result.seconds - result.steps / speed) / together,
-        "together": together,
+        "steps_per_second": speed,
+        "starting_seconds": max(0.0, seconds - result.steps / speed),
         "device": jax.local_devices()[0].device_kind,
     }
 
@@ -161,7 +162,6 @@ def do(
     job: Job,
     stop: Callable[[], bool] = lambda: False,
     make_trainer: MakeTrainer = Trainer,
-    together: int = 1,
 ) -> Outcome:
     """Does a job, unless it is done or another process is at it.
 
@@ -171,7 +171,6 @@ def do(
         job: what to do.
         stop: is asked after every record whether to stop there; what is done until then is kept.
         make_trainer: from the learner, the schedule and the seeds to whoever trains them.
-        together: how many items run as one.
 
     Raises:
         DisbandedError: a group that the item belongs to cannot go on.
@@ -186,7 +185,7 @@ def do(
             if code_version() != job.code and not job.mix_versions:
                 raise RuntimeError(f"{platform.node()} has the code {code_version()}, not {job.code}")
             with store.working(job.id) as path:
-                return _train(store, job, path, stop, make_trainer, together)
+                return _train(store, job, path, stop, make_trainer)
         except DisbandedError:
             raise
         except Exception as error:  # whatever it is, the other items go on
@@ -211,7 +210,6 @@ def _train(
     path: pathlib.Path,
     stop: Callable[[], bool],
     make_trainer: MakeTrainer,
-    together: int,
 ) -> Outcome:
     """Takes the run up, or begins it."""
     follow = _Follower(store, job.id, path)
@@ -231,7 +229,7 @@ def _train(
         result = start(config, follow, stop, make_trainer)
     if not result.finished:
         return Outcome(job.id, "stopped")
-    write_result(store, job.id, result, RunFolder(path), together)
+    write_result(store, job.id, result, RunFolder(path))
     store.forget(job.id, path)
     store.remove(f"{PROGRESS}/{job.id}.json")
     store.remove(f"{FAILURES}/{job.id}.json")

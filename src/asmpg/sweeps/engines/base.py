@@ -12,7 +12,7 @@ import jax
 from ...runs import RunWarning, StorageError
 from ..store import open_store
 from ..timing import Calibration, measure
-from ..together import do_together, Jobs
+from ..together import do_together, JobGroup
 from ..work import do, Job, Outcome, record_failure
 
 
@@ -20,7 +20,7 @@ from ..work import do, Job, Outcome, record_failure
 # Nine is the largest grid of the paper's.
 TOGETHER = 9
 # What an engine is given to do.
-Task = Job | Jobs | Calibration
+Task = Job | JobGroup | Calibration
 
 
 # A job whose process ended so many times is not tried again: it may be what ends it.
@@ -76,19 +76,14 @@ def execute(job: Task, stop: Callable[[], bool]) -> list[Outcome]:
 
 
 def _outcomes(job: Task, stop: Callable[[], bool]) -> list[Outcome]:
-    if isinstance(job, Jobs):
+    if isinstance(job, JobGroup):
         return do_together(job, stop)
     return [do(job, stop) if isinstance(job, Job) else measure(job)]
 
 
 def items_of(job: Task) -> list[str]:
     """The items that a job is about."""
-    return [one.id for one in job.jobs] if isinstance(job, Jobs) else [job.id]
-
-
-def again(job: Task) -> Task:
-    """What is submitted after a job's process died: the same, but items that were done as one on their own."""
-    return dataclasses.replace(job, apart=True) if isinstance(job, Jobs) else job
+    return [one.id for one in job.jobs] if isinstance(job, JobGroup) else [job.id]
 
 
 @final
@@ -130,7 +125,7 @@ class InProcess(AbstractEngine):
 def give_up(job: Task, reason: str, times: int) -> list[Outcome]:
     """The outcomes of a job whose processes died, recorded like any failure."""
     error = RuntimeError(f"{reason}, {times} times")
-    for one in job.jobs if isinstance(job, Jobs) else (job,):
+    for one in job.jobs if isinstance(job, JobGroup) else (job,):
         if isinstance(one, Job):
             record_failure(open_store(one.url), one.id, error)
     return [Outcome(item, "failed", str(error)) for item in items_of(job)]

@@ -16,8 +16,9 @@ from typing import Any, final
 import jax
 
 from ...checks import check_integer
+from ..together import JobGroup
 from ..work import Outcome
-from .base import AbstractEngine, again, execute, give_up, items_of, NUM_TRIES, Task, TOGETHER, use_one_core
+from .base import AbstractEngine, execute, give_up, items_of, NUM_TRIES, Task, TOGETHER, use_one_core
 
 
 @dataclasses.dataclass
@@ -125,9 +126,11 @@ class Local(AbstractEngine):
             return []
         if self._stop.is_set():
             return [Outcome(item, "stopped") for item in items_of(job)]
+        if isinstance(job, JobGroup):  # one of them may be what ended it
+            return [Outcome(item, "apart") for item in items_of(job)]
         self._deaths[job.id] += 1
         if self._deaths[job.id] < NUM_TRIES:
-            self.submit(again(job))
+            self.submit(job)
             return []
         return give_up(job, f"its process ended with status {worker.process.exitcode}", self._deaths[job.id])
 

@@ -8,8 +8,9 @@ from typing import Any, cast, final
 import jax
 
 from ...types import UsageError
+from ..together import JobGroup
 from ..work import Outcome
-from .base import AbstractEngine, again, execute, give_up, items_of, NUM_TRIES, Task, TOGETHER, use_one_core
+from .base import AbstractEngine, execute, give_up, items_of, NUM_TRIES, Task, TOGETHER, use_one_core
 
 
 @final
@@ -42,12 +43,14 @@ class Ray(AbstractEngine):
         self._jobs: dict[Any, Task] = {}
 
     def num_workers(self) -> int:
-        """The cores of the cluster as it is now."""
-        return max(1, int(self._ray.cluster_resources().get("CPU", 1)))
+        """The cores of the cluster as it is now, or how many shares its GPUs have."""
+        found = self._ray.cluster_resources()
+        cores, shares = found.get("CPU", 1), found.get("GPU", 0) / (self._gpus_per_job or 1.0)
+        return max(1, int(min(cores, shares) if self._gpus_per_job else cores))
 
     def together(self) -> int:
-        """Several where jobs ask for a GPU."""
-        return TOGETHER if self._gpus_per_job > 0 else 1
+        """Several where a job has one GPU or a share of it."""
+        return TOGETHER if 0 < self._gpus_per_job <= 1 else 1
 
     def num_free(self) -> int:
         """Without end: Ray keeps the queue, and may add machines because of it."""
@@ -74,9 +77,11 @@ class Ray(AbstractEngine):
         except errors.RayError as error:
             if isinstance(getattr(error, "cause", None), KeyboardInterrupt):
                 return [Outcome(item, "stopped") for item in items_of(job)]
+            if isinstance(job, JobGroup):  # one of them may be what ended it
+                return [Outcome(item, "apart") for item in items_of(job)]
             self._deaths[job.id] += 1
             if self._deaths[job.id] < NUM_TRIES:
-                self.submit(again(job))
+                self.submit(job)
                 return []
             return give_up(job, f"{type(error).__name__}: {error}", self._deaths[job.id])
 
