@@ -4,6 +4,7 @@ import concurrent.futures
 import dataclasses
 import functools
 import time
+import warnings
 
 import jax
 import numpy as np
@@ -253,16 +254,27 @@ def test_a_trial_is_made_in_the_company_that_the_item_would_have(tmp_path, answe
     assert not (tmp_path / "out").exists()
 
 
-def test_what_leaves_puts_nobody_else_into_another_precision(tmp_path):
-    """Double precision is a setting of each member's thread; the one who is busy leaves at once."""
+def test_who_leaves_puts_nobody_else_into_another_precision(tmp_path, monkeypatch):
+    """Double precision is a setting of each member's thread, and the others wait when this one fails."""
     file = write_suite(tmp_path, 'precision = "float64"\n' + sweeping.SUITE)
     sweeping.sweep(file, tmp_path / "alone", together=1)
-    store, items = open_store(str(tmp_path / "out")), load(file).items
-    jobs = tuple(together.Job(item.id, item.config, store.url, "any", True) for item in items)
-    with store.claim(items[1].id):
-        together.do_together(together.JobGroup(jobs), lambda: False)
+    start = work.start
+
+    def fails_late(config, report, *rest):
+        def told(progress):
+            report(progress)
+            if config.overrides["entropy"] == 0.01 and progress.steps > 80:
+                time.sleep(1.0)
+                raise RuntimeError("out of order")
+
+        return start(config, told, *rest)
+
+    monkeypatch.setattr(work, "start", fails_late)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RunWarning)  # nothing begins again
+        state = sweeping.sweep(file, tmp_path / "out", together=NUM_ITEMS)
+    assert len(state.finished) == NUM_ITEMS - 1
     alone, found = records(file, tmp_path / "alone"), records(file, tmp_path / "out")
-    assert len(found) == NUM_ITEMS - 1
     for item, metrics in found.items():
         np.testing.assert_allclose(metrics["push"], alone[item]["push"], rtol=1e-12)
 
