@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import gc
 import json
 import os
 import pathlib
@@ -18,7 +19,7 @@ import pytest
 
 import asmpg
 import wanderer
-from asmpg import demo
+from asmpg import __main__, demo
 from asmpg.cli import commands, machine, main, options
 from asmpg.experiments import EXPERIMENTS
 from asmpg.methods import MODELS
@@ -461,6 +462,21 @@ def test_the_demo_leaves_two_curves_and_earlier_runs_alone(workplace, capfd, mon
         assert all(word in out for word in ("lstm", "transformer", "optimum", "random", "mean score"))
     names = sorted(path.parent.name for path in workplace.rglob("learning_curve.png"))
     assert names == ["demo-lstm", "demo-lstm-2", "demo-transformer", "demo-transformer-2"]
+
+
+@pytest.mark.parametrize("line", ["list --tasks", f"{TRAIN} --out run"])
+def test_garbage_is_collected_again_once_a_command_is_under_way(workplace, capfd, monkeypatch, line):
+    seen, shown = [], machine.Interrupts.__enter__
+    monkeypatch.setattr(sys, "argv", ["asmpg", *line.split()])
+    monkeypatch.setattr(
+        machine.Interrupts, "__enter__", lambda self: seen.append(gc.isenabled()) or shown(self)
+    )
+    try:
+        assert __main__.main() == 0
+        assert gc.isenabled()
+        assert seen == ([] if line.startswith("list") else [False])
+    finally:
+        gc.enable()
 
 
 # Programs of their own

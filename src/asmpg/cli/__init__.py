@@ -1,6 +1,7 @@
 """The command line: `asmpg list`, `train`, `evaluate`, `optimal`, `diagnose`, `reproduce`, `sweep`, `report`."""
 
 import dataclasses
+import gc
 import importlib
 import os
 import sys
@@ -53,6 +54,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     def go() -> int:
         _refuse_empty(command)
+        if not isinstance(command, options.Train):
+            gc.enable()
         return run(command)
 
     return guarded(go)

@@ -1,6 +1,7 @@
 """What the commands do."""
 
 import dataclasses
+import gc
 import hashlib
 import inspect
 import json
@@ -264,6 +265,8 @@ def run_interruptibly(
 
         def report(progress: Progress) -> None:
             interrupts.patient = progress.stage == "training"
+            if interrupts.patient and not gc.isenabled():
+                gc.enable()  # the programs are compiled, see `asmpg.__main__`
             shown(progress)
 
         return go(report, lambda: interrupts.requested)
