@@ -58,7 +58,9 @@ class Ray(AbstractEngine):
 
     def submit(self, job: Task) -> None:
         """Makes a task of it."""
-        self._jobs[self._execute.remote(job)] = job
+        # A group whose process dies is not tried again as a group.
+        execute = self._execute.options(max_retries=0) if isinstance(job, JobGroup) else self._execute
+        self._jobs[execute.remote(job)] = job
 
     def poll(self, seconds: float) -> list[Outcome]:
         """Outcomes that arrived; tasks that were lost are submitted again."""
