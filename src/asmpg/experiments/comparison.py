@@ -20,6 +20,8 @@ FLOOR = -1.0
 ENOUGH_STEPS, ENOUGH_SEEDS = 4_000, 3
 # Two scores that differ by less are as good as equal.
 MARGIN = 0.02
+# So many tasks and horizons are named in a sentence, more are counted.
+FEW = 3
 
 Value = Literal["score", "paper_score", "area"]
 Setting = tuple[tuple[str, Any], ...]
@@ -212,9 +214,8 @@ class Difference:
         """In words."""
         low, high = self.interval
         one, other = self.means
-        return (
-            f"{one:z.3f} and {other:z.3f}, a difference of {self.estimate:+z.3f} [{low:+z.3f}, {high:+z.3f}]"
-        )
+        where = "; ".join(self.tasks) if len(self.tasks) <= FEW else f"{len(self.tasks)} tasks and horizons"
+        return f"{one:z.3f} and {other:z.3f}, a difference of {self.estimate:+z.3f} [{low:+z.3f}, {high:+z.3f}] ({where})"
 
 
 def separated(interval: Interval, threshold: float) -> bool | None:
