@@ -215,7 +215,8 @@ class Difference:
         low, high = self.interval
         one, other = self.means
         where = "; ".join(self.tasks) if len(self.tasks) <= FEW else f"{len(self.tasks)} tasks and horizons"
-        return f"{one:z.3f} and {other:z.3f}, a difference of {self.estimate:+z.3f} [{low:+z.3f}, {high:+z.3f}] ({where})"
+        interval = f"{self.estimate:+z.3f} [{low:+z.3f}, {high:+z.3f}]"
+        return f"{one:z.3f} and {other:z.3f}, a difference of {interval} ({where})"
 
 
 def separated(interval: Interval, threshold: float) -> bool | None:
