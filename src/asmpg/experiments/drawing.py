@@ -1,6 +1,7 @@
 """What all figures have in common: colours by model, panels, the scale in a corner, PNG and SVG."""
 
 import io
+import textwrap
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +18,8 @@ COLOURS = {
     "lstm": "tab:blue",
     "transformer": "tab:purple",
 }
+# Of a title, for each inch.
+_LETTERS = 12
 _OTHERS = ("tab:brown", "tab:pink", "tab:olive", "tab:cyan", "tab:gray")
 
 
@@ -43,7 +46,7 @@ def panels(
     figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
     FigureCanvasAgg(figure)
     reduced = "" if scale == "paper" else f"\nreduced: scale {scale}"
-    figure.suptitle(title + reduced, fontsize=11)
+    figure.suptitle(textwrap.fill(title, int(_LETTERS * size[0] * columns)) + reduced, fontsize=11)
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
