@@ -202,6 +202,25 @@ def test_verdicts_on_figure_4(asm, horizons, noise, expected):
     assert found == {f"pendulum_training.{name}": expected for name in ("transformer", "lstm", "rnn")}
 
 
+def test_nothing_is_decided_about_a_model_while_items_of_it_are_left():
+    finals = {name: {20: 0.9, 100: 0.9} for name in ("lstm", "transformer", "one-step")} | {
+        "sac": {20: 0.2, 100: 0.2}
+    }
+    tables = fake_tables(finals)
+    before = outcomes(myriad.EXPERIMENT, tables)
+    row = {"item": "more", "task": "harvest", "horizon": 500, "model": "lstm", "preset": "default"}
+    tables["items"].add(**row, state="left", num_seeds=3)
+    after = outcomes(myriad.EXPERIMENT, tables)
+    assert before["myriad.efficient.lstm"] == "holds" and after["myriad.efficient.lstm"] == "undecided"
+    assert before["myriad.efficient.transformer"] == after["myriad.efficient.transformer"] == "holds"
+    verdicts = {verdict.id: verdict for verdict in myriad.judge(tables)}
+    assert (
+        verdicts["myriad.efficient.lstm"].numbers["reason"].startswith("items not finished: 1 of lstm; lstm")
+    )
+    tables["items"].rows[-1]["state"] = "failed"
+    assert outcomes(myriad.EXPERIMENT, tables) == before
+
+
 # Runs
 
 
@@ -209,14 +228,14 @@ def test_what_is_not_finite_or_far_below_is_floored_and_counted():
     tables = fake_tables({"lstm": {20: 0.9}}, seeds=1, tasks=("harvest",))
     rows = tables["runs"].rows
     rows[-1]["score"], rows[2]["score"], rows[3]["score"] = None, -50.0, math.nan
-    (run,) = comparison.read_runs(tables["runs"])
+    (run,) = comparison.read_runs(tables)
     assert run.value("score") == comparison.FLOOR and run.num_floored == 3
     assert np.isfinite(run.scores).all() and run.scores.min() == comparison.FLOOR
 
 
 def test_the_area_is_the_mean_score_and_curves_pass_through_the_records():
     tables = fake_tables({"lstm": {20: 0.8}}, noise=0.0, rise={"lstm": 1.0})
-    runs = comparison.read_runs(tables["runs"])
+    runs = comparison.read_runs(tables)
     assert runs[0].value("area") == pytest.approx(0.4)
     (line,) = curves.curve_panel(runs, "", curves.iqm_spread).series
     np.testing.assert_allclose(line.y, 0.8 * np.array(line.x) / 8_000, atol=1e-9)

@@ -47,6 +47,7 @@ class Run:
         scores: of the records, from `FLOOR` up.
         paper_score: the last score in the paper's normalisation, or NaN.
         num_floored: records whose score was below `FLOOR` or not finite.
+        num_unfinished: items of the same preset and model that are not finished yet.
     """
 
     task: str
@@ -59,6 +60,7 @@ class Run:
     scores: Float[np.ndarray, " records"]
     paper_score: float
     num_floored: int
+    num_unfinished: int = 0
 
     def value(self, name: Value) -> float:
         """The final score, the same in the paper's normalisation, or the mean score over all steps so far."""
@@ -68,19 +70,26 @@ class Run:
 
 
 def read_runs(
-    table: Table, method: Callable[[Mapping[str, Any]], str] = lambda row: row["model"]
+    tables: Mapping[str, Table], method: Callable[[Mapping[str, Any]], str] = lambda row: row["model"]
 ) -> list[Run]:
-    """The runs of a tidy table.
+    """The runs of the tables of a suite.
 
     Args:
-        table: `runs` of `measure_suite`.
+        tables: `runs` and, if there is one, `items` of `measure_suite`.
         method: what a row's method is called.
     """
+    table, items = tables["runs"], tables.get("items", Table())
+    left = collections.Counter((row["preset"], row["model"]) for row in items if row["state"] == "left")
     groups: dict[Any, list[dict[str, Any]]] = collections.defaultdict(list)
     for row in table:
         groups[row["item"], row["seed"]].append(row)
     choices = [name for row in table.rows[:1] for name in _columns(table) if name not in _FIXED]
-    return [_run(rows, choices, method) for rows in groups.values()]
+    return [
+        dataclasses.replace(
+            _run(rows, choices, method), num_unfinished=left[rows[0]["preset"], rows[0]["model"]]
+        )
+        for rows in groups.values()
+    ]
 
 
 def _columns(table: Table) -> list[str]:
@@ -256,7 +265,10 @@ def difference(
 
 
 def too_little(runs: Sequence[Run]) -> str | None:
-    """Why runs decide nothing, if they are too short or too few."""
+    """Why runs decide nothing, if they are too short or too few, or more of their kind are to come."""
+    left = {run.method: run.num_unfinished for run in runs if run.num_unfinished}
+    if left:
+        return "items not finished: " + ", ".join(f"{number} of {method}" for method, number in left.items())
     steps = min((run.steps[-1] for run in runs), default=0.0)
     seeds = len(unique(runs, "seed"))
     if steps < ENOUGH_STEPS:
@@ -267,7 +279,7 @@ def too_little(runs: Sequence[Run]) -> str | None:
 def decide_runs(
     id: str, claim: str, holds: bool | None, reason: str, numbers: Mapping[str, Any], runs: Sequence[Run]
 ) -> Verdict:
-    """A verdict about runs, undecided where they are too short or too few."""
+    """A verdict about runs, undecided where they are too short or too few or not all there are to be."""
     why = too_little(runs)
     counted = {**numbers, "num_floored": sum(run.num_floored for run in runs)}
     return decide(id, claim, None if why else holds, f"{why}; {reason}" if why else reason, counted)

@@ -35,7 +35,7 @@ EFFICIENT = ("transformer", "lstm", "rnn", "one-step", "sac")
 
 def selected(tables: Tables) -> list[Run]:
     """The runs with the best of what was swept."""
-    return best_settings(read_runs(tables["runs"]))[0]
+    return best_settings(read_runs(tables))[0]
 
 
 def judge(tables: Tables) -> Sequence[Verdict]:
@@ -137,7 +137,7 @@ def _charts(runs: Sequence[Run], suffix: str) -> list[Chart]:
 
 def summarise(tables: Tables) -> dict[str, list[dict]]:
     """Scores by method and horizon, and what was selected from a sweep."""
-    runs, selection = best_settings(read_runs(tables["runs"]))
+    runs, selection = best_settings(read_runs(tables))
     return {"scores": score_rows(runs), "selection": selection}
 
 

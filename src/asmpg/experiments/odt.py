@@ -40,7 +40,7 @@ def method(row: Mapping[str, Any]) -> str:
 
 def selected(tables: Tables) -> list[Run]:
     """The runs with the best of what was swept."""
-    return best_settings(read_runs(tables["runs"], method))[0]
+    return best_settings(read_runs(tables, method))[0]
 
 
 def judge(tables: Tables) -> Sequence[Verdict]:
@@ -129,7 +129,7 @@ def charts(tables: Tables) -> list[Chart]:
 
 def summarise(tables: Tables) -> dict[str, list[dict]]:
     """Scores by method and horizon, and what was selected from a sweep."""
-    runs, selection = best_settings(read_runs(tables["runs"], method))
+    runs, selection = best_settings(read_runs(tables, method))
     return {"scores": score_rows(runs), "selection": selection}
 
 

@@ -27,7 +27,7 @@ ASMS = ("transformer", "lstm", "rnn")
 
 def selected(tables: Tables) -> list[Run]:
     """The runs with the best of what was swept."""
-    return best_settings(read_runs(tables["runs"]))[0]
+    return best_settings(read_runs(tables))[0]
 
 
 def judge(tables: Tables) -> Sequence[Verdict]:
@@ -67,7 +67,7 @@ def charts(tables: Tables) -> list[Chart]:
 
 def summarise(tables: Tables) -> dict[str, list[dict]]:
     """Scores by method and horizon, and what was selected from a sweep."""
-    runs, selection = best_settings(read_runs(tables["runs"]))
+    runs, selection = best_settings(read_runs(tables))
     return {"scores": score_rows(runs), "selection": selection}
 
 
