@@ -10,6 +10,7 @@ is the utilisation.
 """
 
 import argparse
+import contextlib
 import json
 import math
 import os
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from typing import Any
 
 
@@ -70,8 +72,6 @@ for _ in range({repeats}):
 print(json.dumps([ratios, singles]))
 """
     cores = os.cpu_count() or 1
-    # updates.py would pin the process to its first core.
-    script = "import os; os.sched_setaffinity = lambda *a: None\n" + script
     flags = f"--xla_force_host_platform_device_count={cores}"
     environment = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": _path()}
     out = subprocess.run(
@@ -86,6 +86,20 @@ print(json.dumps([ratios, singles]))
         "ratio_range": [min(ratios), max(ratios)],
         "one_seed_ms_per_step": 1e3 * statistics.median(singles) / SEEDS_HORIZON,
     }
+
+
+@contextlib.contextmanager
+def _pinned(pin: bool) -> Iterator[None]:
+    """One core for this process and those it starts, where the system can; XLA counts the cores when it starts."""
+    if not (pin and hasattr(os, "sched_setaffinity")):
+        yield
+        return
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(cores)[:1])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
 
 
 def _path() -> str:
@@ -106,7 +120,8 @@ def run_updates(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         environment = os.environ | {"ASMPG_BENCH_SEEDS": seeds, "ASMPG_BENCH_DROPOUT": str(arguments.dropout)}
         if not arguments.gpu:
             environment["JAX_PLATFORMS"] = "cpu"
-        subprocess.run(command, env=environment | {"PYTHONPATH": _path()}, check=True)
+        with _pinned(not arguments.gpu):
+            subprocess.run(command, env=environment | {"PYTHONPATH": _path()}, check=True)
         measured = json.loads(path.read_text())["benchmarks"]
     rows = []
     for case in measured:
@@ -215,9 +230,8 @@ def main() -> None:
         import jax
 
         content["hardware"] = jax.devices()[0].device_kind
-    elif hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
-    content["matrix_rate"] = matrix_rate()
+    with _pinned(not arguments.gpu):
+        content["matrix_rate"] = matrix_rate()
     results = HERE / "results"
     results.mkdir(exist_ok=True)
     for suffix, text in ((".json", json.dumps(content, indent=1)), (".md", table(content))):

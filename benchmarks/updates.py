@@ -1,7 +1,7 @@
 """One update or one environment step at the paper's sizes, for pytest-benchmark; `speed.py` runs this and reports.
 
-Everything goes through a learner's own `update`, so that what is timed is what a run does. On a CPU the process is
-pinned to one core and the clock is its CPU time.
+Everything goes through a learner's own `update`, so that what is timed is what a run does. On a CPU the clock is the
+process's CPU time; `speed.py` starts it pinned to one core, since XLA sizes its threads when it starts.
 """
 
 import os
@@ -27,9 +27,6 @@ LONGEST_EPISODE = 500
 SECONDS_TO_SPEND = 4.0
 NUM_SEEDS = int(os.environ.get("ASMPG_BENCH_SEEDS", "1"))
 DROPOUT = float(os.environ.get("ASMPG_BENCH_DROPOUT", "0"))
-
-if jax.default_backend() == "cpu" and hasattr(os, "sched_setaffinity"):
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
 
 
 def clock() -> float:
