@@ -27,6 +27,7 @@ from typing import Any
 
 HERE = pathlib.Path(__file__).parent
 SEEDS_HORIZON = 100
+MODELS = ["one-step", "rnn", "lstm", "transformer", "lru"]
 PARTS = {"model": "model update", "policy": "policy update", "step": "environment step"}
 
 
@@ -198,6 +199,15 @@ def table(content: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def merge(old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Adds the rows of an older table that a new one of the same kind lacks."""
+    assert all(old[name] == new[name] for name in ("hardware", "num_seeds", "dropout"))
+    for name, keys in (("updates", ("model", "part", "horizon")), ("seeds", ("model", "num_seeds"))):
+        measured = {tuple(row[key] for key in keys) for row in new[name]}
+        new[name] += [row for row in old[name] if tuple(row[key] for key in keys) not in measured]
+        new[name].sort(key=lambda row: [MODELS.index(row["model"]), *(row[key] for key in keys[1:])])
+
+
 def main() -> None:
     """Times everything, writes JSON and Markdown, prints the latter."""
     parser = argparse.ArgumentParser(
@@ -207,10 +217,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--only", help="an expression that pytest's -k understands, such as 'lstm and 100'")
+    parser.add_argument("--merge", action="store_true", help="keep what the file has and is not measured now")
     parser.add_argument("--no-seeds", action="store_true", help="without many seeds against one")
     parser.add_argument("--only-seeds", action="store_true", help="nothing but many seeds against one")
     parser.add_argument("--seed-counts", type=int, nargs="+", default=[2, 10])
-    parser.add_argument("--seed-models", nargs="+", default=["one-step", "rnn", "lstm", "transformer", "lru"])
+    parser.add_argument("--seed-models", nargs="+", default=MODELS)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--name", default="speed", help="of the files in benchmarks/results")
     arguments = parser.parse_args()
@@ -234,6 +245,8 @@ def main() -> None:
         content["matrix_rate"] = matrix_rate()
     results = HERE / "results"
     results.mkdir(exist_ok=True)
+    if arguments.merge:
+        merge(json.loads((results / f"{arguments.name}.json").read_text()), content)
     for suffix, text in ((".json", json.dumps(content, indent=1)), (".md", table(content))):
         beside = results / f"{arguments.name}{suffix}.new"
         beside.write_text(text + "\n")

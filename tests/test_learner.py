@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from asmpg.backbones import BACKBONES
 from asmpg.environment import AbstractEnvironment, rollout, trajectory_rewards, uniform_actions
 from asmpg.gradients import imagined_return
 from asmpg.learner import gradient_cosine, ModelBasedLearner, ModelBasedState
@@ -333,10 +334,12 @@ def test_micro_batches_change_nothing(size, x64):
 
 @pytest.mark.parametrize("size", [1, 8, 12, 64])
 @pytest.mark.parametrize("length", [2, 100, 300, 500, 5000])
-def test_micro_batches_divide_the_batch_and_fit_the_cache(size, length):
-    micro = micro_batch_size(size, length)
+@pytest.mark.parametrize("least", sorted({backbone.least_batch for backbone in BACKBONES.values()}))
+def test_micro_batches_divide_the_batch_and_fit_the_cache(size, length, least):
+    micro = micro_batch_size(size, length, least)
     assert size % micro == 0
-    assert micro == size or micro == 1 or micro * length <= CPU_MICRO_BATCH_STEPS
+    assert micro >= min(size, least)
+    assert micro in (size, least) or micro * length <= CPU_MICRO_BATCH_STEPS
 
 
 def test_adam_its_clip_and_its_decay():

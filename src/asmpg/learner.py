@@ -240,7 +240,7 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
             episode, dropout_key = example
             return model.loss(episode, key=dropout_key), None
 
-        grads, _ = mean_gradient(loss, state.model, (episodes, keys))
+        grads, _ = mean_gradient(loss, state.model, (episodes, keys), least=state.model.least_batch)
         model, optimiser_state, applied = apply_gradient(
             self._model_optimiser, state.model, state.model_optimiser, grads
         )
@@ -289,7 +289,11 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
             objective = value / state.return_scale + self.settings.entropy * imagined.entropy
             return -objective, (imagined.entropy, _found(imagined))
 
-        grads, (entropy, found) = mean_gradient(loss, state.policy, (starts, noise))
+        # Where nothing is carried but the state, a step is so small that it costs the same for one and for many.
+        micro = None if jax.tree.leaves(state.model.init(starts[0])) else size
+        grads, (entropy, found) = mean_gradient(
+            loss, state.policy, (starts, noise), micro=micro, least=state.model.least_batch
+        )
         policy, optimiser_state, applied = apply_gradient(
             self._policy_optimiser(state.policy), state.policy, state.policy_optimiser, grads
         )

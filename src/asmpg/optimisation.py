@@ -84,12 +84,15 @@ def apply_gradient(
     return jax.tree.map(keep, new_network, network), jax.tree.map(keep, new_state, optimiser_state), applied
 
 
-def micro_batch_size(size: int, length: int) -> int:
-    """How many of `size` sequences to work off at once: a divisor of the batch, on a GPU the whole of it."""
+def micro_batch_size(size: int, length: int, least: int = 1) -> int:
+    """How many of `size` sequences to work off at once: a divisor of the batch, on a GPU the whole of it.
+
+    On a CPU as many as fit the cache, but at least `least`, a power of two.
+    """
     if jax.default_backend() != "cpu" or size % CPU_MICRO_BATCH_SIZE:
         return size
     micro = CPU_MICRO_BATCH_SIZE
-    while micro > 1 and micro * length > CPU_MICRO_BATCH_STEPS:
+    while micro > least and micro * length > CPU_MICRO_BATCH_STEPS:
         micro //= 2
     return micro
 
@@ -100,6 +103,7 @@ def mean_gradient(
     batch: PyTree[Array],
     *,
     micro: int | None = None,
+    least: int = 1,
 ) -> tuple[Any, PyTree[Array]]:
     """The gradient of a loss averaged over a batch, and the average of what else the loss returns.
 
@@ -108,10 +112,12 @@ def mean_gradient(
         network: the module to differentiate.
         batch: examples along the leading axis; on a CPU it is worked off in micro-batches that fit the cache.
         micro: how many examples at once; by default what suits sequences on this device.
+        least: the fewest that the default may be, see `AbstractBackbone.least_batch`.
     """
     size = jax.tree.leaves(batch)[0].shape[0]
     if micro is None:
-        micro = micro_batch_size(size, max(x.shape[1] for x in jax.tree.leaves(batch) if x.ndim > 1))
+        length = max(x.shape[1] for x in jax.tree.leaves(batch) if x.ndim > 1)
+        micro = micro_batch_size(size, length, least)
 
     def total(network: Any, examples: Any) -> tuple[Scalar, PyTree[Array]]:
         values, others = jax.vmap(lambda example: loss(network, example))(examples)

@@ -1,5 +1,7 @@
 """The gated recurrent unit, with a hand-written derivative of its scan like the LSTM's."""
 
+from typing import ClassVar
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -117,6 +119,7 @@ class GRU(AbstractRecurrent):
 
     cells: tuple[GRUCell, ...]
     dropout_rate: float = eqx.field(static=True, default=0.0)
+    least_batch: ClassVar[int] = 4
 
     @classmethod
     def create(cls, input_size: int, horizon: int, *, dropout: float = 0.0, key: PRNGKey) -> "GRU":

@@ -1,6 +1,6 @@
 """Recurrent backbones: the stacked tanh RNN and the LSTM of Appendix E.1."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -285,6 +285,7 @@ class LSTM(AbstractRecurrent):
 
     cells: tuple[LSTMCell, ...]
     dropout_rate: float = eqx.field(static=True, default=0.0)
+    least_batch: ClassVar[int] = 4
 
     @classmethod
     def create(cls, input_size: int, horizon: int, *, dropout: float = 0.0, key: PRNGKey) -> "LSTM":

@@ -2,6 +2,7 @@
 
 import abc
 import math
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -179,6 +180,7 @@ class LRU(AbstractResidual):
     blocks: tuple[Block, ...]
     final_norm: LayerNorm
     dropout_rate: float = eqx.field(static=True, default=0.0)
+    least_batch: ClassVar[int] = 2
 
     @classmethod
     def create(cls, input_size: int, horizon: int, *, dropout: float = 0.0, key: PRNGKey) -> "LRU":
@@ -193,6 +195,7 @@ class S5(AbstractResidual):
     blocks: tuple[Block, ...]
     final_norm: LayerNorm
     dropout_rate: float = eqx.field(static=True, default=0.0)
+    least_batch: ClassVar[int] = 2
 
     @classmethod
     def create(cls, input_size: int, horizon: int, *, dropout: float = 0.0, key: PRNGKey) -> "S5":

@@ -27,6 +27,11 @@ class AbstractDynamicsModel(eqx.Module):
         return False
 
     @property
+    def least_batch(self) -> int:
+        """Fewest sequences in a micro-batch on a CPU, see `AbstractBackbone.least_batch`."""
+        return 1
+
+    @property
     def fitted(self) -> bool:
         """Whether there is anything to fit."""
         return True

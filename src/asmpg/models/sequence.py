@@ -99,6 +99,11 @@ class ActionSequenceModel(AbstractDynamicsModel):
         self.horizon = env.horizon
 
     @property
+    def least_batch(self) -> int:
+        """The backbone's."""
+        return self.backbone.least_batch
+
+    @property
     def two_pass(self) -> bool:
         """Yes: a recurrent backbone gains too (12 for 15 ms, LSTM of horizon 100), a parallel one several times."""
         return True
