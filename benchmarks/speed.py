@@ -15,7 +15,6 @@ import json
 import math
 import os
 import pathlib
-import platform
 import statistics
 import subprocess
 import sys
@@ -225,8 +224,11 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--name", default="speed", help="of the files in benchmarks/results")
     arguments = parser.parse_args()
+    # It counts the cores that this process may use: before anything is pinned.
+    from asmpg.experiments.protocol import machine
+
     content: dict[str, Any] = {
-        "hardware": platform.processor() or platform.machine(),
+        "hardware": machine(),
         "num_seeds": arguments.seeds if arguments.gpu else 1,
         "dropout": arguments.dropout,
         "updates": [] if arguments.only_seeds else run_updates(arguments),
