@@ -2,6 +2,7 @@
 
 import json
 import math
+import pathlib
 import shlex
 
 import equinox as eqx
@@ -26,6 +27,7 @@ from toys import unit_normaliser
 pytestmark = pytest.mark.usefixtures("quickly")
 
 KEYS = {"task", "model", "horizons", "gradient_norm", "growth", "reach", "cosine", "finding", "out"}
+BACKBONE = str(pathlib.Path(__file__).parents[1] / "examples" / "custom_backbone.py") + ":LeakyAverages"
 SMALL = "--chunk-steps 60 --warmup-steps 60 --model-batch-size 4 --policy-batch-size 4 --steps 120"
 
 OWN = """
@@ -195,6 +197,22 @@ def test_diagnose_a_run(call, run, tmp_path):
     assert content["trained"] and content["model"] == "one-step" and content["horizons"] == [3, 6]
     assert content["cosine"][0] is None and abs(content["cosine"][1]) <= 1
     assert content["reach"] != content["reach_before"] and content["finding"] in out
+
+
+def test_diagnose_a_backbone_of_ones_own(call, tmp_path):
+    """Fresh, inside either kind of model, and trained; of a run it has to be given again, as for `evaluate`."""
+    for family in ("", "history-"):
+        status, out, _ = call(f"diagnose bioreactor --model {family}{BACKBONE} --horizons 6 --json")
+        content = json.loads(out)
+        assert status == 0 and content["model"] == f"{family}LeakyAverages" and content["reach"][0] > 0
+    line = f"train bioreactor --horizon 6 --model {BACKBONE} {SMALL} --out averages"
+    assert main(shlex.split(line)) == 0
+    status, out, err = call(f"diagnose bioreactor --run averages --model {BACKBONE} --json")
+    assert status == 0, err
+    content = json.loads(out)
+    assert content["trained"] and content["model"] == "custom_backbone.py:LeakyAverages"
+    status, out, err = call("diagnose bioreactor --run averages")
+    assert (status, out) == (2, "") and "give it again" in err
 
 
 def test_the_model_before_training_is_the_one_the_run_began_with(run):

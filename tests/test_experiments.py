@@ -12,7 +12,7 @@ import pytest
 
 from asmpg.backbones import Transformer
 from asmpg.cli import main
-from asmpg.environment import rollout
+from asmpg.environment import random_episodes, rollout
 from asmpg.envs import make
 from asmpg.experiments import (
     attention,
@@ -349,7 +349,7 @@ def test_what_is_printed_in_a1_fails_and_what_is_corrected_does_not():
 
 def test_fitting_offline_learns_and_counts_what_it_skips():
     env = Drift()
-    episodes = jax.jit(lambda key: offline.random_episodes(env, 32, key=key))(jax.random.key(0))
+    episodes = jax.jit(lambda key: random_episodes(env, 32, key=key))(jax.random.key(0))
     model = OneStepModel(env, key=jax.random.key(1), normaliser=unit_normaliser(env))
     settings = offline.Fit(60, 8, 1e-2, 0, 100.0)
     run = eqx.filter_jit(offline.fit)
@@ -412,7 +412,7 @@ OFFLINE = [figure for figure, one in EXPERIMENTS.items() if not isinstance(one.m
 def trained_for_an_instant(config, progress):
     """A result with an untrained transformer: what figure 9 makes of a run does not depend on how good it is."""
     env = config.environment()
-    episodes = jax.jit(lambda key: offline.random_episodes(env, 12, key=key))(jax.random.key(0))
+    episodes = jax.jit(lambda key: random_episodes(env, 12, key=key))(jax.random.key(0))
     replay = jax.tree.map(lambda x: x[None], ReplayBuffer(episodes, jnp.asarray(12, jnp.int32)))
     model = offline.make_model("transformer", env, unit_normaliser(env), key=jax.random.key(1))
     model = jax.tree.map(lambda x: x[None], model)
@@ -457,8 +457,11 @@ def test_every_experiment_at_its_smallest(reproduced, capfd, monkeypatch, figure
 
 
 def test_redrawn_from_its_tables_it_is_the_same(reproduced, capfd, monkeypatch, tmp_path):
-    """And a folder of something else, or of nothing, is refused with nothing written to it."""
+    """With the hardware it was measured on. A folder of something else, or of nothing, is refused, and left alone."""
     content, out = reproduced("3", capfd, monkeypatch)
+    content = json.loads(json.dumps(content))
+    content["protocol"]["hardware"] = ["another machine"]
+    (out / experiment.VERDICTS).write_text(json.dumps(content))
     (out / "figure_3.png").unlink()
     assert main(shlex.split(f"reproduce 3 --scale smoke --redraw --json --out {out}")) == 0
     again = json.loads(capfd.readouterr().out)

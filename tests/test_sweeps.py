@@ -114,9 +114,10 @@ def test_scales_and_grids_of_a_file_replace_what_is_outside_of_them(tmp_path):
 def test_a_python_file_says_the_same_as_a_toml_file(tmp_path):
     toml = write_suite(tmp_path)
     python = tmp_path / "suite.py"
+    (tmp_path / "neighbour_of_a_suite.py").write_text("import tomllib\nread = tomllib.loads\n")
     python.write_text(
-        "import pathlib, tomllib\n"
-        f"def suite(scale):\n    return tomllib.loads(pathlib.Path({str(toml)!r}).read_text())\n"
+        "import pathlib, neighbour_of_a_suite\n"
+        f"def suite(scale):\n    return neighbour_of_a_suite.read(pathlib.Path({str(toml)!r}).read_text())\n"
     )
     assert [item.id for item in load(python).items] == [item.id for item in load(toml).items]
 
@@ -189,9 +190,10 @@ def test_the_table_has_a_row_for_every_record_of_every_seed(whole):
     assert [*columns][:5] == ["item", "task", "horizon", "model", "preset"]
     assert {*columns["entropy"]} == {0.1, 0.01, 0.001}
     assert {*columns["seed"]} == {0, 1}
-    last = tidy.last_records(columns)
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    last = [row for row in rows if row["steps"] == STEPS]
     assert len(last) == NUM_ITEMS * NUM_SEEDS
-    assert {row["steps"] for row in last} == {STEPS}
+    assert max(columns["steps"]) == STEPS
     config = load(file).items[0].config
     alone = asmpg.train(config)
     assert [row["return"] for row in last if row["item"] == identify(config)] == alone.returns.tolist()

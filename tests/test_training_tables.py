@@ -11,7 +11,6 @@ import sweeping
 from asmpg import UsageError
 from asmpg.cli import main
 from asmpg.experiments import (
-    comparison,
     curves,
     experiment,
     EXPERIMENTS,
@@ -22,6 +21,7 @@ from asmpg.experiments import (
     reproduce,
     StoppedError,
     Sweeping,
+    trained_runs,
     training,
 )
 from asmpg.experiments.table import Table
@@ -228,14 +228,14 @@ def test_what_is_not_finite_or_far_below_is_floored_and_counted():
     tables = fake_tables({"lstm": {20: 0.9}}, seeds=1, tasks=("harvest",))
     rows = tables["runs"].rows
     rows[-1]["score"], rows[2]["score"], rows[3]["score"] = None, -50.0, math.nan
-    (run,) = comparison.read_runs(tables)
-    assert run.value("score") == comparison.FLOOR and run.num_floored == 3
-    assert np.isfinite(run.scores).all() and run.scores.min() == comparison.FLOOR
+    (run,) = trained_runs.read_runs(tables)
+    assert run.value("score") == trained_runs.FLOOR and run.num_floored == 3
+    assert np.isfinite(run.scores).all() and run.scores.min() == trained_runs.FLOOR
 
 
 def test_the_area_is_the_mean_score_and_curves_pass_through_the_records():
     tables = fake_tables({"lstm": {20: 0.8}}, noise=0.0, rise={"lstm": 1.0})
-    runs = comparison.read_runs(tables)
+    runs = trained_runs.read_runs(tables)
     assert runs[0].value("area") == pytest.approx(0.4)
     (line,) = curves.curve_panel(runs, "", curves.iqm_spread).series
     np.testing.assert_allclose(line.y, 0.8 * np.array(line.x) / 8_000, atol=1e-9)

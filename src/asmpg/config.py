@@ -47,7 +47,8 @@ class TrainConfig:
         stop_score: stop early once every seed held this score for three records in a row.
         optimum: whether to solve a task of the user's own too, so that scores are known. A built-in one always is.
         imagine: how the states of an imagined episode are found: "sequential", step by step; "parallel", as a fixed
-            point of whole sequences; "auto", whichever was measured faster on this device.
+            point of whole sequences; "auto", sequential on a CPU, where it was measured
+            faster, and on an accelerator parallel for a backbone that is parallel over time.
         scan_chunk: steps between two carries that a derivative taken step by step keeps; None: all of up to 512 steps,
             else about the square root of the horizon.
         precision: "float32", "float64", or "bfloat16-matmul" for float32 with matrix products of that precision, which
@@ -110,7 +111,7 @@ class TrainConfig:
         """The method.
 
         Raises:
-            UsageError: an unknown model.
+            UsageError: an unknown task, model, preset or setting, or a value that is not allowed.
         """
         settings = self.settings()
         return find_method(self.model).learner(self, self.environment(), settings)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .types import PRNGKey, Scalar, Step, Trajectory, UsageError
+from .types import one_line, PRNGKey, Scalar, Step, Trajectory, UsageError, vector_text
 
 
 NUM_EVALUATION_STATES = 64
@@ -203,6 +203,16 @@ def cpu_device() -> jax.Device | None:
         return None
 
 
+def random_episodes(env: AbstractEnvironment, num_episodes: int, *, key: PRNGKey) -> Trajectory:
+    """Episodes of uniform random actions, along a leading axis."""
+
+    def episode(key: PRNGKey) -> Trajectory:
+        start_key, action_key = jax.random.split(key)
+        return rollout(env, uniform_actions(env, key=action_key), key=start_key)
+
+    return jax.vmap(episode)(jax.random.split(key, num_episodes))
+
+
 def check_horizon(horizon: Any) -> int:
     """The horizon as an int.
 
@@ -232,8 +242,7 @@ def returned_shape(label: str, function: Callable[..., Any], *arguments: Any, sh
         Exception,
         SystemExit,
     ) as error:  # whatever the user's code raises, the message names the function
-        reason = (str(error).strip() or "no reason given").splitlines()[0]
-        raise UsageError(f"{label}: raised {type(error).__name__}: {reason}") from error
+        raise UsageError(f"{label}: raised {one_line(error)}") from error
     wanted = f"must return floating-point numbers of shape {shape}"
     if not hasattr(out, "shape"):
         raise UsageError(f"{label}: {wanted}, got a {type(out).__name__}")
@@ -288,21 +297,15 @@ def _check_finite(env: AbstractEnvironment, trajectory: Any, terminal: Any) -> N
     """Names the first function, in the order of time, that returned a value that is not finite."""
     states, actions, rewards = trajectory.states, trajectory.actions, trajectory.rewards
     if not np.isfinite(states[0]).all():
-        raise UsageError(f"initial_state of {env.name}: must be finite, got {_text(states[0])}")
+        raise UsageError(f"initial_state of {env.name}: must be finite, got {vector_text(states[0])}")
     for step in range(env.horizon):
-        where = f"for state {_text(states[step])}, action {_text(actions[step])}"
+        where = f"for state {vector_text(states[step])}, action {vector_text(actions[step])}"
         last = step == env.horizon - 1
         if not (np.isfinite(rewards[step]) or (last and not np.isfinite(terminal))):
             raise UsageError(f"reward of {env.name}: returned {rewards[step]} at step {step} {where}")
         if not np.isfinite(states[step + 1]).all():
-            value = _text(states[step + 1])
+            value = vector_text(states[step + 1])
             raise UsageError(f"transition of {env.name}: returned {value} at step {step} {where}")
     if not np.isfinite(terminal):
-        where = f"after step {env.horizon - 1} for state {_text(states[-1])}"
+        where = f"after step {env.horizon - 1} for state {vector_text(states[-1])}"
         raise UsageError(f"terminal_reward of {env.name}: returned {terminal} {where}")
-
-
-def _text(vector: np.ndarray) -> str:
-    """A short vector on one line."""
-    shown = ", ".join(f"{value:.4g}" for value in vector[:8])
-    return f"[{shown}{', ...' if len(vector) > 8 else ''}]"

@@ -87,7 +87,7 @@ def policy_gradient(
         The return and an ascent direction, shaped like the policy with `None` for what is not a parameter.
 
     Raises:
-        UsageError: an unknown loop.
+        UsageError: an unknown loop, or two passes asked of the closed one.
     """
     shape = (env.horizon, env.action_size)
     noise = jnp.zeros(shape) if key is None else jax.random.normal(key, shape)

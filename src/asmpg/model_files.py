@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from . import user_files
 from .backbones import AbstractBackbone, CreateBackbone
 from .models import EMBEDDING_SIZE
-from .types import UsageError
+from .types import one_line, UsageError
 
 
 # What may stand before a backbone, built in or from a file: the method that has it inside.
@@ -49,14 +49,14 @@ def load_backbone(model: str) -> CreateBackbone:
     """
     key = user_files.identity("model", model)
     if key not in _loaded:
-        create = _create_of(model, user_files.define("model", model, _is_backbone))
+        create = _create_of(model, user_files.define("model", model, is_backbone))
         _check(model, create)
         _loaded[key] = create
     return _loaded[key]
 
 
 def _create_of(model: str, definition: Any) -> CreateBackbone:
-    if _is_backbone(definition):
+    if is_backbone(definition):
         return definition.create
     if inspect.isfunction(definition):
         return definition
@@ -66,7 +66,8 @@ def _create_of(model: str, definition: Any) -> CreateBackbone:
     )
 
 
-def _is_backbone(value: Any) -> bool:
+def is_backbone(value: Any) -> bool:
+    """Whether it is a class of backbones."""
     return inspect.isclass(value) and issubclass(value, AbstractBackbone) and value is not AbstractBackbone
 
 
@@ -95,4 +96,4 @@ def _check(model: str, create: CreateBackbone) -> None:
         if shapes[0] != shapes[1]:
             raise ValueError("step gives back a carry of another shape or type than init")
     except (Exception, SystemExit) as error:  # whatever the user's class raises, the message names it
-        raise UsageError(f"model: {model} raised {user_files.one_line(error)}") from error
+        raise UsageError(f"model: {model} raised {one_line(error)}") from error

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .environment import AbstractEnvironment, rollout, uniform_actions
+from .environment import AbstractEnvironment
 from .types import Scalar, Trajectory
 
 
@@ -15,14 +15,9 @@ FLOOR = 1e-3
 SPREAD_FLOOR = 1e-6
 
 
-def random_episodes(env: AbstractEnvironment) -> Trajectory:
-    """64 episodes of uniform random actions under a fixed key: statistics for a network that is built without data."""
-
-    def episode(key: Array) -> Trajectory:
-        start_key, action_key = jax.random.split(key)
-        return rollout(env, uniform_actions(env, key=action_key), key=start_key)
-
-    return jax.jit(jax.vmap(episode))(jax.random.split(jax.random.key(0), NUM_EPISODES))
+def reference_episodes(env: AbstractEnvironment) -> Trajectory:
+    """64 random episodes under a fixed key: statistics for a network that is built without data."""
+    return jax.jit(lambda key: random_episodes(env, NUM_EPISODES, key=key))(jax.random.key(0))
 
 
 class Normaliser(eqx.Module):
@@ -51,7 +46,7 @@ class Normaliser(eqx.Module):
     @classmethod
     def from_random_episodes(cls, env: AbstractEnvironment) -> "Normaliser":
         """The statistics of 64 episodes of uniform random actions under a fixed key."""
-        return cls.from_states(random_episodes(env).states)
+        return cls.from_states(reference_episodes(env).states)
 
     def normalise(self, state: Float[Array, "*batch state"]) -> Float[Array, "*batch state"]:
         """Environment units to normalised ones."""

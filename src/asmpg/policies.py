@@ -126,10 +126,16 @@ class TanhGaussianPolicy(AbstractTanhGaussianPolicy):
         normaliser: Normaliser | None = None,
         observe_time: bool = True,
     ):
-        """Random parameters; statistics of 64 random episodes unless a normaliser is given.
+        """Random parameters.
 
         The last layer starts small: the first actions are centred, with a standard deviation near one before the
         squashing, whatever the state.
+
+        Args:
+            env: gives the sizes, the horizon and, without a normaliser, the statistics of 64 random episodes.
+            key: for the initial parameters.
+            normaliser: frozen statistics to use instead.
+            observe_time: whether the time is an input; without it, it is always 0.
         """
         keys = jax.random.split(key, 3)
         features = env.state_size + 1
@@ -168,7 +174,12 @@ class ActionSequence(AbstractTanhGaussianPolicy):
     learning_rate_factor: ClassVar[float] = 30.0
 
     def __init__(self, env: AbstractEnvironment, *, key: PRNGKey):
-        """Centred, as a network is at first, with a standard deviation of one before the squashing."""
+        """Centred, as a network is at first, with a standard deviation of one before the squashing.
+
+        Args:
+            env: gives the horizon and the size of an action.
+            key: for the first means.
+        """
         shape = (env.horizon, env.action_size)
         self.means = 0.1 * jax.random.normal(key, shape)
         self.log_stds = jnp.zeros(shape)

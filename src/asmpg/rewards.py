@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 from .environment import AbstractEnvironment, AbstractReward, trajectory_rewards
 from .linear import Linear
 from .models import AbstractDynamicsModel
-from .normalisation import Normaliser, random_episodes, RewardScale
+from .normalisation import Normaliser, reference_episodes, RewardScale
 from .types import PRNGKey, Scalar, Step, Trajectory
 
 
@@ -74,7 +74,7 @@ class LearnedReward(AbstractReward):
         self.running = Network(env.state_size + env.action_size + 2, key=running_key)
         self.terminal = Network(env.state_size, key=terminal_key)
         self.normaliser = Normaliser.from_random_episodes(env) if normaliser is None else normaliser
-        self.scale = RewardScale.from_rewards(random_episodes(env).rewards) if scale is None else scale
+        self.scale = RewardScale.from_rewards(reference_episodes(env).rewards) if scale is None else scale
         self.horizon = env.horizon
 
     def with_statistics(self, episodes: Trajectory) -> "LearnedReward":

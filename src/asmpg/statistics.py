@@ -100,7 +100,11 @@ def iqm(values: Float[np.ndarray, "*batch runs tasks"]) -> Float[np.ndarray, "*b
 
 
 def interquartile_mean(scores: Scores) -> float:
-    """The mean of the middle half of all runs of all tasks together: robust like a median, but of half the runs."""
+    """The mean of the middle half of all runs of all tasks together: robust like a median, but of half the runs.
+
+    Args:
+        scores: of every run of every task.
+    """
     return float(iqm(scores.values))
 
 
@@ -120,6 +124,9 @@ def bootstrap_interval(
         confidence: the share of resamples within.
         num_resamples: how many.
         key: draws the resamples; by default always the same.
+
+    Raises:
+        UsageError: a confidence outside (0, 1), or fewer than one resample.
     """
     _check_resampling(confidence, num_resamples)
     resamples = _resample(scores.values, num_resamples, _generator(key))
@@ -129,7 +136,12 @@ def bootstrap_interval(
 def performance_profile(
     scores: Scores, thresholds: Float[np.ndarray, " thresholds"]
 ) -> Float[np.ndarray, " thresholds"]:
-    """The share of runs with a score above each threshold, averaged over tasks."""
+    """The share of runs with a score above each threshold, averaged over tasks.
+
+    Args:
+        scores: of every run of every task.
+        thresholds: at which the profile is taken.
+    """
     return profile_statistic(thresholds)(scores.values)
 
 
@@ -165,7 +177,18 @@ def improvement_interval(
     num_resamples: int = 2000,
     key: PRNGKey | None = None,
 ) -> Interval:
-    """The stratified-bootstrap interval of `probability_of_improvement`: the runs of both methods are drawn anew."""
+    """The stratified-bootstrap interval of `probability_of_improvement`: the runs of both methods are drawn anew.
+
+    Args:
+        better: runs of the one method.
+        than: runs of the other, on the same tasks in the same order; there may be more or fewer of them.
+        confidence: the share of resamples within.
+        num_resamples: how many.
+        key: draws the resamples; by default always the same.
+
+    Raises:
+        UsageError: the tasks differ, a confidence outside (0, 1), or fewer than one resample.
+    """
     _check_same_tasks(better, than)
     _check_resampling(confidence, num_resamples)
     generator = _generator(key)
@@ -193,7 +216,7 @@ def difference_interval(
         key: draws the resamples; by default always the same.
 
     Raises:
-        UsageError: the tasks differ.
+        UsageError: the tasks differ, a confidence outside (0, 1), or fewer than one resample.
     """
     _check_same_tasks(better, than)
     _check_resampling(confidence, num_resamples)
@@ -212,7 +235,7 @@ def area_under_curve(
         values: of every record.
 
     Raises:
-        UsageError: steps do not increase, or are not as many as the records.
+        UsageError: steps do not increase, are not as many as the records, or are fewer than two.
     """
     steps = _check_steps(steps, values, 2)
     return np.asarray(np.trapezoid(values, steps, axis=0) / (steps[-1] - steps[0]))

@@ -7,7 +7,7 @@ from typing import Any
 
 from . import user_files
 from .environment import AbstractEnvironment
-from .types import UsageError
+from .types import one_line, UsageError
 
 
 _DEFAULT_HORIZON = 100
@@ -86,4 +86,4 @@ def _call(task: str, definition: Callable[..., Any], horizon: int | None) -> Any
     except UsageError:
         raise
     except (Exception, SystemExit) as error:
-        raise UsageError(f"task: {task} raised {user_files.one_line(error)}") from error
+        raise UsageError(f"task: {task} raised {one_line(error)}") from error

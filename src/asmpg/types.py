@@ -5,6 +5,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree, UInt32
 
 
@@ -13,11 +14,22 @@ PRNGKey = Key[Array, ""] | UInt32[Array, "2"]
 Step = int | Int[Array, ""]
 Scalar = Float[Array, ""]
 Metrics = dict[str, Float[Array, "..."]]
-Params = PyTree[Any]
 
 
 class UsageError(ValueError):
     """A mistake of the user's: one line that names the option or function and what is allowed."""
+
+
+def vector_text(vector: np.ndarray) -> str:
+    """The first eight numbers of an array, on one line."""
+    shown = ", ".join(f"{number:.4g}" for number in np.ravel(vector)[:8])
+    return f"[{shown}{', ...' if np.size(vector) > 8 else ''}]"
+
+
+def one_line(error: BaseException) -> str:
+    """An error as its type and the first line of its message."""
+    reason = (str(error).strip() or "no reason given").splitlines()[0]
+    return f"{type(error).__name__}: {reason}"
 
 
 class Trajectory(eqx.Module):

@@ -9,9 +9,10 @@ import inspect
 import pathlib
 import sys
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
-from .types import UsageError
+from .types import one_line, UsageError
 
 
 def is_file(text: str) -> bool:
@@ -74,7 +75,28 @@ def define(option: str, text: str, is_meant: Callable[[Any], bool]) -> Any:
         UsageError: the file cannot be run, or has no such name.
     """
     path, name = split(option, text)
-    spec = importlib.util.spec_from_file_location(f"_asmpg_{option}_{path.stem}", path)
+    module = run(option, path)
+    if not hasattr(module, name):
+        known = [
+            key
+            for key, value in vars(module).items()
+            if not key.startswith("_") and (is_meant(value) or _defined_in(module, value))
+        ]
+        raise UsageError(f"{option}: {path} has no {name!r}, it has {', '.join(known) or f'no {option}'}")
+    return getattr(module, name)
+
+
+def run(option: str, path: pathlib.Path) -> ModuleType:
+    """Runs a file as a module of its own.
+
+    Args:
+        option: what the message names.
+        path: the file.
+
+    Raises:
+        UsageError: it is no Python file, or it raises an error.
+    """
+    spec = importlib.util.spec_from_file_location(f"_asmpg_{option.lower()}_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise UsageError(f"{option}: {path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
@@ -87,20 +109,7 @@ def define(option: str, text: str, is_meant: Callable[[Any], bool]) -> Any:
         raise UsageError(f"{option}: running {path} raised {one_line(error)}") from error
     finally:
         sys.path.pop(0)
-    if not hasattr(module, name):
-        known = [
-            key
-            for key, value in vars(module).items()
-            if not key.startswith("_") and (is_meant(value) or _defined_in(module, value))
-        ]
-        raise UsageError(f"{option}: {path} has no {name!r}, it has {', '.join(known) or f'no {option}'}")
-    return getattr(module, name)
-
-
-def one_line(error: BaseException) -> str:
-    """An error as its type and the first line of its message."""
-    reason = (str(error).strip() or "no reason given").splitlines()[0]
-    return f"{type(error).__name__}: {reason}"
+    return module
 
 
 def _content(option: str, path: pathlib.Path) -> bytes:

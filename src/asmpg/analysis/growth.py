@@ -76,7 +76,8 @@ def growth_fit(
         norms: one positive number a horizon.
 
     Raises:
-        UsageError: too few horizons, or norms that are zero or not finite.
+        UsageError: too few horizons, one that is not positive, not one norm for each, or norms that are zero or not
+            finite.
     """
     h, y = np.asarray(horizons, np.float64), np.asarray(norms, np.float64)
     if h.shape != y.shape or h.ndim != 1:

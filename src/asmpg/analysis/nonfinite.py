@@ -36,15 +36,10 @@ class NonFinite:
 
     def __str__(self) -> str:
         """One line."""
-        given = ", ".join(f"{name} {_text(value)}" for name, value in self.inputs.items())
-        got = ", ".join(f"{name} {_text(value)}" for name, value in self.value.items())
+        given = ", ".join(f"{name} {vector_text(value)}" for name, value in self.inputs.items())
+        got = ", ".join(f"{name} {vector_text(value)}" for name, value in self.value.items())
         what = "the derivative of " if self.direction == "backward" else ""
         return f"{what}{self.function} is not finite at step {self.step}: {got}; given {given}"
-
-
-def _text(value: np.ndarray) -> str:
-    shown = ", ".join(f"{number:.4g}" for number in np.ravel(value)[:8])
-    return f"[{shown}{', ...' if np.size(value) > 8 else ''}]"
 
 
 class _Pass(eqx.Module):

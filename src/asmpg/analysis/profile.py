@@ -151,7 +151,7 @@ def gradient_norm_profile(
         chunk_size: samples taken together.
 
     Raises:
-        UsageError: a horizon twice, a model of another task or horizon, or too few policies.
+        UsageError: a horizon twice, a model of another task or horizon, or not one policy a problem.
     """
     horizons = tuple(env.horizon for env, _ in problems)
     if len(set(horizons)) < len(horizons):

@@ -45,25 +45,50 @@ class AbstractBackbone(eqx.Module):
     def create(
         cls, input_size: int, horizon: int, *, dropout: float = 0.0, key: PRNGKey
     ) -> "AbstractBackbone":
-        """The backbone at its standard size (Appendix E.1), for sequences of up to `horizon` elements."""
+        """The backbone at its standard size (Appendix E.1).
+
+        Args:
+            input_size: size of a sequence element.
+            horizon: elements of the longest sequence.
+            dropout: the rate while fitting, for a backbone that has any.
+            key: for the initial parameters.
+        """
 
     @abc.abstractmethod
     def init(self) -> Any:
         """The carry before the first element."""
 
     def resize(self, carry: Any, length: int) -> Any:
-        """The carry with room for `length` elements, for backbones whose carry grows with what it has seen."""
+        """The carry with room for more elements, for backbones whose carry grows with what it has seen.
+
+        Args:
+            carry: of `init` or `step`.
+            length: elements of the whole sequence that it has to have room for.
+        """
         return carry
 
     @abc.abstractmethod
     def step(self, carry: Any, x: Float[Array, " input"]) -> tuple[Any, Float[Array, " output"]]:
-        """Advances by one element."""
+        """Advances by one element.
+
+        Args:
+            carry: of `init`, or of the last step.
+            x: the element.
+
+        Returns:
+            The next carry, of the same shapes and types, and the output.
+        """
 
     @abc.abstractmethod
     def predict(
         self, xs: Float[Array, "length input"], *, key: PRNGKey | None = None
     ) -> Float[Array, "length output"]:
-        """All outputs at once. The key is for dropout; without one there is none."""
+        """All outputs at once, the same as `step` gives one after another; none may depend on a later element.
+
+        Args:
+            xs: the whole sequence.
+            key: for dropout; without one there is none.
+        """
 
 
 class LayerNorm(eqx.Module):

@@ -34,7 +34,7 @@ class DecisionTransformerSettings(AbstractSettings):
         context: steps that the policy sees at once.
         return_target: the return that is asked for while acting: "expert", the optimum; "overshot", the return whose
             score is 2; or a number.
-        temperature: weight of the policy's entropy against the return; the first one, where it is tuned.
+        temperature: the first weight of the policy's entropy against the likelihood; it is tuned.
         target_entropy: entropy per action component that a tuned temperature aims at, in nats; uniform actions
             have log 2 = 0.69.
         temperature_learning_rate: of Adam, on the logarithm.

@@ -42,7 +42,8 @@ class SoftActorCriticSettings(AbstractSettings):
         num_critics: critics that are fitted side by side; the lowest of their values counts.
         discount: of one step; 1 is the undiscounted return that scores count.
         target_rate: the share of the way that the slow copies of the critics go after every update.
-        temperature: weight of the policy's entropy against the return; the first one, where it is tuned.
+        temperature: weight of the policy's entropy against the return (odt: against the likelihood); the first one,
+            where it is tuned.
         tune_temperature: whether the temperature is adapted to keep the entropy at its target.
         target_entropy: entropy per action component that a tuned temperature aims at, in nats; uniform actions
             have log 2 = 0.69.

@@ -4,7 +4,6 @@ import dataclasses
 import gc
 import hashlib
 import inspect
-import json
 import pathlib
 import re
 import shlex
@@ -32,6 +31,7 @@ from ..runs.results import finite, Result, scores_as_json
 from ..types import UsageError
 from .machine import INTERRUPTED, Interrupts, keep_compiled, use_cores
 from .options import Evaluate, List, Optimal, Train
+from .output import print_json
 
 
 # Of a default run folder, in bytes. File systems allow 255.
@@ -54,7 +54,7 @@ def run_list(options: List) -> int:
         content: dict[str, Any] = {name: list(table) for name, table in tables.items()}
         if options.models:
             content["properties"] = {name: dataclasses.asdict(numbers) for name, numbers in measured.items()}
-        _print_json(content)
+        print_json(content)
     elif chosen:
         for name in chosen:
             _print("\n".join(_model_lines(measured) if name == "models" else tables[name]))
@@ -148,7 +148,7 @@ def run_train(options: Train) -> int:
     how = how_to_resume(folder.path, task, options.model)
     result = run_interruptibly(go, how)
     if options.json:
-        _print_json(result.summary())
+        print_json(result.summary())
     if not result.finished:
         sys.stderr.write(f"asmpg: stopped at step {result.steps}; {how}\n")
         return INTERRUPTED
@@ -163,7 +163,7 @@ def _print_forecast(config: TrainConfig, as_json: bool) -> int:
         shown(Progress("starting", f"compiling {config.model_name} and training for a moment"))
         expected = forecast(config)
     if as_json:
-        _print_json({"task": config.environment().name, "model": config.model_name, **expected.as_json()})
+        print_json({"task": config.environment().name, "model": config.model_name, **expected.as_json()})
         return 0
     seeds = "1 seed" if config.num_seeds == 1 else f"{config.num_seeds} seeds"
     memory = "not known" if expected.memory_bytes is None else f"{expected.memory_bytes / 2**20:,.0f} MiB"
@@ -280,7 +280,7 @@ def run_evaluate(options: Evaluate) -> int:
     scores = None if run.reference is None else run.reference.score(returns)
     run = dataclasses.replace(run, returns=returns, scores=scores)
     if options.json:
-        _print_json(run.summary() | scores_as_json(scores, returns))
+        print_json(run.summary() | scores_as_json(scores, returns))
     else:
         _print(_report(run))
     return 0
@@ -305,7 +305,7 @@ def run_optimal(options: Optimal) -> int:
         "seconds": round(time.monotonic() - begin, 3),
     }
     if options.json:
-        _print_json(content)
+        print_json(content)
         return 0
     _print(f"{env.name}, H = {env.horizon}")
     for label, name in {
@@ -345,7 +345,3 @@ def _report(result: Result) -> str:
 
 def _print(text: str) -> None:
     sys.stdout.write(text + "\n")
-
-
-def _print_json(content: Mapping[str, Any]) -> None:
-    sys.stdout.write(json.dumps(content, allow_nan=False) + "\n")

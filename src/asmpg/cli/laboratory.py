@@ -1,11 +1,9 @@
 """What `asmpg reproduce`, `asmpg report` and `asmpg diagnose` do."""
 
-import json
 import pathlib
 import re
 import shlex
 import sys
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,13 +16,11 @@ from ..report import build_report
 from ..runs.progress import duration
 from ..sweeps import make_engine
 from ..types import UsageError
+from .lines import PartLines
 from .machine import INTERRUPTED, Interrupts, keep_compiled, use_cores
 from .options import Diagnose, Report, Reproduce
+from .output import print_json
 from .sweep import share_compiled, stay_on_cpu
-
-
-# Seconds between two lines about the same part of an experiment.
-_INTERVAL = 5.0
 
 
 def run_reproduce(options: Reproduce) -> int:
@@ -39,8 +35,8 @@ def run_reproduce(options: Reproduce) -> int:
         return _print_verdicts(
             redraw(experiment, options.figure, options.scale, out, command=command), options.json
         )
-    again = f"go on with: asmpg {shlex.join(sys.argv[1:])}"
     trains = isinstance(experiment.measure, Training)
+    again = f"{'go on' if trains else 'begin anew'} with: asmpg {shlex.join(sys.argv[1:])}"
     if trains:
         stay_on_cpu()
         share_compiled()
@@ -48,7 +44,7 @@ def run_reproduce(options: Reproduce) -> int:
         _refuse_sweeping(options, f"{options.figure} has none")
         use_cores(10)
         keep_compiled()
-    with Interrupts(lambda: again) as interrupts, Lines() as report:
+    with Interrupts(lambda: again) as interrupts, PartLines() as report:
         interrupts.patient = trains
         sweeping = Sweeping(
             options.sweep,
@@ -72,7 +68,7 @@ def _print_verdicts(content: Mapping[str, Any], as_json: bool) -> int:
     """A line and a reason for each; the exit status."""
     status = 1 if content["protocol"].get("items", {}).get("failed") else 0
     if as_json:
-        _print_json(content)
+        print_json(content)
         return status
     for verdict in content["verdicts"]:
         sys.stdout.write(f"{verdict['verdict']:14} {verdict['id']}: {verdict['claim']}\n")
@@ -100,7 +96,7 @@ def run_report(options: Report) -> int:
     """`asmpg report`."""
     content = build_report(options.results, options.out)
     if options.json:
-        return _print_json(content)
+        return print_json(content)
     words = ", ".join(f"{number} {word}" for word, number in content["verdicts"].items())
     sys.stdout.write(f"{len(content['results'])} tables: {words or 'no verdicts'}\n")
     sys.stdout.write(f"{content['out']}, {content['bytes'] / 1e6:.1f} MB\n")
@@ -120,10 +116,10 @@ def run_diagnose(options: Diagnose) -> int:
     run = "" if options.run is None else f"-{pathlib.Path(options.run).resolve().name}"
     default = re.sub(r"[^\w.-]+", "_", f"diagnose-{given.task}-{given.model}{run}")
     out = options.out or str(pathlib.Path("figures") / default)
-    with Lines() as report:
+    with PartLines() as report:
         content = diagnose(given.subjects, given.horizons, given.model, out, report)
     if options.json:
-        return _print_json(content)
+        return print_json(content)
     _print_diagnosis(content)
     return 0
 
@@ -144,49 +140,3 @@ def _print_diagnosis(content: Mapping[str, Any]) -> None:
             "  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True)) + "\n"
         )
     sys.stdout.write(f"{content['finding']}\nThe figure is in {content['out']}\n")
-
-
-def _print_json(content: Mapping[str, Any]) -> int:
-    sys.stdout.write(json.dumps(content, allow_nan=False) + "\n")
-    return 0
-
-
-class Lines:
-    """How far an experiment is: a bar on a terminal, plain lines elsewhere, on standard error."""
-
-    def __init__(self, stream: Any = None):
-        """Draws on a text stream, by default standard error."""
-        self._stream = sys.stderr if stream is None else stream
-        self._bars: Any = None
-        self._begin, self._last, self._part = time.monotonic(), -float("inf"), -1
-
-    def __enter__(self) -> "Lines":
-        """Starts the bar, if there is a terminal to draw it on."""
-        if self._stream.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-            columns = (BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn())
-            self._bars = Progress(
-                *columns, TextColumn("{task.description}"), console=Console(file=self._stream)
-            )
-            self._task = self._bars.add_task("starting", total=None)
-            self._bars.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Leaves the last state of the bar standing."""
-        if self._bars is not None:
-            self._bars.stop()
-
-    def __call__(self, done: int, total: int, message: str) -> None:
-        """Shows one report."""
-        if self._bars is not None:
-            self._bars.update(self._task, completed=done, total=total, description=message)
-            return
-        now = time.monotonic()
-        if done == self._part and now - self._last < _INTERVAL:
-            return
-        self._last, self._part = now, done
-        self._stream.write(f"[{done + 1}/{total}, {duration(now - self._begin)}] {message}\n")
-        self._stream.flush()

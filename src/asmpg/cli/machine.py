@@ -21,7 +21,7 @@ INTERRUPTED = 130
 
 
 def use_cores(num_seeds: int) -> None:
-    """Makes one CPU device per core, but not more than the seeds can share evenly.
+    """Makes one CPU device per core, but not more than keep the number of seeds on the busiest one least.
 
     Has to come before JAX is first used, and does nothing after that; nor if the user has said how many.
     """

@@ -80,7 +80,7 @@ class Train:
         stop_score: stop once every seed held this score for three records in a row.
         optimum: solve a task of your own for its optimum too, so that scores are known.
         imagine: how imagined states are found: step by step (sequential), as a fixed point of whole sequences
-            (parallel), or whichever was measured faster on this device (auto).
+            (parallel), or sequential on a CPU and, for a backbone that can, parallel on an accelerator (auto).
         scan_chunk: steps between two carries that a derivative taken step by step keeps; fewer take less memory.
         precision: of all numbers, or of the factors of matrix products alone.
         dry_run: only say how much time and memory the run will take; train for a moment, write nothing.
@@ -184,7 +184,7 @@ class Diagnose:
 
     Attributes:
         task: a built-in task (see asmpg list) or FILE.py:NAME.
-        model: which dynamics model (see asmpg list), or FILE.py:NAME of what makes one from the task and a key.
+        model: which dynamics model (see asmpg list), or FILE.py:NAME of a backbone or of what makes a model.
         horizons: one or more, separated by commas.
         run: a run folder, whose trained model is looked at instead of a fresh one.
         seed: of the fresh model and of the random actions; with --run, which of its seeds.

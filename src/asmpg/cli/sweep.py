@@ -1,11 +1,9 @@
 """What `asmpg sweep` does."""
 
-import json
 import os
 import pathlib
 import shlex
 import sys
-import time
 from typing import Any
 
 import jax
@@ -15,14 +13,12 @@ from ..runs.progress import duration
 from ..sweeps import BUILT_IN, calibrate, load_suite, look, make_engine, open_store, run_sweep
 from ..sweeps.engines import AbstractEngine
 from ..sweeps.state import predict, State, summary
-from ..sweeps.sweep import table_name, Watch
+from ..sweeps.sweep import table_name
 from ..types import UsageError
+from .lines import SweepLines
 from .machine import INTERRUPTED, Interrupts, keep_compiled
 from .options import Sweep
-
-
-# Seconds between two lines about the same.
-_INTERVAL = 10.0
+from .output import print_json
 
 
 def run_sweep_command(options: Sweep) -> int:
@@ -49,7 +45,7 @@ def run_sweep_command(options: Sweep) -> int:
         if options.dry_run:
             return _predict(look(suite, open_store(out)), engine, options, lambda: interrupts.requested)
         interrupts.patient = True
-        with Lines() as lines:
+        with SweepLines() as lines:
             state = run_sweep(
                 suite,
                 out,
@@ -91,8 +87,7 @@ def _show(state: State, num_workers: int, out: str, as_json: bool) -> int:
     """Where a sweep stands."""
     content = summary(state, num_workers) | {"out": out, "table": table_name(state.suite)}
     if as_json:
-        sys.stdout.write(json.dumps(content, allow_nan=False) + "\n")
-        return 0
+        return print_json(content)
     left = state.seconds_left(num_workers)
     lines = [
         f"{content['suite']} at scale {content['scale']}: {content['items']} items, {content['done']} done, "
@@ -116,7 +111,7 @@ def _show(state: State, num_workers: int, out: str, as_json: bool) -> int:
 def _predict(state: State, engine: AbstractEngine, options: Sweep, stop: Any) -> int:
     """How long what is left will take."""
     num_workers, left = engine.num_workers(), state.left()
-    with Lines() as lines:
+    with SweepLines() as lines:
         failed = calibrate(state, engine, options.together, lines, stop)
     known = [item for item in left if state.speeds.seconds(item.config) is not None]
     seconds = predict(known, state.speeds, num_workers)
@@ -131,63 +126,9 @@ def _predict(state: State, engine: AbstractEngine, options: Sweep, stop: Any) ->
         "failed": failed,
     }
     if options.json:
-        sys.stdout.write(json.dumps(content, allow_nan=False) + "\n")
+        print_json(content)
     else:
         head = f"{len(known)} items with {num_workers} at once: about {duration(seconds or 0.0)}"
         rest = [f"  {item}: its trial failed: {error}" for item, error in failed.items()]
         sys.stdout.write("\n".join([head, *rest]) + "\n")
     return INTERRUPTED if stop() else 0
-
-
-class Lines:
-    """How far a sweep is: a bar on a terminal, plain lines elsewhere, on standard error."""
-
-    def __init__(self, stream: Any = None):
-        """Draws on a text stream, by default standard error."""
-        self._stream = sys.stderr if stream is None else stream
-        self._bars: Any = None
-        self._last = -float("inf")
-
-    def __enter__(self) -> "Lines":
-        """Starts the bar, if there is a terminal to draw it on."""
-        if self._stream.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-            columns = (BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("{task.description}"))
-            self._bars = Progress(*columns, console=Console(file=self._stream))
-            self._task = self._bars.add_task("", total=None)
-            self._bars.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Leaves the last state of the bar standing."""
-        if self._bars is not None:
-            self._bars.stop()
-
-    def __call__(self, watch: Watch) -> None:
-        """Shows how far it is."""
-        left = "" if watch.seconds_left is None else f", {duration(watch.seconds_left)} left"
-        failed = f", {watch.failed} failed" if watch.failed else ""
-        if self._bars is not None:
-            if watch.message:
-                self._bars.console.print(watch.message, highlight=False)
-            description = f"{_running(watch)}{failed}{left}"
-            self._bars.update(self._task, completed=watch.done, total=watch.total, description=description)
-            return
-        now = time.monotonic()
-        if not watch.message and now - self._last < _INTERVAL:
-            return
-        self._last = now
-        what = watch.message or _running(watch)
-        self._stream.write(f"[{watch.done}/{watch.total}{failed}{left}] {what}\n")
-        self._stream.flush()
-
-
-def _running(watch: Watch) -> str:
-    """The items under way, in short."""
-    parts = [
-        f"{item.rpartition('-')[0]} {progress.get('steps', 0)}/{progress.get('total_steps', '?')}"
-        for item, progress in watch.running.items()
-    ]
-    return ", ".join(parts[:4]) + (f" and {len(parts) - 4} more" if len(parts) > 4 else "")

@@ -17,7 +17,7 @@ from ..models import AbstractDynamicsModel, Simulator
 from ..types import PRNGKey, Trajectory
 from .drawing import colour, finish, panels
 from .experiment import Experiment, Report, Scale, Tables
-from .offline import add_fit, Fit, fit, FLAGGED, for_seeds, if_fitted, make_models, random_episodes, seed_keys
+from .offline import add_fit, Fit, fit, FLAGGED, for_seeds, if_fitted, make_models, seed_keys
 from .table import Table
 from .verdicts import both, decide, three_way, Verdict
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from ..statistics import bootstrap_interval, interquartile_mean, Scores
 from .charts import Panel, Series
-from .comparison import pick, Run, to_scores, unique
+from .trained_runs import pick, Run, to_scores, unique
 
 
 # Points of a learning curve, and resamples of the bootstrap at each.

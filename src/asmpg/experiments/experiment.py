@@ -7,11 +7,11 @@ import os
 import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast, Literal
+from typing import Any, cast
 
 from ..checks import check_choice
 from ..runs import StorageError
-from ..sweeps import tidy
+from ..sweeps import Scale, SCALES, tidy
 from ..types import UsageError
 from .charts import Chart, render_all
 from .drawing import encode
@@ -21,8 +21,6 @@ from .training import measure_suite, Sweeping, Training
 from .verdicts import plain, Verdict
 
 
-Scale = Literal["smoke", "cpu", "paper"]
-SCALES: tuple[Scale, ...] = ("smoke", "cpu", "paper")
 Tables = dict[str, Table]
 VERDICTS = "verdicts.json"
 
@@ -115,7 +113,7 @@ def redraw(
         command: what was typed.
 
     Returns:
-        As for `reproduce`; the seconds are those of the measurement.
+        As for `reproduce`; seconds and hardware are those of the measurement.
 
     Raises:
         UsageError: an unknown scale, or the folder does not hold this experiment at this scale.
@@ -126,6 +124,7 @@ def redraw(
     try:
         before = json.loads((folder / VERDICTS).read_text())
         seconds, named = float(before["seconds"]), (before["figure"], before["scale"])
+        hardware = [str(name) for name in before["protocol"]["hardware"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"out: {folder} holds no results to make verdicts and figures of anew") from error
     if named != (figure, scale):
@@ -134,7 +133,8 @@ def redraw(
         )
     tables = read_tables(folder)
     command = before.get("command") or command
-    return conclude(experiment, figure, cast(Scale, scale), folder, tables, seconds=seconds, command=command)
+    made = {"seconds": seconds, "hardware": hardware, "command": command}
+    return conclude(experiment, figure, cast(Scale, scale), folder, tables, **made)
 
 
 def conclude(
@@ -146,6 +146,7 @@ def conclude(
     *,
     seconds: float,
     command: str | None,
+    hardware: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Verdicts and figures, written beside the tables they are made from."""
     seconds = round(seconds, 1)  # what is written is what is read back
@@ -157,7 +158,7 @@ def conclude(
         "verdicts": [verdict.as_json() for verdict in experiment.judge(tables)],
         "out": str(folder),
         "seconds": seconds,
-        "protocol": protocol(tables, seconds),
+        "protocol": protocol(tables, seconds, hardware),
         "command": command or f"asmpg reproduce {figure} --scale {scale} --out {folder}",
         **plain(experiment.summarise(tables)),
     }

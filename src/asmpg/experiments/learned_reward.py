@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .charts import Chart
-from .comparison import best_settings, by_preset, compare, pick, read_runs, Run, score_rows, unique
+from .comparison import by_preset, compare
 from .curves import curve_panel, iqm_spread
 from .experiment import Experiment, Tables
+from .trained_runs import pick, Run, selected, summarise, unique
 from .training import Training
 from .verdicts import Verdict
 
@@ -21,14 +22,9 @@ def method(row: Mapping[str, Any]) -> str:
     return row["model"] + _LEARNED * bool(row["learned_reward"])
 
 
-def selected(tables: Tables) -> list[Run]:
-    """The runs with the best of what was swept."""
-    return best_settings(read_runs(tables, method))[0]
-
-
 def judge(tables: Tables) -> Sequence[Verdict]:
     """Of every model: what learning the reward costs in the end, and on the way."""
-    return by_preset(selected(tables), _judge)
+    return by_preset(selected(tables, method), _judge)
 
 
 def _judge(runs: Sequence[Run]) -> Sequence[Verdict]:
@@ -47,7 +43,7 @@ def _judge(runs: Sequence[Run]) -> Sequence[Verdict]:
 
 def charts(tables: Tables) -> list[Chart]:
     """Figure 8: learning curves, one panel a model."""
-    runs, found = selected(tables), []
+    runs, found = selected(tables, method), []
     for preset in sorted(unique(runs, "preset")):
         own = pick(runs, preset=preset)
         suffix = "" if preset == "default" else f"_{preset}"
@@ -60,17 +56,11 @@ def charts(tables: Tables) -> list[Chart]:
     return found
 
 
-def summarise(tables: Tables) -> dict[str, list[dict]]:
-    """Scores by method, and what was selected from a sweep."""
-    runs, selection = best_settings(read_runs(tables, method))
-    return {"scores": score_rows(runs), "selection": selection}
-
-
 EXPERIMENT = Experiment(
     "learned_reward",
     "the toy task with its reward known and learned",
     Training("learned_reward"),
     judge,
     charts=charts,
-    summarise=summarise,
+    summarise=lambda tables: summarise(tables, method),
 )

@@ -4,24 +4,10 @@ from collections.abc import Sequence
 
 from ..statistics import bootstrap_interval, interquartile_mean
 from .charts import Chart
-from .comparison import (
-    best_settings,
-    by_preset,
-    compare,
-    decide_runs,
-    difference,
-    MARGIN,
-    opposite,
-    pick,
-    read_runs,
-    Run,
-    score_rows,
-    separated,
-    to_scores,
-    unique,
-)
+from .comparison import by_preset, compare, decide_runs, difference, MARGIN, opposite, separated
 from .curves import curve_panel, horizon_panel, iqm_spread
 from .experiment import Experiment, Tables
+from .trained_runs import pick, Run, selected, summarise, to_scores, unique
 from .training import Training
 from .verdicts import both, decide, Verdict
 
@@ -31,11 +17,6 @@ LONG, DROP, GOOD = 100, 0.1, 0.5
 ASMS = ("transformer", "lstm", "rnn", "one-step")
 HISTORIES = ("transformer", "history-transformer", "lstm", "history-lstm")
 EFFICIENT = ("transformer", "lstm", "rnn", "one-step", "sac")
-
-
-def selected(tables: Tables) -> list[Run]:
-    """The runs with the best of what was swept."""
-    return best_settings(read_runs(tables))[0]
 
 
 def judge(tables: Tables) -> Sequence[Verdict]:
@@ -133,12 +114,6 @@ def _charts(runs: Sequence[Run], suffix: str) -> list[Chart]:
             for figure, methods in (("13", ASMS), ("14", HISTORIES))
         ),
     ]
-
-
-def summarise(tables: Tables) -> dict[str, list[dict]]:
-    """Scores by method and horizon, and what was selected from a sweep."""
-    runs, selection = best_settings(read_runs(tables))
-    return {"scores": score_rows(runs), "selection": selection}
 
 
 EXPERIMENT = Experiment(

@@ -5,24 +5,10 @@ from typing import Any
 
 from ..statistics import bootstrap_interval, interquartile_mean
 from .charts import Chart
-from .comparison import (
-    best_settings,
-    by_preset,
-    compare,
-    decide_runs,
-    difference,
-    MARGIN,
-    opposite,
-    pick,
-    read_runs,
-    Run,
-    score_rows,
-    separated,
-    to_scores,
-    unique,
-)
+from .comparison import by_preset, compare, decide_runs, difference, MARGIN, opposite, separated
 from .curves import curve_panel, horizon_panel, std_spread
 from .experiment import Experiment, Tables
+from .trained_runs import pick, Run, selected, summarise, to_scores, unique
 from .training import Training
 from .verdicts import both, decide, Verdict
 
@@ -38,14 +24,9 @@ def method(row: Mapping[str, Any]) -> str:
     return f"odt, {row['return_target']} return" if row["model"] == "odt" else row["model"]
 
 
-def selected(tables: Tables) -> list[Run]:
-    """The runs with the best of what was swept."""
-    return best_settings(read_runs(tables, method))[0]
-
-
 def judge(tables: Tables) -> Sequence[Verdict]:
     """The claims about both figures."""
-    return by_preset(selected(tables), _judge)
+    return by_preset(selected(tables, method), _judge)
 
 
 def _judge(runs: Sequence[Run]) -> Sequence[Verdict]:
@@ -109,7 +90,7 @@ def _overshooting(runs: Sequence[Run]) -> Verdict:
 
 def charts(tables: Tables) -> list[Chart]:
     """Figure 11, aggregates against the horizon; Figure 12, learning curves by task and horizon."""
-    runs, found = selected(tables), []
+    runs, found = selected(tables, method), []
     for preset in sorted(unique(runs, "preset")):
         own = pick(runs, preset=preset)
         suffix = "" if preset == "default" else f"_{preset}"
@@ -127,17 +108,11 @@ def charts(tables: Tables) -> list[Chart]:
     return found
 
 
-def summarise(tables: Tables) -> dict[str, list[dict]]:
-    """Scores by method and horizon, and what was selected from a sweep."""
-    runs, selection = best_settings(read_runs(tables, method))
-    return {"scores": score_rows(runs), "selection": selection}
-
-
 EXPERIMENT = Experiment(
     "odt",
     "the online decision transformer on the Myriad tasks",
     Training("odt"),
     judge,
     charts=charts,
-    summarise=summarise,
+    summarise=lambda tables: summarise(tables, method),
 )

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Key
 
 from ..backbones import BACKBONES
-from ..environment import AbstractEnvironment, rollout, trajectory_rewards, uniform_actions
+from ..environment import AbstractEnvironment, trajectory_rewards
 from ..models import AbstractDynamicsModel, ActionSequenceModel, OneStepModel, Simulator
 from ..normalisation import Normaliser
 from ..optimisation import apply_gradient, loop, mean_gradient, optimiser
@@ -22,7 +22,6 @@ from .table import Table
 from .verdicts import decide, Verdict
 
 
-Model = TypeVar("Model", bound=AbstractDynamicsModel)
 FLAGGED = "one-step with flag"
 ENOUGH_UPDATES = 1000
 
@@ -72,16 +71,6 @@ def make_model(
     if name in BACKBONES:
         return ActionSequenceModel(env, name, key=key, normaliser=normaliser)
     return OneStepModel(env, key=key, normaliser=normaliser, first_step_flag=name == FLAGGED)
-
-
-def random_episodes(env: AbstractEnvironment, num_episodes: int, *, key: PRNGKey) -> Trajectory:
-    """Episodes of uniform random actions, along a leading axis."""
-
-    def episode(key: PRNGKey) -> Trajectory:
-        start_key, action_key = jax.random.split(key)
-        return rollout(env, uniform_actions(env, key=action_key), key=start_key)
-
-    return jax.vmap(episode)(jax.random.split(key, num_episodes))
 
 
 def perturbed_episodes(

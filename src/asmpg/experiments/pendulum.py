@@ -17,7 +17,7 @@ from ..types import PRNGKey, Trajectory
 from .bounce import first_action_landscape
 from .drawing import colour, finish, panels
 from .experiment import Experiment, Report, Scale, Tables
-from .offline import add_fit, Fit, fit, FLAGGED, for_seeds, make_models, random_episodes, seed_keys
+from .offline import add_fit, Fit, fit, FLAGGED, for_seeds, make_models, seed_keys
 from .pendulum_claims import judge, norms_by_horizon, REGULAR
 from .table import Table
 

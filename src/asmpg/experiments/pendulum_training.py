@@ -3,19 +3,10 @@
 from collections.abc import Sequence
 
 from .charts import Chart
-from .comparison import (
-    best_settings,
-    by_preset,
-    compare,
-    MARGIN,
-    pick,
-    read_runs,
-    Run,
-    score_rows,
-    unique,
-)
+from .comparison import by_preset, compare, MARGIN
 from .curves import curve_panel, spread_panel, std_spread
 from .experiment import Experiment, Tables
+from .trained_runs import pick, Run, selected, summarise, unique
 from .training import Training
 from .verdicts import decide, Verdict
 
@@ -23,11 +14,6 @@ from .verdicts import decide, Verdict
 # The motion is chaotic from about this horizon on.
 LONG = 50
 ASMS = ("transformer", "lstm", "rnn")
-
-
-def selected(tables: Tables) -> list[Run]:
-    """The runs with the best of what was swept."""
-    return best_settings(read_runs(tables))[0]
 
 
 def judge(tables: Tables) -> Sequence[Verdict]:
@@ -63,12 +49,6 @@ def charts(tables: Tables) -> list[Chart]:
         title = "double pendulum, learning curves (mean and standard deviation)"
         found.append(Chart("10", f"figure_10{suffix}", title, curves, 2))
     return found
-
-
-def summarise(tables: Tables) -> dict[str, list[dict]]:
-    """Scores by method and horizon, and what was selected from a sweep."""
-    runs, selection = best_settings(read_runs(tables))
-    return {"scores": score_rows(runs), "selection": selection}
 
 
 EXPERIMENT = Experiment(

@@ -1,9 +1,10 @@
-"""What was really done for a table: sizes, seeds, hardware and hours, read from the table itself."""
+"""What was really done for a table: sizes, seeds and hours, read from the table itself, and hardware."""
 
 import collections
 import contextlib
 import pathlib
 import platform
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -22,12 +23,15 @@ _NAMED = {
 }
 
 
-def protocol(tables: dict[str, Table], seconds: float) -> dict[str, Any]:
+def protocol(
+    tables: dict[str, Table], seconds: float, hardware: Sequence[str] | None = None
+) -> dict[str, Any]:
     """Tasks, horizons, methods, seeds, steps, hours and hardware, as far as the tables know them.
 
     Args:
         tables: of an experiment, as they are stored.
         seconds: how long it took to make them, where no sweep did.
+        hardware: on which they were made; by default this machine.
     """
     content: dict[str, Any] = {
         name: values for name, columns in _NAMED.items() if (values := _unique(tables, columns[0]))
@@ -36,11 +40,9 @@ def protocol(tables: dict[str, Table], seconds: float) -> dict[str, Any]:
     if seeds:
         content["seeds"] = len(seeds)
     if "items" in tables:
-        return content | _of_sweep(tables)
-    return content | {
-        "hours": seconds / 3600,
-        "hardware": [f"{jax.local_devices()[0].device_kind}, {machine()}"],
-    }
+        return content | _of_sweep(tables, hardware)
+    here = [f"{jax.local_devices()[0].device_kind}, {machine()}"]
+    return content | {"hours": seconds / 3600, "hardware": here if hardware is None else list(hardware)}
 
 
 def _unique(tables: dict[str, Table], column: str) -> list[Any]:
@@ -49,18 +51,18 @@ def _unique(tables: dict[str, Table], column: str) -> list[Any]:
     return sorted(values) if values and not isinstance(values[0], str) else values
 
 
-def _of_sweep(tables: dict[str, Table]) -> dict[str, Any]:
+def _of_sweep(tables: dict[str, Table], hardware: Sequence[str] | None) -> dict[str, Any]:
     """Of a table of trained policies: hours are those of all items together, one core or GPU each."""
     items, runs = tables["items"], tables["runs"]
     states = collections.Counter(row["state"] for row in items)
     done = items.select(state="done")
-    devices = done.unique("device")
+    here = [f"{device}, {machine()}" if device == "cpu" else device for device in done.unique("device")]
     return {
         "steps": int(runs.values("steps").max(initial=0)),
         "items": {"total": len(items), **{name: states[name] for name in ("done", "failed", "left")}},
         "code": done.unique("code"),
         "hours": float(done.values("seconds").sum()) / 3600,
-        "hardware": [f"{device}, {machine()}" if device == "cpu" else device for device in devices],
+        "hardware": here if hardware is None else list(hardware),
     }
 
 

@@ -15,11 +15,12 @@ from ..config import TrainConfig
 from ..environment import AbstractEnvironment, check_horizon, uniform_actions, validate
 from ..learner import AbstractLearner, with_normaliser
 from ..methods import MODELS
+from ..model_files import is_backbone, split_family
 from ..models import AbstractDynamicsModel
 from ..normalisation import Normaliser
 from ..policies import TanhGaussianPolicy
 from ..runs import load, Result
-from ..types import PRNGKey, UsageError
+from ..types import one_line, PRNGKey, UsageError
 from .diagnosis import NUM_SAMPLES, Subject
 
 
@@ -60,7 +61,8 @@ def fresh_subjects(task: str, model: str, horizons: Sequence[int], seed: int) ->
 
     Args:
         task: a name of `TASKS`, or `FILE.py:NAME`.
-        model: a name of `MODELS`, or `FILE.py:NAME` of what makes a model: called as `NAME(env, key=key)`.
+        model: a name of `MODELS`, or `FILE.py:NAME`: a backbone of one's own, inside an action-sequence model or, as
+            `history-FILE.py:NAME`, a history model; or what makes a model, called as `NAME(env, key=key)`.
         horizons: at which.
         seed: of networks and actions.
 
@@ -86,7 +88,8 @@ def fresh_subjects(task: str, model: str, horizons: Sequence[int], seed: int) ->
             )
         return found[horizon]
 
-    name = model.rpartition(":")[2] if own else model
+    family, file = split_family(model)
+    name = family + file.rpartition(":")[2] if own else model
     return Given(subject(max(horizons)).env.name, name, horizons, subject)
 
 
@@ -103,14 +106,17 @@ def _named_model(name: str, env: AbstractEnvironment, key: PRNGKey) -> AbstractD
 
 
 def _own_model(text: str, env: AbstractEnvironment, key: PRNGKey) -> AbstractDynamicsModel:
-    """The model that a file's class or function makes."""
+    """The model that a file's class or function makes, or one with a file's backbone inside."""
+    family, file = split_family(text)
+    definition = user_files.define("model", file, callable)
+    if family or is_backbone(definition):
+        return _named_model(text, env, key)
     try:
-        model = user_files.define("model", text, callable)(env, key=key)
+        model = definition(env, key=key)
     except UsageError:
         raise
     except (Exception, SystemExit) as error:  # whatever the user's code raises, the message names it
-        reason = (str(error).strip() or "no reason given").splitlines()[0]
-        raise UsageError(f"model: {text} raised {type(error).__name__}: {reason}") from error
+        raise UsageError(f"model: {text} raised {one_line(error)}") from error
     if not isinstance(model, AbstractDynamicsModel):
         raise UsageError(f"model: {text} gives a {type(model).__name__}, not an asmpg.AbstractDynamicsModel")
     check_fits(model, env)
@@ -125,7 +131,7 @@ def trained_subjects(
     Args:
         run: the run folder.
         task: which the run has to be of.
-        model: the same, if given.
+        model: the same, if given; `FILE.py:NAME` again, where its backbone is one's own.
         horizons: none longer than the run's; by default a fifth, a half and the whole of it.
         seed: which of the run's seeds; by default the first.
 
@@ -133,8 +139,9 @@ def trained_subjects(
         UsageError: the run is of another task, model or horizon, has no such seed, no checkpoint or no model.
     """
     own = task_files.is_task_file(task)
+    backbone = model if model is not None and user_files.is_file(model) else None
     try:
-        result = load(run, task=task if own else None)
+        result = load(run, task=task if own else None, model=backbone)
     except UsageError as error:
         raise UsageError(f"--{error}" if str(error).startswith("run:") else str(error)) from error
     config, env = result.config, result.env
@@ -152,7 +159,7 @@ def trained_subjects(
     if seed not in seeds:
         raise UsageError(f"seed: {run} has the seeds {seeds[0]} to {seeds[-1]}, got {seed}")
     subject = _trained(result, seed)
-    return Given(env.name, config.model, chosen, lambda horizon: subject)
+    return Given(env.name, config.model_name, chosen, lambda horizon: subject)
 
 
 def _trained(result: Result, seed: int) -> Subject:

@@ -18,7 +18,6 @@ from ..sweeps import (
     open_store,
     run_sweep,
     State,
-    Watch,
 )
 from ..sweeps.tidy import collect
 from .table import Table
@@ -96,7 +95,9 @@ def measure_suite(
             out,
             sweeping.engine(),
             mix_versions=sweeping.mix_versions,
-            watch=lambda watch: report(watch.done, watch.total, describe(watch)),
+            watch=lambda watch: report(
+                watch.done, watch.total, watch.message or watch.under_way() or "starting"
+            ),
             stop=sweeping.stop,
         )
         if state.left() and sweeping.stop():
@@ -107,15 +108,6 @@ def measure_suite(
     if scale != "smoke":
         add_paper_scores(tables["runs"], lambda task: report(len(state.finished), len(suite.items), task))
     return tables
-
-
-def describe(watch: Watch) -> str:
-    """What is happening, in short."""
-    parts = [
-        f"{item.rpartition('-')[0]} {progress.get('steps', 0)}/{progress.get('total_steps', '?')}"
-        for item, progress in watch.running.items()
-    ]
-    return watch.message or ", ".join(parts[:4]) or "starting"
 
 
 def runs_table(state: State) -> Table:

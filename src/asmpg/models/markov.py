@@ -33,7 +33,14 @@ class OneStepModel(AbstractDynamicsModel):
         first_step_flag: bool = False,
         normaliser: Normaliser | None = None,
     ):
-        """Random parameters; statistics of 64 random episodes unless a normaliser is given."""
+        """Random parameters.
+
+        Args:
+            env: gives the sizes, the horizon and, without a normaliser, the statistics of 64 random episodes.
+            key: for the initial parameters.
+            first_step_flag: whether one more input marks step 0.
+            normaliser: frozen statistics to use instead.
+        """
         keys = jax.random.split(key, 3)
         features = env.state_size + env.action_size + 1 + first_step_flag
         self.layers = (
@@ -85,7 +92,11 @@ class OneStepModel(AbstractDynamicsModel):
 
 
 class Simulator(AbstractDynamicsModel):
-    """The true dynamics as the recurrent cell: the M-RNN of Proposition 1. It has nothing to fit."""
+    """The true dynamics as the recurrent cell: the M-RNN of Proposition 1. It has nothing to fit.
+
+    Attributes:
+        env: the task whose transition it is.
+    """
 
     env: AbstractEnvironment
 

@@ -33,7 +33,7 @@ def optimal(env: AbstractEnvironment, *, num_starts: int | Any | None = None, ca
         cache: whether to look for, and keep, a finished solution.
 
     Raises:
-        UsageError: no start has a finite return.
+        UsageError: no start has a finite return, or `num_starts` is not an integer >= 1.
     """
     if num_starts is not None and (
         isinstance(num_starts, bool) or not isinstance(num_starts, int) or num_starts < 1
@@ -56,7 +56,11 @@ def optimal(env: AbstractEnvironment, *, num_starts: int | Any | None = None, ca
 
 
 def best_constant_return(env: AbstractEnvironment) -> float:
-    """The return of the best of 41 constant actions, evenly spaced over [-1, 1], the same in every component."""
+    """The return of the best of 41 constant actions, evenly spaced over [-1, 1], the same in every component.
+
+    Args:
+        env: the task; where its initial states are random, returns are means over the evaluation states.
+    """
 
     def compute() -> float:
         with double_precision():
@@ -78,7 +82,7 @@ def random_return(
         key: for actions and initial states; by default a fixed one, whose result is kept like `optimal`'s.
 
     Raises:
-        UsageError: the return of some episode is not finite.
+        UsageError: the return of some episode is not finite, or `num_episodes` is not an integer >= 1.
     """
     if isinstance(num_episodes, bool) or not isinstance(num_episodes, int) or num_episodes < 1:
         raise UsageError(f"num_episodes: must be an integer >= 1, got {num_episodes!r}")
@@ -110,6 +114,9 @@ def score(env: AbstractEnvironment, episode_return: Any) -> Any:
 
     Returns:
         A float for a number, a NumPy array for an array; NaN where random actions are already optimal.
+
+    Raises:
+        UsageError: the task cannot be solved, see `optimal` and `random_return`.
     """
     low, high = random_return(env), optimal(env).episode_return
     gap = high - low if high > low else np.nan

@@ -1,4 +1,4 @@
-"""Training from a configuration, and the run folders that it leaves. The only part that writes files."""
+"""Training from a configuration, and the run folders that it leaves."""
 
 from .folder import RunWarning as RunWarning
 from .folder import StorageError as StorageError

@@ -15,10 +15,10 @@ from .suite import Grid as Grid
 from .suite import Item as Item
 from .suite import load_suite as load_suite
 from .suite import make_suite as make_suite
+from .suite import Scale as Scale
 from .suite import SCALES as SCALES
 from .suite import Suite as Suite
 from .sweep import calibrate as calibrate
 from .sweep import run_sweep as run_sweep
 from .sweep import Watch as Watch
-from .tidy import last_records as last_records
 from .tidy import read_table as read_table

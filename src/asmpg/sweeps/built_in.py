@@ -3,13 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ..envs import MYRIAD_TASKS
 from .suite import Grid
 
 
-MYRIAD_TASKS = (
-    *("cancer_treatment", "bioreactor", "mould_fungicide", "bacteria"),
-    *("harvest", "invasive_plant", "hiv_treatment", "timber_harvest"),
-)
 # Where credit assignment shows most, so that few tasks say much.
 CPU_TASKS = ("harvest", "hiv_treatment", "timber_harvest")
 SMOKE_TASKS = ("harvest", "timber_harvest")

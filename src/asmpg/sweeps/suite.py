@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import importlib.util
 import itertools
 import json
 import pathlib
@@ -16,10 +15,11 @@ from ..checks import check_choice
 from ..config import TrainConfig
 from ..methods import MODELS
 from ..stored_config import to_json
-from ..types import UsageError
+from ..types import one_line, UsageError
 
 
-SCALES = ("smoke", "cpu", "paper")
+Scale = Literal["smoke", "cpu", "paper"]
+SCALES: tuple[Scale, ...] = ("smoke", "cpu", "paper")
 
 # Names of `TrainConfig` that a suite writes another way, or that are not for it to say.
 _TYPED = {"seeds": "num_seeds"}
@@ -233,15 +233,14 @@ def _read_toml(path: pathlib.Path) -> dict[str, Any]:
 
 def _run_python(path: pathlib.Path, scale: str) -> Mapping[str, Any]:
     """What the user's file calls `SUITE`, or gives for `suite(scale)`: the content of a TOML file as a dict."""
-    spec = importlib.util.spec_from_file_location(f"_asmpg_suite_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise UsageError(f"SUITE: {path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
+    module = user_files.run("SUITE", path)
     try:
-        spec.loader.exec_module(module)
         content = module.suite(scale) if hasattr(module, "suite") else getattr(module, "SUITE", None)
-    except (Exception, SystemExit) as error:  # whatever the user's file raises, the message names the file
-        raise UsageError(f"SUITE: running {path} raised {type(error).__name__}: {error}") from error
+    except (
+        Exception,
+        SystemExit,
+    ) as error:  # whatever the user's function raises, the message names the file
+        raise UsageError(f"SUITE: running {path} raised {one_line(error)}") from error
     if not isinstance(content, Mapping):
         raise UsageError(f"SUITE: {path} must have a dict SUITE or a function suite(scale) that returns one")
     return content

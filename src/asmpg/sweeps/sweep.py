@@ -3,12 +3,10 @@
 import collections
 import dataclasses
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..checks import check_integer
-from ..runs import RunWarning
 from ..stored_config import to_json
 from . import tidy
 from .code import code_version
@@ -18,7 +16,7 @@ from .store import AbstractStore, FAILURES, open_store, PROGRESS, RESULTS
 from .suite import Item, Suite
 from .timing import Calibration
 from .together import JobGroup, kin
-from .work import Job, Outcome, read_progress, read_result
+from .work import Job, Outcome, read_progress, read_result, warn
 
 
 # Seconds between two looks at an item that another process has.
@@ -44,6 +42,14 @@ class Watch:
     running: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     seconds_left: float | None = None
     message: str = ""
+
+    def under_way(self) -> str:
+        """The running items, in short."""
+        parts = [
+            f"{item.rpartition('-')[0]} {progress.get('steps', 0)}/{progress.get('total_steps', '?')}"
+            for item, progress in self.running.items()
+        ]
+        return ", ".join(parts[:4]) + (f" and {len(parts) - 4} more" if len(parts) > 4 else "")
 
 
 def run_sweep(
@@ -83,7 +89,7 @@ def run_sweep(
     state = look(suite, store)
     check_versions(state, mix_versions)
     for name in state.strange:
-        _warn(f"{out}: {RESULTS}/{name} is no result; it is left alone")
+        warn(f"{out}: {RESULTS}/{name} is no result; it is left alone")
     _tidy_up(state, store)
     if retry_failed:
         for item in state.failed:
@@ -177,7 +183,7 @@ class _Scheduler:
     def _take(self, outcome: Outcome) -> None:
         job = self._active.pop(outcome.id)
         for message in outcome.warnings:
-            _warn(message)
+            warn(message)
         if outcome.kind == "busy":
             self._busy.append((time.monotonic() + BUSY_WAIT, job))
         elif outcome.kind == "apart":
@@ -256,7 +262,3 @@ def _trial(item: Item, items: Sequence[Item], most: int) -> Calibration:
     wanted = kin(item.config)
     others = [one.config for one in items if one.id != item.id and kin(one.config) == wanted]
     return Calibration(item.id, item.config, tuple(others[: most - 1]))
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, RunWarning, stacklevel=3)

@@ -7,8 +7,6 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from .store import AbstractStore
 from .suite import Item, Suite
 from .work import Finished
@@ -154,13 +152,3 @@ def _parse(texts: list[str]) -> list[Any]:
         except (ValueError, KeyError):
             continue
     return [text or None for text in texts]
-
-
-def last_records(columns: Columns) -> list[dict[str, Any]]:
-    """The rows of the last record of every item and seed: final scores."""
-    steps = np.array(columns["steps"])
-    last: dict[tuple[Any, Any], int] = {}
-    for row, place in enumerate(zip(columns["item"], columns["seed"], strict=True)):
-        if place not in last or steps[row] >= steps[last[place]]:
-            last[place] = row
-    return [{name: values[row] for name, values in columns.items()} for row in sorted(last.values())]

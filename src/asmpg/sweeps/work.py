@@ -200,7 +200,7 @@ def _is_done(store: AbstractStore, item: str) -> bool:
         return read_result(store, item) is not None
     except DamagedError as error:
         place = store.set_aside(result_name(item))
-        _warn(f"{result_name(item)} {error}; it is now {place}, and the item is computed again")
+        warn(f"{result_name(item)} {error}; it is now {place}, and the item is computed again")
         return False
 
 
@@ -214,7 +214,7 @@ def _train(
     """Takes the run up, or begins it."""
     follow = _Follower(store, job.id, path)
     if path.exists() and not job.mix_versions and follow.begun_with() != code_version():
-        _warn(f"{job.id} was begun by another code version and begins again")
+        warn(f"{job.id} was begun by another code version and begins again")
         store.forget(job.id, path)
     follow.write(Progress("starting"))
     config = dataclasses.replace(job.config, out=str(path)).checked()
@@ -224,7 +224,7 @@ def _train(
     except UsageError as error:
         if not RunFolder(path).is_run():
             raise
-        _warn(f"{job.id} begins again: {error}")
+        warn(f"{job.id} begins again: {error}")
         store.forget(job.id, path)
         result = start(config, follow, stop, make_trainer)
     if not result.finished:
@@ -310,5 +310,6 @@ def describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {line}" if line else type(error).__name__
 
 
-def _warn(message: str) -> None:
+def warn(message: str) -> None:
+    """Tells whoever runs the sweep."""
     warnings.warn(message, RunWarning, stacklevel=3)
