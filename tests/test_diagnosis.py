@@ -205,8 +205,7 @@ def test_diagnose_a_backbone_of_ones_own(call, tmp_path):
         status, out, _ = call(f"diagnose bioreactor --model {family}{BACKBONE} --horizons 6 --json")
         content = json.loads(out)
         assert status == 0 and content["model"] == f"{family}LeakyAverages" and content["reach"][0] > 0
-    line = f"train bioreactor --horizon 6 --model {BACKBONE} {SMALL} --out averages"
-    assert main(shlex.split(line)) == 0
+    assert call(f"train bioreactor --horizon 6 --model {BACKBONE} {SMALL} --out averages")[0] == 0
     status, out, err = call(f"diagnose bioreactor --run averages --model {BACKBONE} --json")
     assert status == 0, err
     content = json.loads(out)

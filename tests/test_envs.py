@@ -490,7 +490,7 @@ def test_initial_states_may_be_a_number_a_vector_or_random():
         ({"dynamics": lambda x, u, t: x[:1]}, ["dynamics of mine", "(2,)", "(1,)"]),
         ({"dynamics": lambda x, u, t: (x[0], x[1])}, ["dynamics of mine", "(2,)", "tuple"]),
         ({"dynamics": lambda x, u, t: x > 0}, ["dynamics of mine", "floating", "bool"]),
-        ({"dynamics": lambda x, u, t: x + y}, ["dynamics of mine", "raised NameError", "'y'"]),
+        ({"dynamics": lambda x, u, t: x + y}, ["dynamics of mine", "raised NameError", "'y'"]),  # noqa: F821
         ({"dynamics": lambda x, u: x}, ["dynamics of mine", "raised TypeError"]),
         ({"dynamics": 3}, ["dynamics", "function", "3"]),
         ({"terminal_cost": 3}, ["terminal_cost", "function", "3"]),

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .environment import AbstractEnvironment
+from .environment import AbstractEnvironment, random_episodes
 from .types import Scalar, Trajectory
 
 

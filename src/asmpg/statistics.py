@@ -226,7 +226,7 @@ def difference_interval(
 
 
 def area_under_curve(
-    steps: Sequence[int | float] | np.ndarray, values: Float[np.ndarray, "records *batch"]
+    steps: Sequence[int | float] | np.ndarray, values: Float[np.ndarray, " records *batch"]
 ) -> Float[np.ndarray, "*batch"]:
     """The mean height of learning curves between the first and the last record, by the trapezoidal rule.
 
@@ -242,7 +242,7 @@ def area_under_curve(
 
 
 def steps_to_score(
-    steps: Sequence[int | float] | np.ndarray, values: Float[np.ndarray, "records *batch"], score: float
+    steps: Sequence[int | float] | np.ndarray, values: Float[np.ndarray, " records *batch"], score: float
 ) -> Float[np.ndarray, "*batch"]:
     """Environment steps at the first record with at least this score; infinite where none has.
 

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from ..environment import AbstractEnvironment
 from ..models import AbstractDynamicsModel, Simulator
 from ..policies import AbstractPolicy
-from ..types import all_finite, PRNGKey, UsageError
+from ..types import all_finite, PRNGKey, UsageError, vector_text
 
 
 @dataclasses.dataclass(frozen=True)

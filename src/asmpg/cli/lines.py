@@ -3,7 +3,7 @@
 import abc
 import sys
 import time
-from typing import Any, final, Self, TextIO
+from typing import Any, final, TextIO
 
 from ..runs.progress import duration
 from ..sweeps import Watch
@@ -17,7 +17,7 @@ class AbstractLines(abc.ABC):
         self._stream = sys.stderr if stream is None else stream
         self._bars: Any = None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Any:
         """Starts the bar."""
         if self._stream.isatty():
             from rich.console import Console

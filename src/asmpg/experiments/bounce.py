@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array
 
 from ..analysis import action_return, return_landscape
-from ..environment import AbstractEnvironment, rollout
+from ..environment import AbstractEnvironment, random_episodes, rollout
 from ..envs import make
 from ..models import AbstractDynamicsModel, Simulator
 from ..types import PRNGKey, Trajectory

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array
 
 from ..analysis import first_action_jacobian, gradient_norms, operator_norm
-from ..environment import AbstractEnvironment, uniform_actions
+from ..environment import AbstractEnvironment, random_episodes, uniform_actions
 from ..envs import make
 from ..models import AbstractDynamicsModel, Simulator
 from ..types import PRNGKey, Trajectory

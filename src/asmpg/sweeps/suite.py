@@ -8,7 +8,7 @@ import pathlib
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from .. import task_files, user_files
 from ..checks import check_choice
