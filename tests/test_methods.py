@@ -102,14 +102,8 @@ def trainer(method: str) -> Callable[[OneOf], jax.Array]:
 
 
 def cells() -> list[Any]:
-    """Method by method, so that each is compiled once."""
-    return [
-        pytest.param(method, probe, marks=[pytest.mark.xfail(reason=CANNOT[method, probe], strict=False)])
-        if (method, probe) in CANNOT
-        else (method, probe)
-        for method in METHODS
-        for probe in PROBES
-    ]
+    """Method by method, so that each is compiled once; without what cannot be expected."""
+    return [(method, probe) for method in METHODS for probe in PROBES if (method, probe) not in CANNOT]
 
 
 @pytest.mark.parametrize(("method", "probe"), cells())
