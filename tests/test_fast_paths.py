@@ -33,16 +33,14 @@ def cases(names: Sequence[str]) -> Any:
         [
             pytest.param(name, length, precision, marks=[pytest.mark.slow] * is_slow(name, length, precision))
             for name in names
-            for length in (1, 2, 37, *(257,) * (name == "transformer"), 513)
+            for length in (1, 2, 37, 513)
             for precision in TOLERANCES
         ],
     )
 
 
 def is_slow(name: str, length: int, precision: str) -> bool:
-    if name == "transformer":  # at 257 it has as many kinds of blocks as at 513
-        return length == 513 or (length == 257 and precision == "float32")
-    return name == "gated_delta" and length == 513 and precision == "float32"
+    return name in ("transformer", "gated_delta") and length == 513 and precision == "float32"
 
 
 def in_precision(tree: Any, precision: str) -> Any:

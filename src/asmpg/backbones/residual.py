@@ -35,7 +35,7 @@ class AbstractMixer(eqx.Module):
 
 
 class GatedLinear(eqx.Module):
-    """`(x V + c) * sigmoid(x W + b)`, the gated linear unit: Dauphin et al. (2017), "Language modeling with GCNs"."""
+    """`(x V + c) * sigmoid(x W + b)`, the gated linear unit of Dauphin et al. (2017)."""
 
     linear: Linear
 
