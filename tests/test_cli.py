@@ -588,10 +588,24 @@ def test_a_second_signal_ends_at_once(workplace):
     assert asmpg.runs.folder.RunFolder(workplace / "run").read_checkpoints()[0][0].meta["steps"] == 32
 
 
-def test_a_closed_pipe_is_quiet():
-    process = start("list", how=("-m", "asmpg"))
+@pytest.mark.parametrize("command", ["list", "train --help"])
+def test_a_closed_pipe_is_quiet(command):
+    process = start(command, how=("-m", "asmpg"))
     assert process.stdout is not None
     assert process.stderr is not None
     process.stdout.close()
     assert process.stderr.read() == ""
     process.wait(timeout=60)
+
+
+def test_an_interrupt_while_it_starts_is_one_line():
+    process = start("list", how=("-X", "importtime", "-m", "asmpg"))
+    assert process.stderr is not None
+    # The interpreter writes a line for every import.
+    for line in process.stderr:
+        if "jax" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    own = [line for line in err.splitlines() if not line.startswith("import time:")]
+    assert (process.returncode, out, own) == (130, "", ["asmpg: interrupted"])

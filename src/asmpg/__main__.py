@@ -1,7 +1,10 @@
 """`asmpg`, which `python -m asmpg` is too."""
 
 import gc
+import os
+import signal
 import sys
+from typing import Any
 
 
 def main() -> int:
@@ -11,9 +14,17 @@ def main() -> int:
     second earlier. Commands that train turn it on again with their first record, all others before they begin.
     """
     gc.disable()
+    # An import that is interrupted may fail in a hundred ways; there is nothing to clean up yet.
+    usual = signal.signal(signal.SIGINT, _leave)
     from .cli import main
 
+    signal.signal(signal.SIGINT, usual)
     return main()
+
+
+def _leave(*_: Any) -> None:
+    os.write(sys.stderr.fileno(), b"asmpg: interrupted\n")
+    os._exit(130)
 
 
 if __name__ == "__main__":

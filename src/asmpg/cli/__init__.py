@@ -42,6 +42,10 @@ def main(arguments: list[str] | None = None) -> int:
         The exit status: 0 done, 2 the input was wrong, 130 interrupted, 1 anything else.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
+    return guarded(lambda: _run(arguments))
+
+
+def _run(arguments: list[str]) -> int:
     if arguments == ["--version"]:
         sys.stdout.write(f"asmpg {metadata.version('asmpg')}\n")
         return 0
@@ -51,14 +55,10 @@ def main(arguments: list[str] | None = None) -> int:
         return stop.code if isinstance(stop.code, int) else 2
     module, function = _COMMANDS[type(command)]
     run = getattr(importlib.import_module(f".{module}", __name__), function)
-
-    def go() -> int:
-        _refuse_empty(command)
-        if not isinstance(command, options.Train):
-            gc.enable()
-        return run(command)
-
-    return guarded(go)
+    _refuse_empty(command)
+    if not isinstance(command, options.Train):
+        gc.enable()
+    return run(command)
 
 
 def _refuse_empty(command: Any) -> None:
