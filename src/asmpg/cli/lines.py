@@ -71,7 +71,7 @@ class PartLines(AbstractLines):
         if done == self._part and now - self._last < 5.0:
             return
         self._last, self._part = now, done
-        self._write(f"[{done + 1}/{total}, {duration(now - self._begin)}] {message}")
+        self._write(f"[{min(done + 1, total)}/{total}, {duration(now - self._begin)}] {message}")
 
 
 @final
