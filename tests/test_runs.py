@@ -425,7 +425,14 @@ def test_a_sealed_file_that_is_no_configuration_is_taken_from_the_checkpoint(who
 
 @pytest.mark.parametrize(
     "change",
-    [{"steps": "many"}, {"task_source": {"kind": "object"}}, {"loop": 3}, {"model_source": []}, {"more": 1}],
+    [
+        {"steps": "many"},
+        {"task_source": {"kind": "object"}},
+        {"loop": 3},
+        {"model_source": []},
+        {"more": 1},
+        {"steps": -5},
+    ],
 )
 def test_a_wrong_field_of_a_run_is_named_with_its_folder(copy, change):
     shutil.rmtree(copy / "checkpoint")

@@ -93,9 +93,10 @@ def difference(
 
 def too_little(runs: Sequence[Run]) -> str | None:
     """Why runs decide nothing, if they are too short or too few, or more of their kind are to come."""
-    left = {run.method: run.num_unfinished for run in runs if run.num_unfinished}
+    # What a method's name says behind the comma is not known of an item that is left, only its model.
+    left = {run.method.partition(",")[0]: run.num_unfinished for run in runs if run.num_unfinished}
     if left:
-        return "items not finished: " + ", ".join(f"{number} of {method}" for method, number in left.items())
+        return "items not finished: " + ", ".join(f"{number} of {model}" for model, number in left.items())
     steps = min((run.steps[-1] for run in runs), default=0.0)
     seeds = len(unique(runs, "seed"))
     if steps < ENOUGH_STEPS:

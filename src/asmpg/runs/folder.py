@@ -202,6 +202,10 @@ class RunFolder:
         except OSError as error:
             raise self.storage_error("an old checkpoint", error) from error
 
+    def warn(self, message: str) -> None:
+        """Says something about the folder that the user should know."""
+        warnings.warn(f"{self.path}: {message}", RunWarning, stacklevel=3)
+
     def storage_error(self, what: str, error: OSError) -> StorageError:
         """What to tell the user when a file cannot be written."""
         try:

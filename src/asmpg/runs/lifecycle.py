@@ -4,10 +4,8 @@ import dataclasses
 import json
 import pathlib
 import platform
-import warnings
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable
 from importlib import metadata
-from typing import Any
 
 import jax
 
@@ -15,16 +13,17 @@ from ..checks import check_integer
 from ..config import TrainConfig
 from ..environment import AbstractEnvironment
 from ..precision import using
-from ..stored_config import check_stored, from_json, to_json
+from ..stored_config import to_json
 from ..training import Trainer
 from ..types import UsageError
 from . import folder as files
 from . import plots
 from .checkpoint import Checkpoint, DamagedError
-from .folder import RunFolder, RunWarning
+from .folder import RunFolder
 from .progress import Progress, ProgressCallback, reporting
 from .results import Result
 from .session import MakeTrainer, Session
+from .stored import configuration, difference, read, Stored
 
 
 def train(config: TrainConfig, progress: bool | ProgressCallback = False) -> Result:
@@ -85,13 +84,13 @@ def load(
         UsageError: this is not a run, it has no whole checkpoint, or its task or model is missing or another one.
     """
     folder = RunFolder(path)
-    stored = _read(folder)
+    stored = read(folder)
     if not stored.checkpoints:
         raise UsageError(f"run: {path} has no checkpoint yet")
-    config = _again(stored.content, folder, task, model)
+    config = configuration(stored.content, folder, task, model)
     # A run that is being written has more lines than its checkpoint.
     if not folder.read(files.METRICS).startswith(_lines(stored.checkpoints[0])):
-        _warn(folder, f"{files.METRICS} was cut off or edited; the checkpoint's copy of it is taken")
+        folder.warn(f"{files.METRICS} was cut off or edited; the checkpoint's copy of it is taken")
     with using(config.precision):
         session = Session(config, lambda progress: None, folder)
         _restore(session, stored.checkpoints[0])
@@ -131,11 +130,11 @@ def _start_in(
             content = to_json(config)
             folder.write_config(content, versions())
             return _drive(Session(config, report, folder, content, make_trainer), folder, report, stop)
-        stored = _read(folder)
+        stored = read(folder)
         if config.imagine == "auto":
             config = dataclasses.replace(config, imagine=stored.content.get("imagine", "auto"))
         content = to_json(config)
-        name = _difference(stored.content, content)
+        name = difference(stored.content, content)
         if name is not None:
             was, now = ({**old, **old["settings"]}.get(name) for old in (stored.content, content))
             raise UsageError(
@@ -159,84 +158,20 @@ def take_up(
     if not folder.is_run():
         raise UsageError(f"resume: {folder.refusal()}")
     with folder.writing():
-        stored = _read(folder)
+        stored = read(folder)
+        config = configuration(stored.content, folder, task, model)
         if steps is not None:
             check_integer("steps", steps, 1)
+            config = dataclasses.replace(config, steps=steps).checked()
             stored = dataclasses.replace(stored, content=stored.content | {"steps": steps})
-        config = _again(stored.content, folder, task, model)
         with using(config.precision):
             return _continue(config, folder, stored, report, stop)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Stored:
-    """What a run folder holds.
-
-    Attributes:
-        content: the configuration, from `config.json` or else from the newest checkpoint.
-        checkpoints: those that are whole and belong to it, the newest first.
-    """
-
-    content: dict[str, Any]
-    checkpoints: list[Checkpoint]
-
-
-def _read(folder: RunFolder) -> _Stored:
-    """The configuration and the checkpoints of a run, with a warning about everything that is damaged."""
-    if not folder.is_run():
-        raise UsageError(f"run: {folder.refusal()}")
-    whole, problems = folder.read_checkpoints()
-    try:
-        content = folder.read_config()
-    except DamagedError as error:
-        problem = f"{files.CONFIG} {error}"
-        if not whole:
-            raise UsageError(
-                f"run: {folder.path}: {problem}; there is no whole checkpoint to take it from"
-            ) from error
-        content = whole[0].meta["config"]
-        _warn(folder, f"{problem}; it is taken from the checkpoint at step {whole[0].meta['steps']}")
-    usable = []
-    for saved in whole:
-        name = _difference(saved.meta["config"], content, but={"out", "steps", "stop_score", "overrides"})
-        if name is None:
-            usable.append(saved)
-        else:
-            problems.append(f"checkpoint {saved.path.name} is of a run with another {name}")
-    if problems and not usable:
-        raise UsageError(f"run: {folder.path} has no whole checkpoint left: {'; '.join(problems)}")
-    for problem in problems:
-        _warn(folder, f"{problem}; falling back to the one at step {usable[0].meta['steps']}")
-    return _Stored(content, usable)
-
-
-def _difference(
-    one: Mapping[str, Any], other: Mapping[str, Any], but: Collection[str] = ("out", "overrides")
-) -> str | None:
-    """The first entry in which two configurations differ. Settings are compared as resolved, not as overridden."""
-    one, other = ({**content, **content.get("settings", {})} for content in (one, other))
-    names = [name for name in {**one, **other} if name not in but and name != "settings"]
-    return next((name for name in names if one.get(name) != other.get(name)), None)
-
-
-def _again(
-    content: Mapping[str, Any],
-    folder: RunFolder,
-    task: str | AbstractEnvironment | None,
-    model: str | None,
-) -> TrainConfig:
-    """The configuration of a stored run, checked like any other."""
-    try:
-        check_stored(content)
-    except UsageError as error:
-        raise UsageError(f"run: {folder.path}: {error}") from error
-    return dataclasses.replace(from_json(content, task, model), out=str(folder.path)).checked()
 
 
 def _continue(
     config: TrainConfig,
     folder: RunFolder,
-    stored: _Stored,
+    stored: Stored,
     report: ProgressCallback,
     stop: Callable[[], bool],
     make_trainer: MakeTrainer = Trainer,
@@ -258,7 +193,7 @@ def _continue(
     return _drive(session, folder, report, stop)
 
 
-def _refuse_without_checkpoint(folder: RunFolder, stored: _Stored) -> None:
+def _refuse_without_checkpoint(folder: RunFolder, stored: Stored) -> None:
     """Only a run that was killed before its first checkpoint may begin again: nothing is lost there."""
     num_records = len(files.from_lines(folder.read(files.METRICS)))
     finished = (folder.path / files.SUMMARY).exists()
@@ -283,7 +218,7 @@ def _choose(session: Session, checkpoints: list[Checkpoint], folder: RunFolder) 
             f"steps: {folder.path} has done {newest.meta['steps']} already, got {session.config.steps}"
         )
     if newest.meta["warmup_episodes"] != schedule.warmup_episodes:
-        _warn(folder, "it was shorter than its warm-up and begins again")
+        folder.warn("it was shorter than its warm-up and begins again")
         return None
 
     def fits(saved: Checkpoint) -> bool:
@@ -332,7 +267,7 @@ def _write_curve(folder: RunFolder, result: Result) -> None:
     try:
         picture = plots.learning_curve(title, result.metrics, references)
     except ImportError:
-        _warn(folder, f"no {files.CURVE}, which needs matplotlib: pip install 'asmpg[plot]'")
+        folder.warn(f"no {files.CURVE}, which needs matplotlib: pip install 'asmpg[plot]'")
         return
     folder.write(files.CURVE, picture)
 
@@ -344,7 +279,3 @@ def versions() -> dict[str, str]:
     except metadata.PackageNotFoundError:
         own = "unknown"
     return {"asmpg": own, "jax": jax.__version__, "python": platform.python_version()}
-
-
-def _warn(folder: RunFolder, message: str) -> None:
-    warnings.warn(f"{folder.path}: {message}", RunWarning, stacklevel=2)
