@@ -188,7 +188,8 @@ def test_the_table_has_a_row_for_every_record_of_every_seed(whole):
     records = [len(result.history.records) for result in state.finished.values()]
     assert len(columns["item"]) == NUM_SEEDS * sum(records)
     assert [*columns][:5] == ["item", "task", "horizon", "model", "preset"]
-    assert {*columns["entropy"]} == {0.1, 0.01, 0.001}
+    assert {*columns["entropy"]} == {0.1, 0.01, 0.001}  # as chosen, though one is measured too
+    assert columns["measured_entropy"] == [-push for push in columns["push"]]
     assert {*columns["seed"]} == {0, 1}
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     last = [row for row in rows if row["steps"] == STEPS]
@@ -286,6 +287,34 @@ def test_a_failure_is_recorded_and_stops_nothing(tmp_path, monkeypatch):
     state = sweeping.sweep(file, out, retry_failed=True)
     assert (len(state.finished), len(state.failed)) == (2 * NUM_ITEMS, 0)
     assert not list((out / "failures").iterdir())
+
+
+def faulty_suite(folder) -> pathlib.Path:
+    return write_suite(folder, sweeping.SUITE.replace('"task.py:Probe"', '"task.py:faulty"'))
+
+
+def test_a_failure_on_an_object_store_is_one_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(work, "start", sweeping.pretend)
+    file, url = faulty_suite(tmp_path), f"memory://{tmp_path.name}/failing"
+    for _ in range(2):
+        state = sweeping.sweep(file, url)
+        assert (len(state.failed), state.running, state.left()) == (NUM_ITEMS, {}, [])
+        assert len(trainings(file)) == NUM_ITEMS  # not tried again unasked
+
+
+def test_what_another_process_has_failed_at_is_not_tried_again(pretended):
+    """It may have failed after this process made up its list."""
+    file, out = pretended
+    results(out)[0].unlink()
+    number, suite, store = len(trainings(file)), load(file), open_store(str(out))
+    item = next(item for item in suite.items if not (out / "results" / f"{item.id}.json").exists())
+    job = work.Job(item.id, item.config, store.url, "any", mix_versions=True)
+    work.record_failure(store, item.id, RuntimeError("out of order"))
+    outcome = work.do(job)
+    assert (outcome.kind, outcome.message) == ("failed", "RuntimeError: out of order")
+    assert len(trainings(file)) == number
+    (out / "failures" / f"{item.id}.json").write_text("[]")  # of somebody else
+    assert work.do(job).message == "of unknown reason"
 
 
 @pytest.mark.parametrize("how", ["half", "empty", "edited", "foreign", "renamed"])

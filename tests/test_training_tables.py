@@ -111,8 +111,13 @@ def test_what_was_not_trained_is_undecided_and_named():
     tables = fake_tables({"lstm": {20: 0.9}, "sac": {50: 0.1}})
     verdicts = {verdict.id: verdict for verdict in myriad.EXPERIMENT.judge(tables)}
     assert {verdict.verdict for verdict in verdicts.values()} == {"undecided"}
-    assert "beyond H = 100" in verdicts["myriad.hold.lstm"].numbers["reason"]
+    assert "not trained at H = 100 and 500" in verdicts["myriad.hold.lstm"].numbers["reason"]
     assert "needs lstm and sac" in verdicts["myriad.efficient.lstm"].numbers["reason"]
+
+
+def test_a_horizon_that_a_claim_does_not_name_decides_nothing_about_it():
+    found = outcomes(myriad.EXPERIMENT, fake_tables({"lstm": {20: 0.95, 100: 0.95, 200: 0.95}}))
+    assert found["myriad.hold.lstm"] == "undecided"
 
 
 def test_the_papers_preset_has_verdicts_of_its_own():
@@ -273,6 +278,20 @@ def test_the_continuous_optimum_is_extrapolated(monkeypatch):
     training.add_paper_scores(tables["runs"], lambda task: None)
     scores = {row["task"]: row.get("paper_score") for row in tables["runs"] if row["steps"] == 8_000}
     assert scores["harvest"] == pytest.approx(10.0 / 3.0) and scores["double_pendulum"] is None
+
+
+def test_a_seed_that_ends_in_nothing_counts_as_the_floor(monkeypatch):
+    monkeypatch.setattr(training, "continuous_optimum", lambda task: 10.0)
+    tables = fake_tables({"lstm": {20: 1.0}}, ("harvest",), noise=0.0)
+    last = next(row for row in tables["runs"] if row["steps"] == 8_000)
+    last["return"] = last["score"] = None
+    training.add_paper_scores(tables["runs"], lambda task: None)
+    runs = trained_runs.read_runs(tables, lambda row: row["model"])
+    for value in ("score", "paper_score"):
+        scores = trained_runs.to_scores(runs, value)
+        assert scores is not None
+        assert scores.values.min() == trained_runs.FLOOR
+        assert scores.values.size == len(runs)
 
 
 # Whole tables

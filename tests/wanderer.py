@@ -45,7 +45,7 @@ class Wanderer(AbstractLearner):
         return state
 
     def diagnose(self, state, replay, *, key):
-        return state, {"push": state.push[0]}
+        return state, {"push": state.push[0], "entropy": -state.push[0]}
 
 
 REAL_LEARNER = asmpg.TrainConfig.learner

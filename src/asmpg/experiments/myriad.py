@@ -12,8 +12,8 @@ from .training import Training
 from .verdicts import both, decide, Verdict
 
 
-# Beyond this horizon methods are said to fall or to hold; they hold if they lose less than DROP and stay above GOOD.
-LONG, DROP, GOOD = 100, 0.1, 0.5
+# From LONG to LONGEST methods are said to fall or to hold; they hold if they lose less than DROP and stay above GOOD.
+LONG, LONGEST, DROP, GOOD = 100, 500, 0.1, 0.5
 ASMS = ("transformer", "lstm", "rnn", "one-step")
 HISTORIES = ("transformer", "history-transformer", "lstm", "history-lstm")
 EFFICIENT = ("transformer", "lstm", "rnn", "one-step", "sac")
@@ -44,27 +44,26 @@ def _judge(runs: Sequence[Run]) -> Sequence[Verdict]:
 
 
 def _long(runs: Sequence[Run], method: str, holds: bool) -> Verdict:
-    """Whether a method holds, or falls, from the longest horizon up to 100 to the longest of all."""
+    """Whether a method holds, or falls, from one horizon to the other."""
     name = method.replace("-", "_")
     change = "loses less" if holds else "falls by more"
-    claim = f"the {method} model {change} than {DROP} of its score from H = {LONG} to H = 500"
+    claim = f"the {method} model {change} than {DROP} of its score from H = {LONG} to H = {LONGEST}"
     claim += f", and stays above {GOOD}" if holds else ""
     id = f"myriad.{'hold' if holds else 'fall'}.{name}"
     own = pick(runs, method=method)
-    short = [horizon for horizon in unique(own, "horizon") if horizon <= LONG]
-    long = [horizon for horizon in unique(own, "horizon") if horizon > LONG]
-    if not short or not long:
-        return decide(id, claim, None, f"{method} was not trained both up to and beyond H = {LONG}", {})
-    end, start = (pick(own, horizon=horizon) for horizon in (max(long), max(short)))
+    missing = [str(horizon) for horizon in (LONG, LONGEST) if horizon not in unique(own, "horizon")]
+    if missing:
+        return decide(id, claim, None, f"{method} was not trained at H = {' and '.join(missing)}", {})
+    end, start = (pick(own, horizon=horizon) for horizon in (LONGEST, LONG))
     found, scores = difference(end, start, by_horizon=False), to_scores(end)
     if found is None or scores is None:
-        return decide(id, claim, None, f"{method} has no task at both H = {max(short)} and {max(long)}", {})
+        return decide(id, claim, None, f"{method} has no task at both H = {LONG} and {LONGEST}", {})
     interval = bootstrap_interval(scores)
     kept = found.above(-DROP)
     answer = both(kept, separated(interval, GOOD)) if holds else opposite(kept)
-    numbers = {**found.summary(), "horizons": [max(long), max(short)], "interval_at_longest": list(interval)}
+    numbers = {**found.summary(), "horizons": [LONGEST, LONG], "interval_at_longest": list(interval)}
     numbers["iqm_at_longest"] = interquartile_mean(scores)
-    reason = f"H = {max(long)} against H = {max(short)}: {found}"
+    reason = f"H = {LONGEST} against H = {LONG}: {found}"
     return decide_runs(id, claim, answer, reason, numbers, end + start)
 
 

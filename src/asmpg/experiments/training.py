@@ -1,6 +1,7 @@
 """Tables of trained policies: a suite of the sweeps, run or taken as it stands, as one tidy table."""
 
 import dataclasses
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -21,6 +22,7 @@ from ..sweeps import (
 )
 from ..sweeps.tidy import collect
 from .table import Table
+from .trained_runs import FLOOR
 
 
 # Telling parts of a table from the rest of its columns, which are losses and norms.
@@ -154,5 +156,8 @@ def add_paper_scores(table: Table, report: Callable[[str], None]) -> None:
     for row in table:
         value, low = row.get("return"), row.get("random_return")
         best = optima.get(row["task"])
-        if best is not None and isinstance(value, float) and isinstance(low, float) and best > low:
-            row["paper_score"] = (value - low) / (best - low)
+        if best is not None and isinstance(low, float) and best > low:
+            if isinstance(value, float) and math.isfinite(value):
+                row["paper_score"] = (value - low) / (best - low)
+            else:  # as it counts for the score
+                row["paper_score"] = FLOOR

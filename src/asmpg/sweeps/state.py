@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from ..runs.checkpoint import DamagedError
@@ -86,7 +86,7 @@ def look(suite: Suite, store: AbstractStore) -> State:
             if result is not None:
                 finished[item.id] = result
                 speeds.add(result.config, result.timing)
-        elif f"{item.id}.json" in begun and (progress := _running(store, item.id)) is not None:
+        elif f"{item.id}.json" in begun and (progress := _running(store, item.id, failures)) is not None:
             running[item.id] = progress
     failed = {item.id: failures[item.id] for item in suite.items if item.id in failures}
     failed = {item: error for item, error in failed.items() if item not in finished and item not in running}
@@ -95,10 +95,11 @@ def look(suite: Suite, store: AbstractStore) -> State:
     return State(suite, finished, running, failed, damaged, strange, speeds)
 
 
-def _running(store: AbstractStore, item: str) -> dict[str, Any] | None:
+def _running(store: AbstractStore, item: str, failures: Collection[str]) -> dict[str, Any] | None:
     claimed, progress = store.is_claimed(item), read_progress(store, item) or {}
     if claimed is None:
-        claimed = time.time() - progress.get("time", 0.0) < FRESH
+        # Nobody knows: it runs if it said so lately, and has not failed since.
+        claimed = item not in failures and time.time() - progress.get("time", 0.0) < FRESH
     return progress if claimed else None
 
 

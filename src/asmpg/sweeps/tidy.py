@@ -20,7 +20,8 @@ def collect(suite: Suite, finished: Mapping[str, Finished]) -> Columns:
 
     Columns: `item`, `task`, `horizon`, `model`, `preset`, what else the suite's grids chose (settings as they are,
     options of `TrainConfig` by their name), `code`, `seed`, `steps`, `episodes`, `return`, `score` where the optimum is
-    known, then every other metric by its name. What an item does not have is None; so is a number that is not finite.
+    known, then every other metric by its name, or as `measured_NAME` where a grid chose a setting of that name. What an
+    item does not have is None; so is a number that is not finite.
 
     Args:
         suite: gives the order of the items and the columns.
@@ -62,7 +63,10 @@ def _rows(item: Item, result: Finished, names: Sequence[str]) -> list[dict[str, 
     for record in result.history.records:
         series = {name: values for name, values in record.items() if name not in ("steps", "episodes")}
         for index in range(known["num_seeds"]):
-            numbers = {name: values[index] for name, values in series.items()}
+            numbers = {
+                f"measured_{name}" if name in fixed else name: values[index]
+                for name, values in series.items()
+            }
             counts = {name: record[name] for name in ("steps", "episodes")}
             rows.append({**fixed, "seed": known["seed"] + index, **counts, **numbers})
     return rows

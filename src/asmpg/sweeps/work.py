@@ -182,6 +182,10 @@ def do(
         try:
             if _is_done(store, job.id):
                 return Outcome(job.id, "done")
+            # Another process may have failed at it meanwhile; to try again is for the user to ask.
+            error = read_failures(store).get(job.id)
+            if error is not None:
+                return Outcome(job.id, "failed", error)
             if code_version() != job.code and not job.mix_versions:
                 raise RuntimeError(f"{platform.node()} has the code {code_version()}, not {job.code}")
             with store.working(job.id) as path:
@@ -300,7 +304,8 @@ def read_failures(store: AbstractStore) -> dict[str, str]:
             content = json.loads(store.read(f"{FAILURES}/{name}") or b"{}")
         except (ValueError, RecursionError):
             content = {}
-        errors[name.removesuffix(".json")] = str(content.get("error", "of unknown reason"))
+        known = content if isinstance(content, dict) else {}
+        errors[name.removesuffix(".json")] = str(known.get("error", "of unknown reason"))
     return errors
 
 
