@@ -225,10 +225,10 @@ def main() -> None:
     parser.add_argument("--name", default="speed", help="of the files in benchmarks/results")
     arguments = parser.parse_args()
     # It counts the cores that this process may use: before anything is pinned.
-    from asmpg.experiments.protocol import machine
+    from asmpg.sweeps.hardware import processor
 
     content: dict[str, Any] = {
-        "hardware": machine(),
+        "hardware": processor(),
         "num_seeds": arguments.seeds if arguments.gpu else 1,
         "dropout": arguments.dropout,
         "updates": [] if arguments.only_seeds else run_updates(arguments),

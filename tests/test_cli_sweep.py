@@ -7,12 +7,14 @@ import shlex
 import signal
 import subprocess
 import sys
+import types
 
 import pytest
 
 import sweeping
 import wanderer
 from asmpg.cli import main
+from asmpg.cli import sweep as cli_sweep
 from asmpg.sweeps import open_store, read_table, work
 from sweeping import wait_for, write_suite
 
@@ -135,3 +137,27 @@ def test_an_interrupted_sweep_says_how_to_go_on_and_goes_on(call, workplace):
     steps = len((work / "metrics.jsonl").read_bytes().splitlines())
     assert "0 running" in call("sweep suite.toml --status")[1]
     assert steps >= 1
+
+
+@pytest.mark.parametrize(
+    ("line", "keeps_off"),
+    [
+        ("sweep nothing", True),
+        ("sweep nothing --workers 3", True),
+        ("sweep nothing --workers 0", False),
+        ("sweep nothing --workers=0", False),
+        ("reproduce 7 --scale smoke --sweep nothing.txt --workers 2", True),
+        ("reproduce 7 --scale smoke --sweep nothing.txt --workers=0", False),
+    ],
+)
+def test_who_only_hands_out_work_leaves_accelerators_alone(call, workplace, monkeypatch, line, keeps_off):
+    (workplace / "nothing.txt").write_text("no folder")
+    changed = {}
+
+    def update(name, value):
+        changed[name] = value
+
+    config = types.SimpleNamespace(jax_platforms=None, update=update)
+    monkeypatch.setattr(cli_sweep, "jax", types.SimpleNamespace(config=config))
+    assert call(line)[0] == 2
+    assert changed == ({"jax_platforms": "cpu"} if keeps_off else {})

@@ -1,5 +1,6 @@
 """The page: what is on it, that it needs nothing else, and that it works in a browser."""
 
+import importlib.util
 import json
 import pathlib
 import re
@@ -95,6 +96,35 @@ def test_what_is_no_result_is_left_out_with_a_word(results, tmp_path):
     with pytest.warns(RunWarning, match="left out") as caught:
         content = build_report(copy, tmp_path / "page.html")
     assert content["results"] == ["pendulum"] and len(caught) == 2
+
+
+@pytest.mark.parametrize("part", ["reason", "hours", "iqm", "protocol"])
+def test_a_result_that_cannot_be_shown_is_left_out_with_a_word(results, tmp_path, part):
+    copy = tmp_path / "copy"
+    shutil.copytree(results, copy)
+    content = json.loads((copy / "myriad" / "verdicts.json").read_text())
+    match part:
+        case "reason":
+            del content["verdicts"][0]["numbers"]["reason"]
+        case "hours":
+            content["protocol"]["hours"] = None
+        case "iqm":
+            content["scores"][0]["iqm"] = None
+        case _:
+            content["protocol"] = []
+    (copy / "myriad" / "verdicts.json").write_text(json.dumps(content))
+    with pytest.warns(RunWarning, match="myriad.*left out"):
+        assert build_report(copy, tmp_path / "page.html")["results"] == ["pendulum"]
+
+
+def test_without_pyarrow_it_says_what_brings_it(capfd, results, tmp_path, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pyarrow" else find(name))
+    for line in (f"report {results} -o {tmp_path}/page.html", f"reproduce 7 --redraw --out {results}/myriad"):
+        assert main(shlex.split(line)) == 2
+        out, err = capfd.readouterr()
+        assert (out, err.count("\n")) == ("", 1) and "pip install 'asmpg[" in err
+    assert not list(tmp_path.iterdir())
 
 
 def test_pictures_that_are_no_charts_are_on_the_page(results, tmp_path):

@@ -6,6 +6,7 @@ import multiprocessing
 import pathlib
 import random
 import time
+import warnings
 
 import pytest
 
@@ -13,7 +14,7 @@ import asmpg
 import sweeping
 import wanderer
 from asmpg import TrainConfig, UsageError
-from asmpg.runs import RunWarning
+from asmpg.runs import RunWarning, StorageError
 from asmpg.runs.checkpoint import seal, unseal
 from asmpg.stored_config import to_json
 from asmpg.sweeps import BUILT_IN, Grid, load_suite, look, make_suite, open_store, sweep, tidy, work
@@ -348,6 +349,9 @@ def test_what_is_no_result_at_all_is_said_and_left_alone(pretended):
     with pytest.warns(RunWarning, match="notes.txt is no result"):
         sweeping.sweep(file, out)
     assert (out / "results" / "notes.txt").read_text() == "mine"
+    (out / "results" / "folder.json").mkdir()
+    with pytest.warns(RunWarning, match="folder.json is no result"):
+        sweeping.sweep(file, out)
 
 
 def test_results_of_other_code_are_not_mixed_unasked(pretended, monkeypatch):
@@ -383,6 +387,22 @@ def test_what_other_code_has_begun_begins_again(whole, tmp_path, monkeypatch):
     assert table(out) == table(expected)
 
 
+def test_a_result_names_all_code_that_had_a_part_in_it(whole, tmp_path, monkeypatch):
+    file = whole[0]
+    out = tmp_path / "out"
+    with monkeypatch.context() as other:
+        for module in (sweep, work):
+            other.setattr(module, "code_version", lambda: "9.9+other")
+        sweeping.sweep(file, out, stop=stop_after(8))
+    (begun,) = (path.name for path in (out / "work").iterdir())
+    for _ in range(2):  # begun by the other, gone on with by this one in two goes
+        state = sweeping.sweep(file, out, mix_versions=True, stop=stop_after(8))
+    state = sweeping.sweep(file, out, mix_versions=True)
+    both = f"9.9+other, {work.code_version()}"
+    assert state.finished[begun].code == both and both in state.other_codes()
+    assert len(state.finished) == NUM_ITEMS
+
+
 def test_a_begun_run_that_is_damaged_begins_again(whole, tmp_path):
     file, expected = whole
     out = tmp_path / "out"
@@ -409,6 +429,49 @@ def test_an_object_store_holds_the_same_and_is_taken_up_from(whole, tmp_path):
     number = len(trainings(file))
     sweeping.sweep(file, url)
     assert len(trainings(file)) == number
+
+
+def test_a_run_is_taken_up_from_an_object_store_without_a_word(whole, tmp_path):
+    pytest.importorskip("fsspec")
+    file, url = whole[0], f"memory://{tmp_path.name}/sweep"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RunWarning)
+        sweeping.sweep(file, url, stop=stop_after(30))
+        sweeping.sweep(file, url)
+
+
+def test_an_object_store_refuses_in_one_line(tmp_path, monkeypatch):
+    memory = pytest.importorskip("fsspec").filesystem("memory")
+    store = open_store(f"memory://{tmp_path.name}/store")
+    store.write("results/a.json", b"1")
+
+    def refuse(*args, **options):
+        raise RuntimeError("403:\n forbidden")  # of a library that nobody here knows
+
+    for name in ("cat_file", "pipe_file", "rm_file", "ls"):
+        monkeypatch.setattr(type(memory), name, refuse)
+    calls = {
+        "read": lambda: store.read("results/a.json"),
+        "write": lambda: store.write("results/a.json", b"2"),
+        "remove": lambda: store.remove("results/a.json"),
+        "list": lambda: store.names("results"),
+    }
+    for verb, call in calls.items():
+        with pytest.raises(StorageError, match=rf"cannot {verb} memory://.*: 403: forbidden$"):
+            call()
+
+
+def test_folders_behind_a_url_are_made(tmp_path):
+    """Some kinds of URL have folders, which must be there before a file is."""
+    pytest.importorskip("fsspec")
+    store = open_store(f"dir://sub/deep::file://{tmp_path}")
+    store.write("results/a.json", b"1")
+    assert (
+        (tmp_path / "sub" / "deep" / "results" / "a.json").read_bytes()
+        == store.read("results/a.json")
+        == b"1"
+    )
+    assert open_store(f"local://{tmp_path}").url == str(tmp_path)
 
 
 # Processes

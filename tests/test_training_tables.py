@@ -24,6 +24,7 @@ from asmpg.experiments import (
     trained_runs,
     training,
 )
+from asmpg.experiments.protocol import protocol
 from asmpg.experiments.table import Table
 from asmpg.statistics import difference_interval, Scores
 from asmpg.sweeps import work
@@ -191,6 +192,19 @@ def test_verdicts_on_figures_11_and_12(changes, options, expected):
     assert found == {f"odt.{id}": verdict for id, verdict in zip(ids, expected, strict=True)}
 
 
+def test_figure_11_compares_methods_on_the_same_tasks():
+    """What was trained on some tasks only has a panel of those, with all methods."""
+    part = {"odt|overshot": ODT["odt|overshot"]}
+    rest = {name: finals for name, finals in ODT.items() if name not in part}
+    tables = merge(fake_tables(rest), fake_tables(part, ("mould_fungicide",)))
+    every, mould = odt.charts(tables)[0].panels
+    assert [line.name for line in every.series] == ["odt, expert return", "transformer", "one-step"]
+    assert (every.title, mould.title) == ("3 tasks", "mould_fungicide")
+    assert {line.name for line in mould.series} == {line.name for line in every.series} | {odt.OVERSHOT}
+    (alone,) = odt.charts(fake_tables(ODT))[0].panels
+    assert len(alone.series) == 4
+
+
 @pytest.mark.parametrize(
     ("asm", "horizons", "noise", "expected"),
     [
@@ -222,8 +236,31 @@ def test_nothing_is_decided_about_a_model_while_items_of_it_are_left():
     assert (
         verdicts["myriad.efficient.lstm"].numbers["reason"].startswith("items not finished: 1 of lstm; lstm")
     )
-    tables["items"].rows[-1]["state"] = "failed"
+
+
+def test_an_item_that_failed_leaves_undecided_what_its_horizon_takes_part_in():
+    finals = {"lstm": {20: 0.9}, "transformer": {20: 0.9}, "sac": {20: 0.2}}
+    tables = fake_tables(finals)
+    before = outcomes(myriad.EXPERIMENT, tables)
+    failed = {
+        "task": "mould_fungicide",
+        "model": "lstm",
+        "preset": "default",
+        "state": "failed",
+        "num_seeds": 3,
+    }
+    tables["items"].add(item="elsewhere", horizon=500, **failed)
     assert outcomes(myriad.EXPERIMENT, tables) == before
+    tables["items"].add(item="here", horizon=20, **failed)
+    verdicts = {verdict.id: verdict for verdict in myriad.judge(tables)}
+    assert before["myriad.efficient.lstm"] == "holds"
+    assert verdicts["myriad.efficient.transformer"].verdict == "holds"
+    assert verdicts["myriad.efficient.lstm"].verdict == "undecided"
+    assert (
+        verdicts["myriad.efficient.lstm"]
+        .numbers["reason"]
+        .startswith("items that failed: 1 of lstm at H = 20")
+    )
 
 
 # Runs
@@ -278,6 +315,13 @@ def test_the_continuous_optimum_is_extrapolated(monkeypatch):
     training.add_paper_scores(tables["runs"], lambda task: None)
     scores = {row["task"]: row.get("paper_score") for row in tables["runs"] if row["steps"] == 8_000}
     assert scores["harvest"] == pytest.approx(10.0 / 3.0) and scores["double_pendulum"] is None
+
+
+def test_hardware_is_that_of_the_items_not_of_this_machine():
+    tables = fake_tables({"lstm": {20: 0.9}, "sac": {20: 0.9}})
+    for row in tables["items"]:
+        row["device"] = "cpu" if row["model"] == "lstm" else "cpu, another processor, 7 cores"
+    assert protocol(tables, 1.0)["hardware"] == ["cpu", "cpu, another processor, 7 cores"]
 
 
 def test_a_seed_that_ends_in_nothing_counts_as_the_floor(monkeypatch):

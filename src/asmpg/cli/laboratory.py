@@ -38,7 +38,8 @@ def run_reproduce(options: Reproduce) -> int:
     trains = isinstance(experiment.measure, Training)
     again = f"{'go on' if trains else 'begin anew'} with: asmpg {shlex.join(sys.argv[1:])}"
     if trains:
-        stay_on_cpu()
+        if options.workers != 0:
+            stay_on_cpu()
         share_compiled()
     else:
         _refuse_sweeping(options, f"{options.figure} has none")

@@ -27,7 +27,8 @@ def run_sweep_command(options: Sweep) -> int:
         raise UsageError("status: give only one of --status, --dry-run and --retry-failed")
     if options.together is not None:
         check_integer("together", options.together, 1)
-    stay_on_cpu()
+    if options.engine != "local" or options.workers != 0:
+        stay_on_cpu()
     share_compiled()
     suite = load_suite(options.suite, options.scale, BUILT_IN)
     out = options.out or str(pathlib.Path("sweeps") / f"{suite.name}-{suite.scale}")
@@ -64,8 +65,8 @@ def run_sweep_command(options: Sweep) -> int:
 
 
 def stay_on_cpu() -> None:
-    """This process only hands out work; the accelerators are for those who do it, unless that is this process."""
-    if getattr(jax.config, "jax_platforms", None) is None and "--workers" not in sys.argv:
+    """For a process that only hands out work: the accelerators are for those who do it."""
+    if getattr(jax.config, "jax_platforms", None) is None:
         jax.config.update("jax_platforms", "cpu")
 
 

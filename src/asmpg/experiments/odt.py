@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..statistics import bootstrap_interval, interquartile_mean
-from .charts import Chart
+from .charts import Chart, Panel
 from .comparison import by_preset, compare, decide_runs, difference, MARGIN, opposite, separated
 from .curves import curve_panel, horizon_panel, std_spread
 from .experiment import Experiment, Tables
@@ -95,17 +95,28 @@ def charts(tables: Tables) -> list[Chart]:
         own = pick(runs, preset=preset)
         suffix = "" if preset == "default" else f"_{preset}"
         tasks, horizons = unique(own, "task"), sorted(unique(own, "horizon"))
-        overall = horizon_panel(own, f"{len(tasks)} tasks")
         curves = [
             curve_panel(pick(own, task=task, horizon=horizon), f"{task}, H = {horizon}", std_spread)
             for task in tasks
             for horizon in horizons
         ]
         title = "online decision transformer, interquartile mean and 95% interval"
-        found.append(Chart("11", f"figure_11{suffix}", title, [overall]))
+        found.append(Chart("11", f"figure_11{suffix}", title, overall_panels(own), 2))
         title = "online decision transformer, learning curves (mean and standard deviation)"
         found.append(Chart("12", f"figure_12{suffix}", title, curves, len(horizons)))
     return found
+
+
+def overall_panels(runs: Sequence[Run]) -> list[Panel]:
+    """All tasks with the methods that were trained on each of them; if there are others, what all methods share."""
+    tasks, methods = unique(runs, "task"), unique(runs, "method")
+    trained = {name: unique(pick(runs, method=name), "task") for name in methods}
+    whole = tuple(name for name in methods if len(trained[name]) == len(tasks))
+    shared = tuple(task for task in tasks if all(task in own for own in trained.values()))
+    panels = [horizon_panel(pick(runs, method=whole), f"{len(tasks)} tasks")] if whole else []
+    if shared and len(whole) < len(methods):
+        panels.append(horizon_panel(pick(runs, task=shared), ", ".join(shared)))
+    return panels or [horizon_panel(runs, f"up to {len(tasks)} tasks")]
 
 
 EXPERIMENT = Experiment(

@@ -1,15 +1,10 @@
 """What was really done for a table: sizes, seeds and hours, read from the table itself, and hardware."""
 
 import collections
-import contextlib
-import pathlib
-import platform
 from collections.abc import Sequence
 from typing import Any
 
-import jax
-
-from ..sweeps import num_cores
+from ..sweeps import hardware as this_hardware
 from .table import Table
 
 
@@ -31,7 +26,7 @@ def protocol(
     Args:
         tables: of an experiment, as they are stored.
         seconds: how long it took to make them, where no sweep did.
-        hardware: on which they were made; by default this machine.
+        hardware: on which they were made; by default that of their items, or without items this machine.
     """
     content: dict[str, Any] = {
         name: values for name, columns in _NAMED.items() if (values := _unique(tables, columns[0]))
@@ -41,8 +36,8 @@ def protocol(
         content["seeds"] = len(seeds)
     if "items" in tables:
         return content | _of_sweep(tables, hardware)
-    here = [f"{jax.local_devices()[0].device_kind}, {machine()}"]
-    return content | {"hours": seconds / 3600, "hardware": here if hardware is None else list(hardware)}
+    where = [this_hardware()] if hardware is None else list(hardware)
+    return content | {"hours": seconds / 3600, "hardware": where}
 
 
 def _unique(tables: dict[str, Table], column: str) -> list[Any]:
@@ -56,23 +51,10 @@ def _of_sweep(tables: dict[str, Table], hardware: Sequence[str] | None) -> dict[
     items, runs = tables["items"], tables["runs"]
     states = collections.Counter(row["state"] for row in items)
     done = items.select(state="done")
-    here = [f"{device}, {machine()}" if device == "cpu" else device for device in done.unique("device")]
     return {
         "steps": int(runs.values("steps").max(initial=0)),
         "items": {"total": len(items), **{name: states[name] for name in ("done", "failed", "left")}},
         "code": done.unique("code"),
         "hours": float(done.values("seconds").sum()) / 3600,
-        "hardware": here if hardware is None else list(hardware),
+        "hardware": done.unique("device") if hardware is None else list(hardware),
     }
-
-
-def machine() -> str:
-    """This machine's processor and how many cores of it may be used."""
-    name = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError):
-        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                name = line.partition(":")[2].strip()
-                break
-    cores = num_cores()
-    return f"{name}, {cores} core{'s' * (cores > 1)}"

@@ -42,6 +42,7 @@ class Run:
         paper_score: the last score in the paper's normalisation, or NaN.
         num_floored: records whose score was below `FLOOR` or not finite.
         num_unfinished: items of the same preset and model that are not finished yet.
+        num_failed: items of the same preset, model and horizon that failed.
     """
 
     task: str
@@ -55,6 +56,7 @@ class Run:
     paper_score: float
     num_floored: int
     num_unfinished: int = 0
+    num_failed: int = 0
 
     def value(self, name: Value) -> float:
         """The final score, the same in the paper's normalisation, or the mean score over all steps so far."""
@@ -76,17 +78,22 @@ def read_runs(tables: Mapping[str, Table], method: Method = by_model) -> list[Ru
         method: what a row's method is called.
     """
     table, items = tables["runs"], tables.get("items", Table())
-    left = collections.Counter((row["preset"], row["model"]) for row in items if row["state"] == "left")
+    left = collections.Counter(_kind(row) for row in items if row["state"] == "left")
+    failed = collections.Counter((_kind(row), row["horizon"]) for row in items if row["state"] == "failed")
     groups: dict[Any, list[dict[str, Any]]] = collections.defaultdict(list)
     for row in table:
         groups[row["item"], row["seed"]].append(row)
     choices = [name for row in table.rows[:1] for name in _columns(table) if name not in _FIXED]
-    return [
-        dataclasses.replace(
-            _run(rows, choices, method), num_unfinished=left[rows[0]["preset"], rows[0]["model"]]
-        )
-        for rows in groups.values()
-    ]
+    found = []
+    for rows in groups.values():
+        kind, horizon = _kind(rows[0]), rows[0]["horizon"]
+        missing = {"num_unfinished": left[kind], "num_failed": failed[kind, horizon]}
+        found.append(dataclasses.replace(_run(rows, choices, method), **missing))
+    return found
+
+
+def _kind(row: Mapping[str, Any]) -> tuple[str, str]:
+    return row["preset"], row["model"]
 
 
 def _columns(table: Table) -> list[str]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 
@@ -59,9 +59,24 @@ def three_way(value: float, *, true_above: float, false_below: float) -> bool | 
     return True if value >= true_above else False if value <= false_below else None
 
 
+def unanimous(values: Iterable[float], *, true_above: float, false_below: float) -> bool | None:
+    """As `three_way` for every seed's value; None where seeds differ or there are none.
+
+    Two seeds have no interval, and a mean over them may be one diverging seed's alone.
+    """
+    answers = {three_way(value, true_above=true_above, false_below=false_below) for value in values}
+    return answers.pop() if len(answers) == 1 else None
+
+
 def both(*parts: bool | None) -> bool | None:
     """Whether all parts are true: False if one is, None if one is unknown and none is False."""
     return False if False in parts else None if None in parts else True
+
+
+def in_range(values: Sequence[float]) -> str:
+    """A number, or the least and the most of several, in words."""
+    low, high = f"{min(values):.3g}", f"{max(values):.3g}"
+    return low if low == high else f"{low} to {high}"
 
 
 def plain(value: Any) -> Any:

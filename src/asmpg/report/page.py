@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import importlib.util
+import itertools
 import json
 import pathlib
 import re
@@ -65,14 +66,15 @@ def build_report(results: str | pathlib.Path, out: str | pathlib.Path) -> dict[s
         `out`, its size in `bytes`, the `results` it is about, and how often each verdict was given.
 
     Raises:
-        UsageError: there is nothing to report, `out` is a folder, or Jinja is missing.
+        UsageError: there is nothing to report, `out` is a folder, or what the extra `report` brings is missing.
         StorageError: the disk refused.
     """
     root, path = pathlib.Path(results), pathlib.Path(out)
-    if importlib.util.find_spec("jinja2") is None:
-        raise UsageError("report: needs pip install 'asmpg[report]'")
     if not root.is_dir():
         raise UsageError(f"RESULTS: there is no folder {root}")
+    needed = ["jinja2", *["pyarrow" for _ in itertools.islice(root.rglob("*.parquet"), 1)]]
+    if any(importlib.util.find_spec(name) is None for name in needed):
+        raise UsageError("report: needs pip install 'asmpg[report]'")
     if path.is_dir():
         raise UsageError(f"out: {path} is a folder, it must be a file")
     sections = [section for folder in find(root) if (section := read_section(folder, root)) is not None]
@@ -102,17 +104,22 @@ def find(root: pathlib.Path) -> list[pathlib.Path]:
 def read_section(folder: pathlib.Path, root: pathlib.Path) -> Section | None:
     """What is in a folder; None, with a warning, if it is no result of `reproduce`."""
     try:
-        content = json.loads((folder / VERDICTS).read_text(encoding="utf-8"))
-        content["folder"] = folder.relative_to(root).as_posix()
-        if not content.keys() >= _NEEDED or content["figure"] not in EXPERIMENTS:
-            raise ValueError("it is of another version")
-        tables = read_tables(folder)
-        charts = {chart.name: chart for chart in charts_of(content["figure"], tables)}
-    except (ValueError, TypeError, KeyError, OSError, RecursionError) as error:
+        section = _section(folder, root)
+        render([section])
+        return section
+    except Exception as error:  # whatever is wrong with one, the others are shown
         warnings.warn(
             f"{folder / VERDICTS} is left out: {type(error).__name__}: {error}", RunWarning, stacklevel=3
         )
         return None
+
+
+def _section(folder: pathlib.Path, root: pathlib.Path) -> Section:
+    content = json.loads((folder / VERDICTS).read_text(encoding="utf-8"))
+    content["folder"] = folder.relative_to(root).as_posix()
+    if not content.keys() >= _NEEDED or content["figure"] not in EXPERIMENTS:
+        raise ValueError("it is of another version")
+    charts = {chart.name: chart for chart in charts_of(content["figure"], read_tables(folder))}
     anchor = "table-" + "-".join((content["experiment"], content["scale"], content["folder"])).replace(
         "/", "-"
     )
@@ -122,11 +129,10 @@ def read_section(folder: pathlib.Path, root: pathlib.Path) -> Section | None:
         number: [path for path in paths if path.stem not in charts]
         for number, paths in pictures_by_figure(folder, numbers).items()
     }
-    figures = [_figure(number, identified, pictures[number]) for number in numbers]
     return Section(
         anchor,
         content,
-        figures,
+        [_figure(number, identified, pictures[number]) for number in numbers],
         identified,
         score_tables(content.get("scores", [])),
         list(in_words(content["protocol"], content["scale"]).items()),

@@ -82,10 +82,13 @@ def odt(scale: str) -> list[Grid]:
         ]
     compared = ("transformer", "one-step")
     if scale == "cpu":
-        tasks = (*CPU_TASKS, "mould_fungicide")
+        mould, horizons = ("mould_fungicide",), (20, 50, 100)
+        tasks = (*CPU_TASKS, *mould)
+        # The only claim about asking for too much is about this task; a decision transformer is the slowest of all.
         return [
-            Grid(tasks, (20, 50, 100), ("odt",), _CPU, targets),
-            Grid(tasks, (20, 50, 100), compared, _CPU),
+            Grid(tasks, horizons, ("odt",), _CPU, {"return_target": ["expert"]}),
+            Grid(tasks, horizons, compared, _CPU),
+            Grid(mould, horizons, ("odt",), _CPU, {"return_target": ["overshot"]}),
         ]
     paper, default = _both_presets(_PAPER)
     swept = {**targets, "episodes_per_iteration": [1, 4, 16]}

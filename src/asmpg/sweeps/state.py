@@ -6,6 +6,7 @@ import time
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from ..runs import StorageError
 from ..runs.checkpoint import DamagedError
 from ..types import UsageError
 from .code import code_version
@@ -107,7 +108,7 @@ def _is_result(store: AbstractStore, name: str) -> bool:
     """Whether a file is the result of an item of another suite."""
     try:
         return name.endswith(".json") and read_result(store, name.removesuffix(".json")) is not None
-    except DamagedError:
+    except (DamagedError, StorageError):
         return False
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import final
 
 from ..runs import checkpoint, StorageError
-from ..runs.folder import CHECKPOINTS, CONFIG
+from ..runs.folder import CHECKPOINTS, CONFIG, METRICS, TIMINGS
 from ..types import UsageError
 
 
@@ -88,8 +88,8 @@ def open_store(url: str) -> AbstractStore:
     Raises:
         UsageError: it is a file, or a URL of a kind that is not known here.
     """
-    if url.startswith("file://"):
-        url = url.removeprefix("file://")
+    for kind in ("file://", "local://"):
+        url = url.removeprefix(kind)
     return ObjectStore(url) if "://" in url else FolderStore(url)
 
 
@@ -202,37 +202,45 @@ class ObjectStore(AbstractStore):
             raise UsageError(
                 f"out: {url} needs fsspec: pip install 'asmpg[experiments]' ({error})"
             ) from error
-        except ValueError as error:
-            raise UsageError(f"out: {url}: {error}") from error
+        except Exception as error:  # what is missing, each kind says in its own way
+            raise UsageError(f"out: {url}: {_one_line(error)}") from error
         self.url, self._root = url, root.rstrip("/")
 
     def read(self, name: str) -> bytes | None:
         """A file's content."""
-        try:
+        with self._refused("read", name), contextlib.suppress(FileNotFoundError):
             return self._system.cat_file(f"{self._root}/{name}")
-        except FileNotFoundError:
-            return None
+        return None
 
     def write(self, name: str, data: bytes) -> None:
-        """An object is there as a whole or not at all."""
-        try:
-            self._system.pipe_file(f"{self._root}/{name}", data)
-        except OSError as error:
-            raise StorageError(f"cannot write {self.url}/{name}: {error}") from error
+        """As a whole or not at all in an object store; what another kind of URL leaves half written is set aside."""
+        path = f"{self._root}/{name}"
+        with self._refused("write", name):
+            try:
+                self._system.pipe_file(path, data)
+            except FileNotFoundError:  # it has folders
+                self._system.makedirs(path.rpartition("/")[0], exist_ok=True)
+                self._system.pipe_file(path, data)
 
     def remove(self, name: str) -> None:
         """Removes an object."""
-        with contextlib.suppress(FileNotFoundError):
+        with self._refused("remove", name), contextlib.suppress(FileNotFoundError):
             self._system.rm_file(f"{self._root}/{name}")
 
     def names(self, folder: str) -> list[str]:
         """The objects of a folder."""
-        try:
+        entries = []
+        with self._refused("list", folder), contextlib.suppress(FileNotFoundError):
             self._system.invalidate_cache()
             entries = self._system.ls(f"{self._root}/{folder}", detail=False)
-        except FileNotFoundError:
-            return []
         return sorted(entry.rstrip("/").rpartition("/")[2] for entry in entries)
+
+    @contextlib.contextmanager
+    def _refused(self, verb: str, name: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # every kind of store has errors of its own
+            raise StorageError(f"cannot {verb} {self.url}/{name}: {_one_line(error)}") from error
 
     @contextlib.contextmanager
     def claim(self, item: str) -> Iterator[bool]:
@@ -254,14 +262,19 @@ class ObjectStore(AbstractStore):
             yield path
 
     def keep(self, item: str, path: pathlib.Path) -> None:
-        """The configuration and the newest checkpoint, which has a copy of all records."""
+        """The configuration, the records and the newest checkpoint."""
         stream, newest = io.BytesIO(), max((path / CHECKPOINTS).glob("[0-9]*"))
         with zipfile.ZipFile(stream, "w") as archive:
-            for file in (path / CONFIG, *sorted(newest.iterdir())):
-                archive.write(file, file.relative_to(path))
+            for file in (path / CONFIG, path / METRICS, path / TIMINGS, *sorted(newest.iterdir())):
+                if file.exists():
+                    archive.write(file, file.relative_to(path))
         self.write(f"{_WORK}/{item}.zip", stream.getvalue())
 
     def forget(self, item: str, path: pathlib.Path) -> None:
         """Removes what was kept and the run folder."""
         self.remove(f"{_WORK}/{item}.zip")
         shutil.rmtree(path, ignore_errors=True)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

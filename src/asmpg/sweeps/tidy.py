@@ -7,6 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..types import UsageError
 from .store import AbstractStore
 from .suite import Item, Suite
 from .work import Finished
@@ -120,7 +121,13 @@ def to_parquet(columns: Columns) -> bytes:
 
 
 def from_parquet(data: bytes) -> Columns:
-    """What `to_parquet` wrote."""
+    """What `to_parquet` wrote.
+
+    Raises:
+        UsageError: pyarrow is not installed.
+    """
+    if importlib.util.find_spec("pyarrow") is None:
+        raise UsageError("tables: reading Parquet needs pip install 'asmpg[experiments]'")
     return importlib.import_module("pyarrow.parquet").read_table(io.BytesIO(data)).to_pydict()
 
 

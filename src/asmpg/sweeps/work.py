@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Callable
 from typing import Any, Literal
 
-import jax
 import numpy as np
 
 from ..config import TrainConfig
@@ -27,6 +26,7 @@ from ..runs.session import MakeTrainer
 from ..training import Trainer
 from ..types import UsageError
 from .code import code_version
+from .hardware import hardware
 from .store import AbstractStore, FAILURES, open_store, PROGRESS, RESULTS
 from .suite import complete
 
@@ -82,7 +82,7 @@ class Finished:
     Attributes:
         item: its id.
         config: complete, as plain JSON.
-        code: the code version.
+        code: the code version, or with commas between them all that had a part in it.
         history: all records.
         reference: the returns of random actions and of the optimum, where they are known.
         timing: seconds, steps, steps_per_second of each seed, starting_seconds and machine.
@@ -121,12 +121,12 @@ def read_result(store: AbstractStore, item: str) -> Finished | None:
     )
 
 
-def write_result(store: AbstractStore, item: str, result: Result, folder: RunFolder) -> None:
-    """The result of an item, in one piece, from its run and the folder of the run."""
+def write_result(store: AbstractStore, item: str, result: Result, folder: RunFolder, code: str) -> None:
+    """The result of an item, in one piece, from its run, the folder of the run and the code that did it."""
     content = {
         "format": FORMAT,
         "item": item,
-        "code": code_version(),
+        "code": code,
         "versions": versions(),
         "config": complete(result.config),
         "reference": None if result.reference is None else dataclasses.asdict(result.reference),
@@ -154,7 +154,7 @@ def timing(result: Result, folder: RunFolder) -> dict[str, Any]:
         "steps": result.steps,
         "steps_per_second": speed,
         "starting_seconds": max(0.0, seconds - result.steps / speed),
-        "device": jax.local_devices()[0].device_kind,
+        "device": hardware(),
     }
 
 
@@ -217,9 +217,12 @@ def _train(
 ) -> Outcome:
     """Takes the run up, or begins it."""
     follow = _Follower(store, job.id, path)
-    if path.exists() and not job.mix_versions and follow.begun_with() != code_version():
+    begun_with = follow.begun_with() if path.exists() else None
+    if path.exists() and not job.mix_versions and begun_with != code_version():
         warn(f"{job.id} was begun by another code version and begins again")
         store.forget(job.id, path)
+    elif begun_with:
+        follow.code = ", ".join(dict.fromkeys([*begun_with.split(", "), follow.code]))
     follow.write(Progress("starting"))
     config = dataclasses.replace(job.config, out=str(path)).checked()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -230,10 +233,11 @@ def _train(
             raise
         warn(f"{job.id} begins again: {error}")
         store.forget(job.id, path)
+        follow.code = code_version()
         result = start(config, follow, stop, make_trainer)
     if not result.finished:
         return Outcome(job.id, "stopped")
-    write_result(store, job.id, result, RunFolder(path))
+    write_result(store, job.id, result, RunFolder(path), follow.code)
     store.forget(job.id, path)
     store.remove(f"{PROGRESS}/{job.id}.json")
     store.remove(f"{FAILURES}/{job.id}.json")
@@ -241,16 +245,21 @@ def _train(
 
 
 class _Follower:
-    """Is told how far the run is: keeps what it has done, and says so in a small file for whoever looks."""
+    """Is told how far the run is: keeps what it has done, and says so in a small file for whoever looks.
+
+    Attributes:
+        code: the code versions that have had a part in the run, in order, with commas between them.
+    """
 
     def __init__(self, store: AbstractStore, item: str, path: pathlib.Path):
         self._store, self._item, self._path = store, item, path
+        self.code = code_version()
         self._last_write = -float("inf")
 
     def begun_with(self) -> str | None:
-        """The code version that has begun the run."""
-        known = read_progress(self._store, self._item)
-        return None if known is None else known.get("code")
+        """The code versions that have had a part in what is there of the run."""
+        known = (read_progress(self._store, self._item) or {}).get("code")
+        return known if isinstance(known, str) else None
 
     def __call__(self, progress: Progress) -> None:
         if progress.stage != "training":
@@ -262,7 +271,7 @@ class _Follower:
     def write(self, progress: Progress) -> None:
         self._last_write = time.monotonic()
         content = {
-            "code": code_version(),
+            "code": self.code,
             "machine": platform.node(),
             "process": os.getpid(),
             "time": time.time(),

@@ -6,7 +6,6 @@ from ...types import UsageError
 from .base import AbstractEngine as AbstractEngine
 from .base import InProcess as InProcess
 from .local import Local as Local
-from .local import num_cores as num_cores
 from .ray import Ray as Ray
 
 

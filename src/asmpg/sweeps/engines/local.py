@@ -16,6 +16,7 @@ from typing import Any, final
 import jax
 
 from ...checks import check_integer
+from ..hardware import num_cores
 from ..together import JobGroup
 from ..work import Outcome
 from .base import AbstractEngine, execute, give_up, items_of, NUM_TRIES, Task, TOGETHER, use_one_core
@@ -176,8 +177,3 @@ def gpus() -> list[str]:
     if "CUDA_VISIBLE_DEVICES" in os.environ:
         return [number for number in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if number]
     return [path.name.removeprefix("nvidia") for path in sorted(pathlib.Path("/dev").glob("nvidia[0-9]*"))]
-
-
-def num_cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
