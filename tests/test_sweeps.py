@@ -349,6 +349,7 @@ def test_what_is_no_result_at_all_is_said_and_left_alone(pretended):
     with pytest.warns(RunWarning, match="notes.txt is no result"):
         sweeping.sweep(file, out)
     assert (out / "results" / "notes.txt").read_text() == "mine"
+    (out / "results" / "notes.txt").rename(out / "notes.txt")
     (out / "results" / "folder.json").mkdir()
     with pytest.warns(RunWarning, match="folder.json is no result"):
         sweeping.sweep(file, out)
