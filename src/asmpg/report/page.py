@@ -3,7 +3,6 @@
 import collections
 import dataclasses
 import importlib.util
-import itertools
 import json
 import pathlib
 import re
@@ -72,7 +71,7 @@ def build_report(results: str | pathlib.Path, out: str | pathlib.Path) -> dict[s
     root, path = pathlib.Path(results), pathlib.Path(out)
     if not root.is_dir():
         raise UsageError(f"RESULTS: there is no folder {root}")
-    needed = ["jinja2", *["pyarrow" for _ in itertools.islice(root.rglob("*.parquet"), 1)]]
+    needed = ("jinja2", "pyarrow") if any(root.rglob("*.parquet")) else ("jinja2",)
     if any(importlib.util.find_spec(name) is None for name in needed):
         raise UsageError("report: needs pip install 'asmpg[report]'")
     if path.is_dir():
