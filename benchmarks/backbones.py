@@ -44,7 +44,7 @@ def time_update(model: str, horizon: int, which: str, repeats: int) -> dict:
     import jax.numpy as jnp
 
     import asmpg
-    from asmpg.replay import ReplayBuffer
+    from asmpg.learners.replay import ReplayBuffer
 
     other = "policy" if which == "model" else "model"
     overrides = {f"{which}_update_every": 1, f"{other}_update_every": NEVER}
@@ -87,9 +87,9 @@ def cost(model: str, horizon: int, repeats: int, core: int | None) -> dict:
     import equinox as eqx
     import jax
 
-    from asmpg.backbones import create_backbone
-    from asmpg.model_files import load_backbone
     from asmpg.models import EMBEDDING_SIZE
+    from asmpg.models.backbones import create_backbone
+    from asmpg.models.files import load_backbone
 
     create = load_backbone(OTHERS[model]) if model in OTHERS else model
     backbone = create_backbone(create, EMBEDDING_SIZE, horizon, key=jax.random.key(0))

@@ -30,7 +30,7 @@ def jacobian(task: str, backbone: str, horizon: int, repeats: int) -> dict:
     import jax
 
     import asmpg
-    from asmpg.environment import uniform_actions
+    from asmpg.tasks.environment import uniform_actions
 
     env = asmpg.make(task, horizon)
     model = asmpg.ActionSequenceModel(env, backbone, key=jax.random.key(0))

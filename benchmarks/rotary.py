@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from asmpg.backbones import Transformer
+from asmpg.models.backbones import Transformer
 
 
 def rotary_transformer(input_size: int, horizon: int, *, dropout: float = 0.0, key: Any) -> Transformer:

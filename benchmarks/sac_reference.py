@@ -66,8 +66,8 @@ def make_learner() -> Any:
 
     import jax.numpy as jnp
 
-    from asmpg.baselines.sac import PRESETS, SoftActorCritic
-    from asmpg.environment import AbstractEnvironment
+    from asmpg.learners.sac import PRESETS, SoftActorCritic
+    from asmpg.tasks.environment import AbstractEnvironment
 
     class Shell(AbstractEnvironment):
         """Sizes only."""
@@ -112,9 +112,9 @@ def run_ours(steps: int, seed: int) -> list[float]:
     import jax
     import jax.numpy as jnp
 
-    from asmpg.optimisation import loop
-    from asmpg.replay import ReplayBuffer
-    from asmpg.types import Trajectory
+    from asmpg.core.loops import loop
+    from asmpg.core.types import Trajectory
+    from asmpg.learners.replay import ReplayBuffer
 
     learner, env = make_learner(), gymnasium.make(TASK)
     replay = ReplayBuffer.create(learner.env, steps // HORIZON)

@@ -200,7 +200,7 @@ def main() -> None:
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [None]
     parser.add_argument("--workers", type=int, default=len(cores))
     arguments = parser.parse_args()
-    from asmpg.envs import MYRIAD_TASKS
+    from asmpg.tasks import MYRIAD_TASKS
 
     items = read()
     done = {

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import pytest
 
 import asmpg
-from asmpg.replay import ReplayBuffer
-from asmpg.training import Schedule, Trainer
+from asmpg.learners.replay import ReplayBuffer
+from asmpg.training.loop import Schedule, Trainer
 from operations import product_operations
 
 

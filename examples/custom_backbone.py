@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 import asmpg
-from asmpg.backbones import scan_step
+from asmpg.models.backbones import scan_step
 
 
 class LeakyAverages(asmpg.AbstractBackbone):

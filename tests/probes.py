@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from asmpg.environment import AbstractEnvironment
+from asmpg.tasks.environment import AbstractEnvironment
 
 
 @final

@@ -9,12 +9,12 @@ import time
 
 import jax
 import numpy as np
+from asmpg.training.loop.runs import Progress, Result
+from asmpg.training.loop.runs.folder import METRICS, RunFolder
+from asmpg.training.loop.runs.records import History
+from asmpg.training.loop.runs.results import Reference
 
 import asmpg
-from asmpg.runs import Progress, Result
-from asmpg.runs.folder import METRICS, RunFolder
-from asmpg.runs.records import History
-from asmpg.runs.results import Reference
 from asmpg.sweeps import load_suite, run_sweep, Suite, work
 from asmpg.sweeps.engines import AbstractEngine, InProcess, Local
 from wanderer import Wanderer

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from asmpg.gradients.policy_gradient.policy_gradient import action_gradient, policy_gradient
 
-from asmpg import analysis
-from asmpg.environment import AbstractEnvironment, rollout
-from asmpg.gradients import action_gradient, policy_gradient
+from asmpg.core.types import UsageError
+from asmpg.gradients.policy_gradient import analysis
 from asmpg.models import ActionSequenceModel, OneStepModel, Simulator
-from asmpg.types import UsageError
+from asmpg.tasks.environment import AbstractEnvironment, rollout
 from test_gradients import make_model, make_policy, MODELS
 from toys import Drift, flatten, relative_error, unit_normaliser
 

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from asmpg.gradients.policy_gradient.analysis import action_jacobian, reach
 
-from asmpg.analysis import action_jacobian, reach
-from asmpg.backbones import (
+from asmpg.models import ActionSequenceModel, free_run
+from asmpg.models.backbones import (
     AbstractBackbone,
     attention,
     BACKBONES,
@@ -19,12 +20,11 @@ from asmpg.backbones import (
     SimpleRNN,
     Transformer,
 )
-from asmpg.backbones.attention import attend, rotate
-from asmpg.backbones.base import dropout
-from asmpg.backbones.delta import delta_chunks, delta_step, Reads, unit_lower_inverse
-from asmpg.backbones.linear_recurrence import associative, linear_recurrence, sequential
-from asmpg.backbones.state_space import hippo_eigenvalues, LRUMixer, S5Mixer
-from asmpg.models import ActionSequenceModel, free_run
+from asmpg.models.backbones.attention import attend, rotate
+from asmpg.models.backbones.base import dropout
+from asmpg.models.backbones.delta import delta_chunks, delta_step, Reads, unit_lower_inverse
+from asmpg.models.backbones.linear_recurrence import associative, linear_recurrence, sequential
+from asmpg.models.backbones.state_space import hippo_eigenvalues, LRUMixer, S5Mixer
 from toys import bits, Drift, flatten, relative_error, unit_normaliser
 
 

@@ -16,13 +16,13 @@ import time
 
 import numpy as np
 import pytest
+from asmpg.training.loop.methods import MODELS
 
 import asmpg
 import wanderer
-from asmpg import __main__, demo
-from asmpg.cli import commands, machine, main, options
+from asmpg import __main__
+from asmpg.cli import commands, demo, machine, main, options
 from asmpg.experiments import EXPERIMENTS
-from asmpg.methods import MODELS
 from test_config import MODEL_FILE, TASK_FILE
 
 
@@ -254,7 +254,7 @@ def test_list(call):
 def test_list_models_measures_the_backbones(call, monkeypatch):
     """Parameters and carry of two layers of 64; the LSTM's gradient reaches back 500 steps, the RNN's is exactly 0."""
     monkeypatch.setattr(
-        "asmpg.catalogue.BACKBONES", {name: asmpg.BACKBONES[name] for name in ("rnn", "lstm")}
+        "asmpg.diagnose.catalogue.BACKBONES", {name: asmpg.BACKBONES[name] for name in ("rnn", "lstm")}
     )
     status, out, err = call("list --models --json")
     assert status == 0 and "measuring lstm" in err
@@ -585,7 +585,9 @@ def test_a_second_signal_ends_at_once(workplace):
     assert (process.returncode, out) == (130, "")
     assert "once more to stop at once" in err
     assert "asmpg train" in err and "--resume run" in err
-    assert asmpg.runs.folder.RunFolder(workplace / "run").read_checkpoints()[0][0].meta["steps"] == 32
+    assert (
+        asmpg.training.runs.folder.RunFolder(workplace / "run").read_checkpoints()[0][0].meta["steps"] == 32
+    )
 
 
 @pytest.mark.parametrize("command", ["list", "train --help"])

@@ -8,19 +8,19 @@ import typing
 import equinox as eqx
 import jax
 import pytest
+from asmpg.gradients.policy_gradient.policies import ActionSequence, TanhGaussianPolicy
+from asmpg.training.loop.methods import check_setting, MODELS
+from asmpg.training.loop.stored_config import from_json, to_json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asmpg import make, TASKS, train, TrainConfig, UsageError
-from asmpg.backbones import BACKBONES
-from asmpg.learner import ModelBasedLearner
-from asmpg.methods import check_setting, MODELS
-from asmpg.model_files import load_backbone, split_family
+from asmpg.learners.model_based import ModelBasedLearner
+from asmpg.learners.settings import PRESETS, Settings
 from asmpg.models import ActionSequenceModel, HistoryModel
-from asmpg.policies import ActionSequence, TanhGaussianPolicy
-from asmpg.settings import PRESETS, Settings
-from asmpg.stored_config import from_json, to_json
-from asmpg.task_files import load_task, sha256
+from asmpg.models.backbones import BACKBONES
+from asmpg.models.files import load_backbone, split_family
+from asmpg.tasks.files import load_task, sha256
 from probes import RewardIsAction, RewardIsState
 
 
@@ -54,7 +54,7 @@ number = 3
 
 MODEL_FILE = """
 from asmpg import AbstractBackbone
-from asmpg.backbones import RNN, Transformer, scan_step
+from asmpg.models.backbones import RNN, Transformer, scan_step
 import equinox as eqx, jax.numpy as jnp
 
 class Sum(AbstractBackbone):
@@ -241,7 +241,7 @@ configurations = st.builds(
 )
 
 
-@pytest.mark.filterwarnings("ignore::asmpg.envs.DiscretisationWarning")
+@pytest.mark.filterwarnings("ignore::asmpg.tasks.DiscretisationWarning")
 @settings(max_examples=40, deadline=None)
 @given(configurations)
 def test_json_round_trip(config):

@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from asmpg.baselines.decision_policy import (
+from asmpg.core.loops import loop
+from asmpg.core.types import Trajectory
+from asmpg.learners.odt import DecisionTransformer, PRESETS, target_return
+from asmpg.learners.odt_policy import (
     Carry,
     DecisionTransformerPolicy,
     imitation_loss,
@@ -19,16 +22,9 @@ from asmpg.baselines.decision_policy import (
     sub_sequence,
     Window,
 )
-from asmpg.baselines.decision_transformer import (
-    DecisionTransformer,
-    PRESETS,
-    target_return,
-)
-from asmpg.environment import play, rollout, uniform_actions
-from asmpg.optimal_control import optimal, score
-from asmpg.optimisation import loop
-from asmpg.replay import ReplayBuffer
-from asmpg.types import Trajectory
+from asmpg.learners.replay import ReplayBuffer
+from asmpg.tasks.environment import play, rollout, uniform_actions
+from asmpg.tasks.optimum import optimal, score
 from probes import RewardIsState
 from toys import bits, Drift, flatten, relative_error, unit_normaliser
 

@@ -10,16 +10,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from asmpg.gradients.policy_gradient.policies import TanhGaussianPolicy
+from asmpg.training.loop.loop import Schedule, Trainer
 
 import asmpg
 from asmpg.cli import main
-from asmpg.experiments import diagnosis, subjects
-from asmpg.experiments.diagnosis import diagnose, Subject
-from asmpg.experiments.diagnosis_figure import rate_text
+from asmpg.core.types import UsageError
+from asmpg.diagnose import diagnosis, subjects
+from asmpg.diagnose.diagnosis import diagnose, Subject
+from asmpg.diagnose.figure import rate_text
 from asmpg.models import Simulator
-from asmpg.policies import TanhGaussianPolicy
-from asmpg.training import Schedule, Trainer
-from asmpg.types import UsageError
 from test_analysis import Brittle, make_actions, Memory
 from toys import unit_normaliser
 

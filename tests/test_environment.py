@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from asmpg.environment import (
+from asmpg.core.types import UsageError
+from asmpg.tasks.environment import (
     AbstractEnvironment,
     evaluation_states,
     rollout,
@@ -14,7 +15,6 @@ from asmpg.environment import (
     uniform_actions,
     validate,
 )
-from asmpg.types import UsageError
 from probes import DelayedReward, RewardIsAction, RewardIsState
 
 

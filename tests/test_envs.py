@@ -6,14 +6,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from asmpg import envs
-from asmpg.environment import rollout, validate
-from asmpg.envs import mechanics, stability
-from asmpg.types import UsageError
+from asmpg import tasks as envs
+from asmpg.core.types import UsageError
+from asmpg.tasks import mechanics, stability
+from asmpg.tasks.environment import rollout, validate
 
 
 # Short horizons are asked for on purpose.
-pytestmark = pytest.mark.filterwarnings("ignore::asmpg.envs.DiscretisationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::asmpg.tasks.DiscretisationWarning")
 
 
 def run(env, actions):

@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from asmpg.gradients.policy_gradient.policies import TanhGaussianPolicy
+from asmpg.training.loop.runs import Progress, Result, StorageError
 
-from asmpg.backbones import Transformer
 from asmpg.cli import main
-from asmpg.environment import random_episodes, rollout
-from asmpg.envs import make
+from asmpg.core.types import UsageError
 from asmpg.experiments import (
     attention,
     bounce,
@@ -27,11 +27,11 @@ from asmpg.experiments import (
 from asmpg.experiments.table import Table
 from asmpg.experiments.training import Training
 from asmpg.experiments.verdicts import both, decide, plain, three_way
+from asmpg.learners.replay import ReplayBuffer
 from asmpg.models import OneStepModel
-from asmpg.policies import TanhGaussianPolicy
-from asmpg.replay import ReplayBuffer
-from asmpg.runs import Progress, Result, StorageError
-from asmpg.types import UsageError
+from asmpg.models.backbones import Transformer
+from asmpg.tasks import make
+from asmpg.tasks.environment import random_episodes, rollout
 from toys import Drift, unit_normaliser
 
 

@@ -12,10 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from asmpg.gradients.policy_gradient.imagination import imagine, imagine_in_two_passes
 
-from asmpg import ActionSequenceModel, imagination, TanhGaussianPolicy
-from asmpg.backbones import BACKBONES, scan_step
-from asmpg.imagination import imagine, imagine_in_two_passes
+from asmpg import ActionSequenceModel, TanhGaussianPolicy
+from asmpg.gradients.policy_gradient import imagination
+from asmpg.models.backbones import BACKBONES, scan_step
 from toys import Drift, relative_error, unit_normaliser
 
 

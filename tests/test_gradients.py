@@ -9,16 +9,22 @@ import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
+from asmpg.gradients.policy_gradient.policies import ActionSequence, TanhGaussianPolicy
+from asmpg.gradients.policy_gradient.policy_gradient import (
+    action_gradient,
+    imagine,
+    imagine_in_two_passes,
+    imagined_return,
+    policy_gradient,
+)
 from jax.flatten_util import ravel_pytree
 
-from asmpg.backbones import BACKBONES
-from asmpg.environment import AbstractEnvironment, rollout, trajectory_rewards
-from asmpg.envs import make
-from asmpg.gradients import action_gradient, imagine, imagine_in_two_passes, imagined_return, policy_gradient
+from asmpg.core.types import UsageError
 from asmpg.models import AbstractDynamicsModel, ActionSequenceModel, HistoryModel, OneStepModel, Simulator
-from asmpg.normalisation import Normaliser
-from asmpg.policies import ActionSequence, TanhGaussianPolicy
-from asmpg.types import UsageError
+from asmpg.models.backbones import BACKBONES
+from asmpg.models.normalisation import Normaliser
+from asmpg.tasks import make
+from asmpg.tasks.environment import AbstractEnvironment, rollout, trajectory_rewards
 from toys import Drift, flatten, LinearQuadratic, relative_error, unit_normaliser
 
 

@@ -10,17 +10,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from asmpg.gradients.policy_gradient.imagination import find_states, imagine, resolve
+from asmpg.gradients.policy_gradient.policy_gradient import imagined_return
+from asmpg.training.loop.runs import lifecycle
 
 import asmpg
-from asmpg import ActionSequenceModel, imagination, TanhGaussianPolicy, TrainConfig
-from asmpg.backbones import AbstractBackbone
+from asmpg import ActionSequenceModel, TanhGaussianPolicy, TrainConfig
 from asmpg.cli import main
-from asmpg.gradients import imagined_return
-from asmpg.imagination import find_states, imagine, resolve
+from asmpg.core.types import UsageError
+from asmpg.gradients.policy_gradient import imagination
+from asmpg.learners.replay import ReplayBuffer
 from asmpg.models import OneStepModel, Simulator
-from asmpg.replay import ReplayBuffer
-from asmpg.runs import lifecycle
-from asmpg.types import UsageError
+from asmpg.models.backbones import AbstractBackbone
 
 
 pytestmark = pytest.mark.usefixtures("quickly")

@@ -10,18 +10,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from asmpg.gradients.policy_gradient.policies import TanhGaussianPolicy
+from asmpg.gradients.policy_gradient.policy_gradient import imagined_return
 
-from asmpg.backbones import BACKBONES
-from asmpg.environment import AbstractEnvironment, rollout, trajectory_rewards, uniform_actions
-from asmpg.gradients import imagined_return
-from asmpg.learner import gradient_cosine, ModelBasedLearner, ModelBasedState
+from asmpg.core.loops import loop
+from asmpg.core.types import Trajectory
+from asmpg.learners.model_based import gradient_cosine, ModelBasedLearner, ModelBasedState
+from asmpg.learners.optimisation import CPU_MICRO_BATCH_STEPS, mean_gradient, micro_batch_size, optimiser
+from asmpg.learners.replay import ReplayBuffer
+from asmpg.learners.settings import preset
 from asmpg.models import ActionSequenceModel, OneStepModel, Simulator
-from asmpg.normalisation import Normaliser
-from asmpg.optimisation import CPU_MICRO_BATCH_STEPS, loop, mean_gradient, micro_batch_size, optimiser
-from asmpg.policies import TanhGaussianPolicy
-from asmpg.replay import ReplayBuffer
-from asmpg.settings import preset
-from asmpg.types import Trajectory
+from asmpg.models.backbones import BACKBONES
+from asmpg.models.normalisation import Normaliser
+from asmpg.tasks.environment import AbstractEnvironment, rollout, trajectory_rewards, uniform_actions
 from toys import bits, Drift, flatten, relative_error, unit_normaliser
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from asmpg.linear import Linear, multiply
+from asmpg.core.linear import Linear, multiply
 
 
 def inputs():

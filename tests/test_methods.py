@@ -10,14 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from asmpg.gradients.policy_gradient.policies import ActionSequence
+from asmpg.training.loop.config import TrainConfig
+from asmpg.training.loop.loop import advance_seed, init_seed, Schedule, SeedState
 
-from asmpg.config import TrainConfig
-from asmpg.environment import AbstractEnvironment
-from asmpg.learner import ModelBasedLearner
+from asmpg.core.loops import loop
+from asmpg.learners.model_based import ModelBasedLearner
 from asmpg.models import AbstractDynamicsModel
-from asmpg.optimisation import loop
-from asmpg.policies import ActionSequence
-from asmpg.training import advance_seed, init_seed, Schedule, SeedState
+from asmpg.tasks.environment import AbstractEnvironment
 from probes import DelayedReward, OneOf, RewardIsAction, RewardIsState
 from toys import bits, Drift
 

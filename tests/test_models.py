@@ -8,14 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from asmpg.gradients.policy_gradient.analysis import action_jacobian
 
-from asmpg.analysis import action_jacobian
-from asmpg.backbones import BACKBONES
-from asmpg.environment import AbstractEnvironment, rollout, uniform_actions
-from asmpg.envs import make, TASKS
+from asmpg.core.types import Trajectory, UsageError
 from asmpg.models import ActionSequenceModel, free_run, HistoryModel, OneStepModel, Simulator
-from asmpg.normalisation import Normaliser
-from asmpg.types import Trajectory, UsageError
+from asmpg.models.backbones import BACKBONES
+from asmpg.models.normalisation import Normaliser
+from asmpg.tasks import make, TASKS
+from asmpg.tasks.environment import AbstractEnvironment, rollout, uniform_actions
 from toys import Drift, relative_error, Scaled, unit_normaliser
 
 

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from asmpg.environment import rollout
-from asmpg.normalisation import FLOOR, Normaliser
+from asmpg.models.normalisation import FLOOR, Normaliser
+from asmpg.tasks.environment import rollout
 from toys import bits, Drift
 
 

@@ -5,14 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from asmpg import envs, solution_cache
-from asmpg.environment import AbstractEnvironment, evaluation_states, rollout
-from asmpg.optimal_control import best_constant_return, optimal, random_return, score, scores, shooting
-from asmpg.types import UsageError
+from asmpg import tasks as envs
+from asmpg.core.types import UsageError
+from asmpg.tasks.environment import AbstractEnvironment, evaluation_states, rollout
+from asmpg.tasks.optimum import best_constant_return, optimal, random_return, score, scores, shooting
+from asmpg.tasks.optimum import cache as solution_cache
 from probes import DelayedReward, RewardIsAction, RewardIsState
 
 
-pytestmark = pytest.mark.filterwarnings("ignore::asmpg.envs.DiscretisationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::asmpg.tasks.DiscretisationWarning")
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
+from asmpg.gradients.policy_gradient.policies import ActionSequence, TanhGaussianPolicy
 
-from asmpg.environment import AbstractEnvironment
-from asmpg.policies import ActionSequence, TanhGaussianPolicy
+from asmpg.tasks.environment import AbstractEnvironment
 from toys import Drift, unit_normaliser
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from asmpg.replay import ReplayBuffer
-from asmpg.types import Trajectory
+from asmpg.core.types import Trajectory
+from asmpg.learners.replay import ReplayBuffer
 from toys import Drift
 
 

@@ -9,18 +9,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from asmpg.training.loop.config import TrainConfig
+from asmpg.training.loop.loop import Schedule, Trainer
 
-from asmpg.config import TrainConfig
-from asmpg.environment import rollout, trajectory_rewards, uniform_actions
-from asmpg.learner import ModelBasedLearner, ModelBasedState
+from asmpg.core.loops import loop
+from asmpg.core.types import Trajectory
+from asmpg.learners.model_based import ModelBasedLearner, ModelBasedState
+from asmpg.learners.replay import ReplayBuffer
+from asmpg.learners.settings import preset
 from asmpg.models import OneStepModel, Simulator
-from asmpg.normalisation import RewardScale
-from asmpg.optimisation import loop
-from asmpg.replay import ReplayBuffer
-from asmpg.rewards import fitting_loss, LearnedReward
-from asmpg.settings import preset
-from asmpg.training import Schedule, Trainer
-from asmpg.types import Trajectory
+from asmpg.models.normalisation import RewardScale
+from asmpg.models.reward import fitting_loss, LearnedReward
+from asmpg.tasks.environment import rollout, trajectory_rewards, uniform_actions
 from toys import bits, Drift, flatten, relative_error, unit_normaliser
 
 

@@ -17,14 +17,14 @@ import equinox as eqx
 import jax
 import numpy as np
 import pytest
+from asmpg.training.loop.runs import checkpoint, lifecycle, RunWarning, session, StorageError
+from asmpg.training.loop.runs.folder import from_lines, RunFolder
+from asmpg.training.loop.runs.records import History
+from asmpg.training.loop.stored_config import from_json, to_json
 
 import asmpg
 import wanderer
 from asmpg import TrainConfig, UsageError
-from asmpg.runs import checkpoint, lifecycle, RunWarning, session, StorageError
-from asmpg.runs.folder import from_lines, RunFolder
-from asmpg.runs.records import History
-from asmpg.stored_config import from_json, to_json
 from probes import RewardIsState
 from toys import bits
 
@@ -297,7 +297,7 @@ def test_resumed_is_never_stopped(whole, tmp_path):
 
 
 @pytest.mark.parametrize("steps", [120, 24], ids=["ends inside a chunk", "shorter than the warm-up"])
-@pytest.mark.filterwarnings("ignore:.*begins again:asmpg.runs.RunWarning")
+@pytest.mark.filterwarnings("ignore:.*begins again:asmpg.training.runs.RunWarning")
 def test_extended_is_meant_to_be_that_long_all_along(whole, tmp_path, steps):
     short = asmpg.train(dataclasses.replace(CONFIG, steps=steps, out=str(tmp_path / "run")))
     assert short.finished
@@ -343,7 +343,7 @@ def test_the_model_of_a_run_is_never_run_by_itself(tmp_path):
     """As for a task: given again, unchanged; loading touches neither the file nor what it defines."""
     witness, file = tmp_path / "witness", tmp_path / "own.py"
     file.write_text(
-        f"import pathlib\npathlib.Path({str(witness)!r}).touch()\nfrom asmpg.backbones import RNN as Own\n"
+        f"import pathlib\npathlib.Path({str(witness)!r}).touch()\nfrom asmpg.models.backbones import RNN as Own\n"
     )
     config = dataclasses.replace(CONFIG, model=f"{file}:Own", out=str(tmp_path / "run"))
     train_until(config, 1)

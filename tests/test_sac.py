@@ -10,9 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
+from asmpg.gradients.policy_gradient.policies import TanhGaussianPolicy
 
-from asmpg.baselines.sac import PRESETS, SoftActorCritic, SoftActorCriticState
-from asmpg.baselines.soft_values import (
+from asmpg.core.loops import loop
+from asmpg.core.types import Trajectory
+from asmpg.learners.replay import ReplayBuffer
+from asmpg.learners.sac import PRESETS, SoftActorCritic, SoftActorCriticState
+from asmpg.learners.soft_values import (
     bootstrap_target,
     Critic,
     critic_loss,
@@ -21,13 +25,9 @@ from asmpg.baselines.soft_values import (
     sample_transitions,
     Transition,
 )
-from asmpg.baselines.temperature import temperature_loss
-from asmpg.environment import rollout, uniform_actions
-from asmpg.normalisation import Normaliser
-from asmpg.optimisation import loop
-from asmpg.policies import TanhGaussianPolicy
-from asmpg.replay import ReplayBuffer
-from asmpg.types import Trajectory
+from asmpg.learners.temperature import temperature_loss
+from asmpg.models.normalisation import Normaliser
+from asmpg.tasks.environment import rollout, uniform_actions
 from toys import bits, Drift, flatten, relative_error, unit_normaliser
 
 

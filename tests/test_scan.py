@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from asmpg.scan import default_chunk, scan, SHORT
-from asmpg.types import UsageError
+from asmpg.core.loops import default_chunk, scan, SHORT
+from asmpg.core.types import UsageError
 
 
 def body(carry, x):

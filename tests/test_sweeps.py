@@ -9,14 +9,14 @@ import time
 import warnings
 
 import pytest
+from asmpg.training.loop.runs import RunWarning, StorageError
+from asmpg.training.loop.runs.checkpoint import seal, unseal
+from asmpg.training.loop.stored_config import to_json
 
 import asmpg
 import sweeping
 import wanderer
 from asmpg import TrainConfig, UsageError
-from asmpg.runs import RunWarning, StorageError
-from asmpg.runs.checkpoint import seal, unseal
-from asmpg.stored_config import to_json
 from asmpg.sweeps import BUILT_IN, Grid, load_suite, look, make_suite, open_store, sweep, tidy, work
 from asmpg.sweeps.engines import InProcess, Local, make_engine
 from asmpg.sweeps.suite import identify
@@ -260,7 +260,7 @@ def test_a_stopped_item_goes_on_from_its_checkpoint(whole, tmp_path, monkeypatch
     assert lines.count(b"\n") >= 3
     first = load(file).items[0].id
     assert begun.name == first
-    said = list[asmpg.runs.Progress]()
+    said = list[asmpg.training.runs.Progress]()
     real = work.start
     monkeypatch.setattr(work, "start", lambda config, report, *rest: real(config, said.append, *rest))
     sweeping.sweep(file, out, stop=stop_after(6))

@@ -14,16 +14,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from asmpg.training.loop.config import TrainConfig
+from asmpg.training.loop.loop import exploration_noise, explore, Schedule, Trainer
 
-from asmpg import training
-from asmpg.config import TrainConfig
-from asmpg.environment import AbstractEnvironment, evaluation_states, rollout, trajectory_rewards
-from asmpg.learner import ModelBasedLearner
+from asmpg.core.types import Metrics
+from asmpg.learners.model_based import ModelBasedLearner
+from asmpg.learners.settings import preset
 from asmpg.models import OneStepModel
-from asmpg.optimal_control import optimal, score
-from asmpg.settings import preset
-from asmpg.training import exploration_noise, explore, Schedule, Trainer
-from asmpg.types import Metrics
+from asmpg.tasks.environment import AbstractEnvironment, evaluation_states, rollout, trajectory_rewards
+from asmpg.tasks.optimum import optimal, score
+from asmpg.training.loop import loop as training
 from toys import bits, Drift, flatten, relative_error
 
 

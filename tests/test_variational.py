@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from asmpg.gradients.policy_gradient.analysis import first_action_jacobian
 from scipy.integrate import solve_ivp
 
-from asmpg.analysis import first_action_jacobian
-from asmpg.envs import make
-from asmpg.envs.mechanics import pendulum_rates
 from asmpg.models import Simulator
+from asmpg.tasks import make
+from asmpg.tasks.mechanics import pendulum_rates
 
 
 pytestmark = pytest.mark.usefixtures("quickly")

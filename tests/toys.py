@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from asmpg.environment import AbstractEnvironment
-from asmpg.normalisation import Normaliser
+from asmpg.models.normalisation import Normaliser
+from asmpg.tasks.environment import AbstractEnvironment
 
 
 class Drift(AbstractEnvironment):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 import asmpg
-from asmpg.learner import AbstractLearner
+from asmpg.learners.model_based import AbstractLearner
 
 
 class State(asmpg.AbstractPolicy):

@@ -8,49 +8,35 @@ from typing import Any, TYPE_CHECKING
 
 
 if TYPE_CHECKING:
-    from .analysis import action_jacobian as action_jacobian
-    from .analysis import cosine_similarity as cosine_similarity
-    from .analysis import estimator_error as estimator_error
-    from .analysis import gradient_norm_profile as gradient_norm_profile
-    from .analysis import growth_fit as growth_fit
-    from .analysis import locate_nonfinite as locate_nonfinite
-    from .analysis import reach as reach
-    from .analysis import return_landscape as return_landscape
-    from .analysis import theorem1_bound as theorem1_bound
-    from .backbones import AbstractBackbone as AbstractBackbone
-    from .backbones import BACKBONES as BACKBONES
-    from .backbones import SelfAttention as SelfAttention
-    from .backbones import SimpleRNN as SimpleRNN
-    from .baselines import DecisionTransformerSettings as DecisionTransformerSettings
-    from .baselines import SoftActorCriticSettings as SoftActorCriticSettings
-    from .config import TrainConfig as TrainConfig
-    from .environment import AbstractEnvironment as AbstractEnvironment
-    from .environment import AbstractReward as AbstractReward
-    from .environment import rollout as rollout
-    from .envs import from_ode as from_ode
-    from .envs import make as make
-    from .envs import TASKS as TASKS
-    from .gradients import action_gradient as action_gradient
-    from .gradients import policy_gradient as policy_gradient
-    from .methods import MODELS as MODELS
+    from .core.types import Trajectory as Trajectory
+    from .core.types import UsageError as UsageError
+    from .gradients.analysis import action_jacobian as action_jacobian
+    from .gradients.analysis import cosine_similarity as cosine_similarity
+    from .gradients.analysis import estimator_error as estimator_error
+    from .gradients.analysis import gradient_norm_profile as gradient_norm_profile
+    from .gradients.analysis import growth_fit as growth_fit
+    from .gradients.analysis import locate_nonfinite as locate_nonfinite
+    from .gradients.analysis import reach as reach
+    from .gradients.analysis import return_landscape as return_landscape
+    from .gradients.analysis import theorem1_bound as theorem1_bound
+    from .gradients.policies import AbstractPolicy as AbstractPolicy
+    from .gradients.policies import ActionSequence as ActionSequence
+    from .gradients.policies import TanhGaussianPolicy as TanhGaussianPolicy
+    from .gradients.policy_gradient import action_gradient as action_gradient
+    from .gradients.policy_gradient import policy_gradient as policy_gradient
+    from .learners import DecisionTransformerSettings as DecisionTransformerSettings
+    from .learners import SoftActorCriticSettings as SoftActorCriticSettings
+    from .learners.settings import Settings as Settings
     from .models import AbstractDynamicsModel as AbstractDynamicsModel
     from .models import ActionSequenceModel as ActionSequenceModel
     from .models import HistoryModel as HistoryModel
     from .models import OneStepModel as OneStepModel
     from .models import Simulator as Simulator
-    from .optimal_control import best_constant_return as best_constant_return
-    from .optimal_control import optimal as optimal
-    from .optimal_control import random_return as random_return
-    from .optimal_control import score as score
-    from .policies import AbstractPolicy as AbstractPolicy
-    from .policies import ActionSequence as ActionSequence
-    from .policies import TanhGaussianPolicy as TanhGaussianPolicy
-    from .rewards import LearnedReward as LearnedReward
-    from .runs import load as load
-    from .runs import Result as Result
-    from .runs import resume as resume
-    from .runs import train as train
-    from .settings import Settings as Settings
+    from .models.backbones import AbstractBackbone as AbstractBackbone
+    from .models.backbones import BACKBONES as BACKBONES
+    from .models.backbones import SelfAttention as SelfAttention
+    from .models.backbones import SimpleRNN as SimpleRNN
+    from .models.reward import LearnedReward as LearnedReward
     from .statistics import area_under_curve as area_under_curve
     from .statistics import bootstrap_interval as bootstrap_interval
     from .statistics import difference_interval as difference_interval
@@ -60,12 +46,26 @@ if TYPE_CHECKING:
     from .statistics import probability_of_improvement as probability_of_improvement
     from .statistics import Scores as Scores
     from .statistics import steps_to_score as steps_to_score
-    from .types import Trajectory as Trajectory
-    from .types import UsageError as UsageError
+    from .tasks import from_ode as from_ode
+    from .tasks import make as make
+    from .tasks import TASKS as TASKS
+    from .tasks.environment import AbstractEnvironment as AbstractEnvironment
+    from .tasks.environment import AbstractReward as AbstractReward
+    from .tasks.environment import rollout as rollout
+    from .tasks.optimum import best_constant_return as best_constant_return
+    from .tasks.optimum import optimal as optimal
+    from .tasks.optimum import random_return as random_return
+    from .tasks.optimum import score as score
+    from .training.config import TrainConfig as TrainConfig
+    from .training.methods import MODELS as MODELS
+    from .training.runs import load as load
+    from .training.runs import Result as Result
+    from .training.runs import resume as resume
+    from .training.runs import train as train
 
 
 _MODULES = {
-    "analysis": (
+    "gradients.analysis": (
         "action_jacobian",
         "cosine_similarity",
         "estimator_error",
@@ -76,19 +76,19 @@ _MODULES = {
         "return_landscape",
         "theorem1_bound",
     ),
-    "backbones": ("AbstractBackbone", "BACKBONES", "SelfAttention", "SimpleRNN"),
-    "baselines": ("DecisionTransformerSettings", "SoftActorCriticSettings"),
-    "config": ("TrainConfig",),
-    "methods": ("MODELS",),
-    "environment": ("AbstractEnvironment", "AbstractReward", "rollout"),
-    "envs": ("from_ode", "make", "TASKS"),
-    "gradients": ("action_gradient", "policy_gradient"),
+    "models.backbones": ("AbstractBackbone", "BACKBONES", "SelfAttention", "SimpleRNN"),
+    "learners": ("DecisionTransformerSettings", "SoftActorCriticSettings"),
+    "training.config": ("TrainConfig",),
+    "training.methods": ("MODELS",),
+    "tasks.environment": ("AbstractEnvironment", "AbstractReward", "rollout"),
+    "tasks": ("from_ode", "make", "TASKS"),
+    "gradients.policy_gradient": ("action_gradient", "policy_gradient"),
     "models": ("AbstractDynamicsModel", "ActionSequenceModel", "HistoryModel", "OneStepModel", "Simulator"),
-    "optimal_control": ("best_constant_return", "optimal", "random_return", "score"),
-    "policies": ("AbstractPolicy", "ActionSequence", "TanhGaussianPolicy"),
-    "rewards": ("LearnedReward",),
-    "runs": ("load", "Result", "resume", "train"),
-    "settings": ("Settings",),
+    "tasks.optimum": ("best_constant_return", "optimal", "random_return", "score"),
+    "gradients.policies": ("AbstractPolicy", "ActionSequence", "TanhGaussianPolicy"),
+    "models.reward": ("LearnedReward",),
+    "training.runs": ("load", "Result", "resume", "train"),
+    "learners.settings": ("Settings",),
     "statistics": (
         "area_under_curve",
         "bootstrap_interval",
@@ -100,8 +100,9 @@ _MODULES = {
         "Scores",
         "steps_to_score",
     ),
-    "types": ("Trajectory", "UsageError"),
+    "core.types": ("Trajectory", "UsageError"),
 }
+_ROOMS = frozenset(name.split(".")[0] for name in _MODULES)
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
@@ -164,7 +165,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """A public name, or one of the modules they live in."""
-    if name in _MODULES:
+    if name in _ROOMS:
         return importlib.import_module(f".{name}", __name__)
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

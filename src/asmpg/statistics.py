@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from .types import PRNGKey, UsageError
+from .core.types import PRNGKey, UsageError
 
 
 # Takes values [*batch, runs, tasks], gives one number or vector for each of the batch.

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from importlib import metadata
 from typing import Any
 
-from ..envs import DiscretisationWarning
-from ..runs import RunWarning, StorageError
-from ..types import UsageError
+from ..core.types import UsageError
+from ..tasks import DiscretisationWarning
+from ..training.runs import RunWarning, StorageError
 from . import options
 from .machine import INTERRUPTED
 

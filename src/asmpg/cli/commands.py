@@ -12,23 +12,25 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .. import catalogue, task_files, user_files
-from ..backbones import BACKBONES
-from ..baselines import DecisionTransformer, SoftActorCritic
-from ..config import TrainConfig
-from ..environment import AbstractEnvironment, validate
-from ..envs import make, TASKS
-from ..methods import MODELS
+from ..core import user_code as user_files
+from ..core.types import UsageError
+from ..diagnose import catalogue
+from ..gradients.policies import ActionSequence
+from ..learners import DecisionTransformer, SoftActorCritic
 from ..models import ActionSequenceModel, HistoryModel, OneStepModel, Simulator
-from ..optimal_control import best_constant_return, optimal, random_return
-from ..policies import ActionSequence
-from ..runs.checkpoint import DamagedError
-from ..runs.folder import RunFolder
-from ..runs.forecast import forecast
-from ..runs.lifecycle import load, start, take_up
-from ..runs.progress import duration, Progress, ProgressCallback, terminal
-from ..runs.results import finite, Result, scores_as_json
-from ..types import UsageError
+from ..models.backbones import BACKBONES
+from ..tasks import files as task_files
+from ..tasks import make, TASKS
+from ..tasks.environment import AbstractEnvironment, validate
+from ..tasks.optimum import best_constant_return, optimal, random_return
+from ..training.config import TrainConfig
+from ..training.methods import MODELS
+from ..training.runs.checkpoint import DamagedError
+from ..training.runs.folder import RunFolder
+from ..training.runs.forecast import forecast
+from ..training.runs.lifecycle import load, start, take_up
+from ..training.runs.progress import duration, Progress, ProgressCallback, terminal
+from ..training.runs.results import finite, Result, scores_as_json
 from .machine import INTERRUPTED, Interrupts, keep_compiled, use_cores
 from .options import Evaluate, List, Optimal, Train
 from .output import print_json

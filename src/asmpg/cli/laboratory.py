@@ -7,15 +7,15 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from ..checks import check_choice
+from ..core.checks import check_choice
+from ..core.types import UsageError
+from ..diagnose.diagnosis import diagnose
+from ..diagnose.subjects import fresh_subjects, parse_horizons, trained_subjects
 from ..experiments import EXPERIMENTS, redraw, reproduce, SCALES, StoppedError, Sweeping
-from ..experiments.diagnosis import diagnose
-from ..experiments.subjects import fresh_subjects, parse_horizons, trained_subjects
 from ..experiments.training import Training
 from ..report import build_report
-from ..runs.progress import duration
 from ..sweeps import make_engine
-from ..types import UsageError
+from ..training.runs.progress import duration
 from .lines import PartLines
 from .machine import INTERRUPTED, Interrupts, keep_compiled, use_cores
 from .options import Diagnose, Report, Reproduce

@@ -5,8 +5,8 @@ import sys
 import time
 from typing import Any, final, TextIO
 
-from ..runs.progress import duration
 from ..sweeps import Watch
+from ..training.runs.progress import duration
 
 
 class AbstractLines(abc.ABC):

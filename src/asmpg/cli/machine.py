@@ -14,7 +14,7 @@ from types import FrameType
 
 import jax
 
-from ..solution_cache import cache_directory
+from ..tasks.optimum.cache import cache_directory
 
 
 INTERRUPTED = 130

@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from ..methods import MODELS
-from ..settings import AbstractSettings
+from ..learners.settings import AbstractSettings
+from ..training.methods import MODELS
 
 
 def _option(default: Any, name: str | None = None) -> Any:

@@ -8,13 +8,13 @@ from typing import Any
 
 import jax
 
-from ..checks import check_integer
-from ..runs.progress import duration
+from ..core.checks import check_integer
+from ..core.types import UsageError
 from ..sweeps import BUILT_IN, calibrate, load_suite, look, make_engine, open_store, run_sweep
 from ..sweeps.engines import AbstractEngine
 from ..sweeps.state import predict, State, summary
 from ..sweeps.sweep import table_name
-from ..types import UsageError
+from ..training.runs.progress import duration
 from .lines import SweepLines
 from .machine import INTERRUPTED, Interrupts, keep_compiled
 from .options import Sweep

@@ -1,16 +1,6 @@
 """Experiments of the paper: tables, the figures drawn from them, and verdicts on its claims."""
 
-from . import (
-    attention,
-    bounce,
-    learned_reward,
-    myriad,
-    odt,
-    pendulum,
-    pendulum_training,
-    theory,
-    toy_offline,
-)
+from . import attention, bounce, learned_reward, myriad, odt, pendulum, pendulum_training, theory, toy_offline
 from .experiment import Experiment as Experiment
 from .experiment import redraw as redraw
 from .experiment import reproduce as reproduce

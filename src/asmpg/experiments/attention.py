@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ..analysis import jacobian_norms
-from ..backbones import BACKBONES, Transformer
-from ..backbones.attention import attention_weights
-from ..config import TrainConfig
+from ..core.types import UsageError
+from ..gradients.analysis import jacobian_norms
 from ..models import AbstractDynamicsModel, ActionSequenceModel
-from ..runs import Progress, Result, train
-from ..types import UsageError
+from ..models.backbones import BACKBONES, Transformer
+from ..models.backbones.attention import attention_weights
+from ..training.config import TrainConfig
+from ..training.runs import Progress, Result, train
 from .drawing import heat_map, panels
 from .experiment import Experiment, Report, Scale, Tables
 from .table import Table

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from ..analysis import action_return, return_landscape
-from ..environment import AbstractEnvironment, random_episodes, rollout
-from ..envs import make
+from ..core.types import PRNGKey, Trajectory
+from ..gradients.analysis import action_return, return_landscape
 from ..models import AbstractDynamicsModel, Simulator
-from ..types import PRNGKey, Trajectory
+from ..tasks import make
+from ..tasks.environment import AbstractEnvironment, random_episodes, rollout
 from .drawing import colour, finish, panels
 from .experiment import Experiment, Report, Scale, Tables
 from .offline import add_fit, Fit, fit, FLAGGED, for_seeds, if_fitted, make_models, seed_keys

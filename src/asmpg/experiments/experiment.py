@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
-from ..checks import check_choice
-from ..runs import StorageError
+from ..core.checks import check_choice
+from ..core.types import UsageError
 from ..sweeps import Scale, SCALES, tidy
-from ..types import UsageError
+from ..training.runs import StorageError
 from .charts import Chart, render_all
 from .drawing import encode
 from .protocol import protocol

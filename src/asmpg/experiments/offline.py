@@ -9,15 +9,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
-from ..backbones import BACKBONES
-from ..environment import AbstractEnvironment, trajectory_rewards
+from ..core.loops import loop
+from ..core.types import PRNGKey, Scalar, Trajectory
+from ..gradients.policies import AbstractPolicy
+from ..learners.optimisation import apply_gradient, mean_gradient, optimiser
+from ..learners.replay import ReplayBuffer
 from ..models import AbstractDynamicsModel, ActionSequenceModel, OneStepModel, Simulator
-from ..normalisation import Normaliser
-from ..optimisation import apply_gradient, loop, mean_gradient, optimiser
-from ..policies import AbstractPolicy
-from ..replay import ReplayBuffer
-from ..training import over_seeds
-from ..types import PRNGKey, Scalar, Trajectory
+from ..models.backbones import BACKBONES
+from ..models.normalisation import Normaliser
+from ..tasks.environment import AbstractEnvironment, trajectory_rewards
+from ..training.loop import over_seeds
 from .table import Table
 from .verdicts import decide, Verdict
 

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from ..analysis import first_action_jacobian, gradient_norms, operator_norm
-from ..environment import AbstractEnvironment, random_episodes, uniform_actions
-from ..envs import make
+from ..core.types import PRNGKey, Trajectory
+from ..gradients.analysis import first_action_jacobian, gradient_norms, operator_norm
 from ..models import AbstractDynamicsModel, Simulator
-from ..types import PRNGKey, Trajectory
+from ..tasks import make
+from ..tasks.environment import AbstractEnvironment, random_episodes, uniform_actions
 from .bounce import first_action_landscape
 from .drawing import colour, finish, panels
 from .experiment import Experiment, Report, Scale, Tables

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from ..analysis import growth_fit, GrowthFit
-from ..types import UsageError
+from ..core.types import UsageError
+from ..gradients.analysis import growth_fit, GrowthFit
 from .experiment import Tables
 from .offline import FLAGGED, if_fitted
 from .table import Table

@@ -10,14 +10,14 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from ..analysis import cosine_similarity, gradient_norm
-from ..environment import AbstractEnvironment
-from ..envs import make
-from ..gradients import policy_gradient
+from ..core.types import PRNGKey, Trajectory
+from ..gradients.analysis import cosine_similarity, gradient_norm
+from ..gradients.policies import HIDDEN_SIZE, TanhGaussianPolicy
+from ..gradients.policy_gradient import policy_gradient
 from ..models import AbstractDynamicsModel, Simulator
-from ..normalisation import Normaliser
-from ..policies import HIDDEN_SIZE, TanhGaussianPolicy
-from ..types import PRNGKey, Trajectory
+from ..models.normalisation import Normaliser
+from ..tasks import make
+from ..tasks.environment import AbstractEnvironment
 from .drawing import band, finish, panels
 from .experiment import Experiment, Report, Scale, Tables
 from .offline import (

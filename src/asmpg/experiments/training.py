@@ -6,9 +6,6 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..envs import make, MYRIAD_TASKS
-from ..optimal_control import optimal
-from ..runs import RunWarning
 from ..sweeps import (
     AbstractEngine,
     BUILT_IN,
@@ -21,6 +18,9 @@ from ..sweeps import (
     State,
 )
 from ..sweeps.tidy import collect
+from ..tasks import make, MYRIAD_TASKS
+from ..tasks.optimum import optimal
+from ..training.runs import RunWarning
 from .table import Table
 from .trained_runs import FLOOR
 

@@ -7,8 +7,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..scan import scan
-from ..types import PRNGKey, Scalar, Step, Trajectory
+from ..core.loops import scan
+from ..core.types import PRNGKey, Scalar, Step, Trajectory
 
 
 HIDDEN_SIZE = 64

@@ -5,11 +5,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..environment import AbstractEnvironment
-from ..linear import Linear
-from ..normalisation import Normaliser
-from ..types import PRNGKey, Scalar, Step, Trajectory
+from ..core.linear import Linear
+from ..core.types import PRNGKey, Scalar, Step, Trajectory
+from ..tasks.environment import AbstractEnvironment
 from .base import AbstractDynamicsModel, free_run, HIDDEN_SIZE
+from .normalisation import Normaliser
 
 
 class OneStepModel(AbstractDynamicsModel):

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..backbones import AbstractBackbone, create_backbone, CreateBackbone
-from ..environment import AbstractEnvironment
-from ..linear import Linear
-from ..normalisation import Normaliser
-from ..types import PRNGKey, Scalar, Step, Trajectory
+from ..core.linear import Linear
+from ..core.types import PRNGKey, Scalar, Step, Trajectory
+from ..tasks.environment import AbstractEnvironment
+from .backbones import AbstractBackbone, create_backbone, CreateBackbone
 from .base import AbstractDynamicsModel, free_run, HIDDEN_SIZE
+from .normalisation import Normaliser
 
 
 EMBEDDING_SIZE = 72
@@ -79,7 +79,7 @@ class ActionSequenceModel(AbstractDynamicsModel):
 
         Args:
             env: gives the sizes, the horizon and, without a normaliser, the statistics of 64 random episodes.
-            backbone: a name of `asmpg.backbones.BACKBONES`, an instance, or what makes one, such as the `create` of a
+            backbone: a name of `asmpg.BACKBONES`, an instance, or what makes one, such as the `create` of a
                 class of your own.
             key: for the initial parameters.
             dropout: the dropout rate of a backbone that is made here.
@@ -195,7 +195,7 @@ class HistoryModel(AbstractDynamicsModel):
 
         Args:
             env: gives the sizes, the horizon and, without a normaliser, the statistics of 64 random episodes.
-            backbone: a name of `asmpg.backbones.BACKBONES`, an instance, or what makes one, such as the `create` of a
+            backbone: a name of `asmpg.BACKBONES`, an instance, or what makes one, such as the `create` of a
                 class of your own.
             key: for the initial parameters.
             dropout: the dropout rate of a backbone that is made here.

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ..envs import MYRIAD_TASKS
+from ..tasks import MYRIAD_TASKS
 from .suite import Grid
 
 

@@ -4,17 +4,17 @@ import functools
 import hashlib
 import pathlib
 
-from ..runs.lifecycle import versions
+from ..training.runs.lifecycle import versions
 
 
 # What can change no result of a run, by the first part of the path below the package.
 _NO_MATTER = {
     "cli",
+    "diagnose",
     "experiments",
     "report",
     "sweeps",
     "statistics.py",
-    "demo.py",
     "__init__.py",
     "__main__.py",
 }

@@ -14,9 +14,9 @@ import zipfile
 from collections.abc import Iterator
 from typing import final
 
-from ..runs import checkpoint, StorageError
-from ..runs.folder import CHECKPOINTS, CONFIG, METRICS, TIMINGS
-from ..types import UsageError
+from ..core.types import UsageError
+from ..training.runs import checkpoint, StorageError
+from ..training.runs.folder import CHECKPOINTS, CONFIG, METRICS, TIMINGS
 
 
 RESULTS, FAILURES, PROGRESS, ASIDE = "results", "failures", "progress", "aside"

@@ -10,12 +10,13 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from .. import task_files, user_files
-from ..checks import check_choice
-from ..config import TrainConfig
-from ..methods import MODELS
-from ..stored_config import to_json
-from ..types import one_line, UsageError
+from ..core import user_code as user_files
+from ..core.checks import check_choice
+from ..core.types import one_line, UsageError
+from ..tasks import files as task_files
+from ..training.config import TrainConfig
+from ..training.methods import MODELS
+from ..training.stored_config import to_json
 
 
 Scale = Literal["smoke", "cpu", "paper"]

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..checks import check_integer
-from ..stored_config import to_json
+from ..core.checks import check_integer
+from ..training.stored_config import to_json
 from . import tidy
 from .code import code_version
 from .engines import AbstractEngine

@@ -7,7 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..types import UsageError
+from ..core.types import UsageError
 from .store import AbstractStore
 from .suite import Item, Suite
 from .work import Finished

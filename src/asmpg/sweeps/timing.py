@@ -12,13 +12,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..config import TrainConfig
-from ..runs import Progress
-from ..runs.group import run_together
-from ..runs.lifecycle import start
-from ..runs.session import MakeTrainer
-from ..stored_config import to_json
-from ..training import Trainer
+from ..training.config import TrainConfig
+from ..training.loop import Trainer
+from ..training.runs import Progress
+from ..training.runs.group import run_together
+from ..training.runs.lifecycle import start
+from ..training.runs.session import MakeTrainer
+from ..training.stored_config import to_json
 from .suite import Item
 from .together import numbers_of, solve_once
 from .work import describe, Outcome

@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 
 import jax
 
-from ..config import TrainConfig
-from ..optimal_control import optimal, random_return
-from ..runs import RunWarning, StorageError
-from ..runs.group import run_together
-from ..runs.session import MakeTrainer
-from ..settings import MAY_DIFFER
-from ..stored_config import to_json
+from ..learners.settings import MAY_DIFFER
+from ..tasks.optimum import optimal, random_return
+from ..training.config import TrainConfig
+from ..training.runs import RunWarning, StorageError
+from ..training.runs.group import run_together
+from ..training.runs.session import MakeTrainer
+from ..training.stored_config import to_json
 from .work import do, Job, Outcome
 
 

@@ -15,16 +15,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..config import TrainConfig
-from ..runs import Progress, Result, RunWarning
-from ..runs.checkpoint import DamagedError, seal, unseal
-from ..runs.folder import from_lines, METRICS, RunFolder, TIMINGS, to_line
-from ..runs.group import DisbandedError
-from ..runs.lifecycle import start, versions
-from ..runs.records import History
-from ..runs.session import MakeTrainer
-from ..training import Trainer
-from ..types import UsageError
+from ..core.types import UsageError
+from ..training.config import TrainConfig
+from ..training.loop import Trainer
+from ..training.runs import Progress, Result, RunWarning
+from ..training.runs.checkpoint import DamagedError, seal, unseal
+from ..training.runs.folder import from_lines, METRICS, RunFolder, TIMINGS, to_line
+from ..training.runs.group import DisbandedError
+from ..training.runs.lifecycle import start, versions
+from ..training.runs.records import History
+from ..training.runs.session import MakeTrainer
 from .code import code_version
 from .hardware import hardware
 from .store import AbstractStore, FAILURES, open_store, PROGRESS, RESULTS

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from ...analysis import growth_fit, jacobian_norms
-from ...backbones import SelfAttention
-from ...types import UsageError
+from ...core.types import UsageError
+from ...gradients.analysis import growth_fit, jacobian_norms
+from ...models.backbones import SelfAttention
 from ..experiment import Scale
 from ..table import Table
 from ..verdicts import decide, Verdict

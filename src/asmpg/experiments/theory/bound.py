@@ -5,10 +5,10 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from ...analysis import theorem1_bound
-from ...environment import AbstractEnvironment
+from ...gradients.analysis import theorem1_bound
+from ...gradients.policies import TanhGaussianPolicy
 from ...models import AbstractDynamicsModel, ActionSequenceModel, Simulator
-from ...policies import TanhGaussianPolicy
+from ...tasks.environment import AbstractEnvironment
 from ..experiment import Scale
 from ..table import Table
 from ..verdicts import decide, Verdict

@@ -8,14 +8,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ...analysis import action_jacobian
-from ...backbones import SimpleRNN
-from ...environment import AbstractEnvironment, rollout, uniform_actions
-from ...gradients import imagine, policy_gradient
+from ...core.types import Scalar, Trajectory
+from ...gradients.analysis import action_jacobian
+from ...gradients.policies import AbstractPolicy, TanhGaussianPolicy
+from ...gradients.policy_gradient import imagine, policy_gradient
 from ...models import AbstractDynamicsModel, ActionSequenceModel, OneStepModel, Simulator
-from ...normalisation import Normaliser
-from ...policies import AbstractPolicy, TanhGaussianPolicy
-from ...types import Scalar, Trajectory
+from ...models.backbones import SimpleRNN
+from ...models.normalisation import Normaliser
+from ...tasks.environment import AbstractEnvironment, rollout, uniform_actions
 from ..experiment import Scale
 from ..table import Table
 from ..verdicts import decide, Verdict

@@ -9,13 +9,13 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from ...backbones import AbstractBackbone
-from ...environment import AbstractEnvironment, rollout, uniform_actions
-from ...envs import make, TASKS
+from ...core.types import PRNGKey, Scalar, Step, Trajectory
+from ...gradients.policies import AbstractPolicy, HIDDEN_SIZE, TanhGaussianPolicy
 from ...models import AbstractDynamicsModel
-from ...normalisation import Normaliser
-from ...policies import AbstractPolicy, HIDDEN_SIZE, TanhGaussianPolicy
-from ...types import PRNGKey, Scalar, Step, Trajectory
+from ...models.backbones import AbstractBackbone
+from ...models.normalisation import Normaliser
+from ...tasks import make, TASKS
+from ...tasks.environment import AbstractEnvironment, rollout, uniform_actions
 from ..experiment import Scale
 from ..offline import stacked
 

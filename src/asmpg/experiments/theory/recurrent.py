@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from ...analysis import first_action_jacobian, gradient_norm, growth_fit, operator_norm
-from ...backbones import SimpleRNN
-from ...gradients import policy_gradient
-from ...types import UsageError
+from ...core.types import UsageError
+from ...gradients.analysis import first_action_jacobian, gradient_norm, growth_fit, operator_norm
+from ...gradients.policy_gradient import policy_gradient
+from ...models.backbones import SimpleRNN
 from ..experiment import Scale
 from ..table import Table
 from ..verdicts import both, decide, Verdict

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from ...types import UsageError
+from ...core.types import UsageError
 from .base import AbstractEngine as AbstractEngine
 from .base import InProcess as InProcess
 from .local import Local as Local

@@ -9,7 +9,7 @@ from typing import Any, final
 
 import jax
 
-from ...runs import RunWarning, StorageError
+from ...training.runs import RunWarning, StorageError
 from ..store import open_store
 from ..timing import Calibration, measure
 from ..together import do_together, JobGroup

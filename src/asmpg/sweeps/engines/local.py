@@ -15,7 +15,7 @@ from typing import Any, final
 
 import jax
 
-from ...checks import check_integer
+from ...core.checks import check_integer
 from ..hardware import num_cores
 from ..together import JobGroup
 from ..work import Outcome

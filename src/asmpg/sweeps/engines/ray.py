@@ -7,7 +7,7 @@ from typing import Any, cast, final
 
 import jax
 
-from ...types import UsageError
+from ...core.types import UsageError
 from ..together import JobGroup
 from ..work import Outcome
 from .base import AbstractEngine, execute, give_up, items_of, NUM_TRIES, Task, TOGETHER, use_one_core

@@ -1,0 +1,187 @@
+"""What `asmpg diagnose` is given: a fresh model of a task, or the trained one of a run."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+
+from ..core import user_code as user_files
+from ..core.checks import check_choice, check_integer
+from ..core.types import one_line, PRNGKey, UsageError
+from ..gradients.analysis import check_fits
+from ..gradients.policies import TanhGaussianPolicy
+from ..learners.model_based import AbstractLearner, with_normaliser
+from ..models import AbstractDynamicsModel
+from ..models.files import is_backbone, split_family
+from ..models.normalisation import Normaliser
+from ..tasks import files as task_files
+from ..tasks.environment import AbstractEnvironment, check_horizon, uniform_actions, validate
+from ..training.config import TrainConfig
+from ..training.methods import MODELS
+from ..training.runs import load, Result
+from .diagnosis import NUM_SAMPLES, Subject
+
+
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """What to diagnose.
+
+    Attributes:
+        task: its name.
+        model: its name.
+        horizons: in rising order.
+        subjects: what to look at, at a horizon.
+    """
+
+    task: str
+    model: str
+    horizons: Sequence[int]
+    subjects: Callable[[int], Subject]
+
+
+def parse_horizons(text: str) -> list[int]:
+    """The horizons that were typed, in rising order.
+
+    Raises:
+        UsageError: not different integers of at least 2, separated by commas.
+    """
+    try:
+        horizons = sorted(check_horizon(int(part)) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(f"horizons: must be integers >= 2 separated by commas, got {text!r}") from error
+    if len(set(horizons)) < len(horizons):
+        raise UsageError(f"horizons: must be different, got {text!r}")
+    return horizons
+
+
+def fresh_subjects(task: str, model: str, horizons: Sequence[int], seed: int) -> Given:
+    """A fresh model, and a fresh policy, at every horizon.
+
+    Args:
+        task: a name of `TASKS`, or `FILE.py:NAME`.
+        model: a name of `MODELS`, or `FILE.py:NAME`: a backbone of one's own, inside an action-sequence model or, as
+            `history-FILE.py:NAME`, a history model; or what makes a model, called as `NAME(env, key=key)`.
+        horizons: at which.
+        seed: of networks and actions.
+
+    Raises:
+        UsageError: an unknown task or model, or one that gives no model of the task.
+    """
+    check_integer("seed", seed, 0)
+    own = user_files.is_file(model)
+    if not own:
+        check_choice("model", model, MODELS)
+    found: dict[int, Subject] = {}
+
+    def subject(horizon: int) -> Subject:
+        if horizon not in found:
+            env = TrainConfig(task, horizon=horizon).environment()
+            if env.identity() is None:
+                validate(env)
+            keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), horizon), 4)
+            made = _own_model(model, env, keys[0]) if own else _named_model(model, env, keys[0])
+            policy = TanhGaussianPolicy(env, key=keys[1])
+            found[horizon] = Subject(
+                env, made, policy, env.initial_state(key=keys[2]), _random_actions(env, keys[3])
+            )
+        return found[horizon]
+
+    family, file = split_family(model)
+    name = family + file.rpartition(":")[2] if own else model
+    return Given(subject(max(horizons)).env.name, name, horizons, subject)
+
+
+def _random_actions(env: AbstractEnvironment, key: PRNGKey) -> jax.Array:
+    return jax.vmap(lambda one: uniform_actions(env, key=one))(jax.random.split(key, NUM_SAMPLES))
+
+
+def _named_model(name: str, env: AbstractEnvironment, key: PRNGKey) -> AbstractDynamicsModel:
+    learner = TrainConfig(env, model=name).learner()
+    make = getattr(learner, "make_model", None)
+    if make is None:
+        raise UsageError(f"model: {name} has no dynamics model to diagnose")
+    return make(key=key)
+
+
+def _own_model(text: str, env: AbstractEnvironment, key: PRNGKey) -> AbstractDynamicsModel:
+    """The model that a file's class or function makes, or one with a file's backbone inside."""
+    family, file = split_family(text)
+    definition = user_files.define("model", file, callable)
+    if family or is_backbone(definition):
+        return _named_model(text, env, key)
+    try:
+        model = definition(env, key=key)
+    except UsageError:
+        raise
+    except (Exception, SystemExit) as error:  # whatever the user's code raises, the message names it
+        raise UsageError(f"model: {text} raised {one_line(error)}") from error
+    if not isinstance(model, AbstractDynamicsModel):
+        raise UsageError(f"model: {text} gives a {type(model).__name__}, not an asmpg.AbstractDynamicsModel")
+    check_fits(model, env)
+    return model
+
+
+def trained_subjects(
+    run: str | pathlib.Path, task: str, model: str | None, horizons: Sequence[int] | None, seed: int | None
+) -> Given:
+    """The trained model of a run. At shorter horizons its episodes are cut: it is not another model.
+
+    Args:
+        run: the run folder.
+        task: which the run has to be of.
+        model: the same, if given; `FILE.py:NAME` again, where its backbone is one's own.
+        horizons: none longer than the run's; by default a fifth, a half and the whole of it.
+        seed: which of the run's seeds; by default the first.
+
+    Raises:
+        UsageError: the run is of another task, model or horizon, has no such seed, no checkpoint or no model.
+    """
+    own = task_files.is_task_file(task)
+    backbone = model if model is not None and user_files.is_file(model) else None
+    try:
+        result = load(run, task=task if own else None, model=backbone)
+    except UsageError as error:
+        raise UsageError(f"--{error}" if str(error).startswith("run:") else str(error)) from error
+    config, env = result.config, result.env
+    if not own and task != env.name:
+        raise UsageError(f"--run: {run} is of the task {env.name}, not of {task}")
+    if model is not None and model != config.model:
+        raise UsageError(f"--run: {run} is of the model {config.model}, not of {model}")
+    if result.model is None or result.replay is None:
+        raise UsageError(f"--run: {run} is of {config.model}, which has no dynamics model to diagnose")
+    chosen = list(horizons or sorted({max(2, env.horizon // 5), max(2, env.horizon // 2), env.horizon}))
+    if max(chosen) > env.horizon:
+        raise UsageError(f"horizons: the model of {run} has the horizon {env.horizon}, got {max(chosen)}")
+    seeds = range(config.seed, config.seed + config.num_seeds)
+    seed = config.seed if seed is None else seed
+    if seed not in seeds:
+        raise UsageError(f"seed: {run} has the seeds {seeds[0]} to {seeds[-1]}, got {seed}")
+    subject = _trained(result, seed)
+    return Given(env.name, config.model_name, chosen, lambda horizon: subject)
+
+
+def _trained(result: Result, seed: int) -> Subject:
+    """Model and policy of one seed, episodes it was trained on, and the model it began with."""
+
+    def of_seed(tree: Any) -> Any:
+        return jax.tree.map(lambda x: x[seed - result.config.seed] if eqx.is_array(x) else x, tree)
+
+    model, policy, replay = map(of_seed, (result.model, result.policy, result.replay))
+    episodes = replay.sample(NUM_SAMPLES, key=jax.random.key(seed))
+    before = _initial_model(result.config.learner(), model, seed)
+    return Subject(result.env, model, policy, episodes.states[0, 0], episodes.actions, before)
+
+
+def _initial_model(
+    learner: AbstractLearner, model: AbstractDynamicsModel, seed: int
+) -> AbstractDynamicsModel:
+    """The model a run began with: its draws come from the seed, its statistics are those frozen since."""
+    # The first of the three keys that `training.init_seed` makes of a seed's.
+    key = jax.random.split(jax.random.key(seed), 3)[0]
+    first = eqx.filter_jit(lambda key: learner.init(key=key).model)(key)
+    nodes = jax.tree.leaves(model, is_leaf=lambda node: isinstance(node, Normaliser))
+    frozen = next((node for node in nodes if isinstance(node, Normaliser)), None)
+    return first if frozen is None else with_normaliser(first, frozen)

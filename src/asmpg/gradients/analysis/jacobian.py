@@ -1,0 +1,115 @@
+"""Derivatives of predicted states in the actions, and their norms."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ...core.types import Scalar
+from ...models import AbstractDynamicsModel, free_run
+
+
+def action_jacobian(
+    model: AbstractDynamicsModel,
+    initial_state: Float[Array, " state"],
+    actions: Float[Array, "horizon action"],
+    *,
+    chunk_size: int = 32,
+) -> Float[Array, "horizon state horizon action"]:
+    """All derivatives `ds_{t+1}/da_k`, at [t, :, k, :]; zero for k > t (section 3.2).
+
+    Args:
+        model: predicts the states.
+        initial_state: `s_0`.
+        actions: where to differentiate.
+        chunk_size: backward passes taken together; bounds the memory, not the result.
+    """
+    states, pullback = jax.vjp(lambda actions: model.predict(initial_state, actions), actions)
+    basis = jnp.eye(states.size, dtype=states.dtype).reshape(-1, *states.shape)
+    rows = jax.lax.map(lambda cotangent: pullback(cotangent)[0], basis, batch_size=chunk_size)
+    return rows.reshape(*states.shape, *actions.shape)
+
+
+def final_state_jacobian(
+    model: AbstractDynamicsModel,
+    initial_state: Float[Array, " state"],
+    actions: Float[Array, "horizon action"],
+) -> Float[Array, "state horizon action"]:
+    """The last block row of `action_jacobian`, `ds_H/da_k` at [:, k, :]: one backward pass a state component."""
+    final, pullback = jax.vjp(lambda actions: model.predict(initial_state, actions)[-1], actions)
+    return jax.vmap(lambda cotangent: pullback(cotangent)[0])(jnp.eye(final.size, dtype=final.dtype))
+
+
+def first_action_jacobian(
+    model: AbstractDynamicsModel,
+    initial_state: Float[Array, " state"],
+    actions: Float[Array, "horizon action"],
+) -> Float[Array, "horizon state action"]:
+    """The first block column of `action_jacobian`, `ds_{t+1}/da_0` at [t].
+
+    In forward mode through the model's `step`, one pass an action component: cheap at any horizon.
+    """
+
+    def states(first: Array) -> Array:
+        return free_run(model, initial_state, actions.at[0].set(first))
+
+    tangents = jax.vmap(lambda tangent: jax.jvp(states, (actions[0],), (tangent,))[1])(
+        jnp.eye(actions.shape[1], dtype=actions.dtype)
+    )
+    return jnp.moveaxis(tangents, 0, -1)
+
+
+def operator_norm(matrix: Float[Array, "*batch rows columns"]) -> Float[Array, "*batch"]:
+    """The largest singular value of every matrix.
+
+    Entries are scaled before they are squared: in single precision the squares of anything below 1e-19 would
+    underflow, and vanishing gradients are what this is for.
+    """
+    largest = jnp.abs(matrix).max(axis=(-2, -1), keepdims=True)
+    scaled = matrix / jnp.where(largest > 0, largest, 1.0)
+    if min(matrix.shape[-2:]) == 1:
+        norm = jnp.sqrt(jnp.square(scaled).sum(axis=(-2, -1)))
+    else:
+        wide = scaled if matrix.shape[-2] <= matrix.shape[-1] else jnp.swapaxes(scaled, -2, -1)
+        gram = jnp.einsum("...ij,...kj->...ik", wide, wide)
+        norm = jnp.sqrt(jnp.linalg.eigvalsh(gram)[..., -1])
+    return largest[..., 0, 0] * norm
+
+
+def jacobian_norms(
+    model: AbstractDynamicsModel,
+    initial_state: Float[Array, " state"],
+    actions: Float[Array, "horizon action"],
+    *,
+    chunk_size: int = 32,
+) -> Float[Array, "horizon horizon"]:
+    """The operator norms `|ds_{t+1}/da_k|` at [t, k]: how much of each action every state depends on.
+
+    Unlike attention weights, this can be drawn for every model.
+
+    Args:
+        model: predicts the states.
+        initial_state: `s_0`.
+        actions: where to differentiate.
+        chunk_size: see `action_jacobian`.
+    """
+    blocks = action_jacobian(model, initial_state, actions, chunk_size=chunk_size)
+    return operator_norm(jnp.swapaxes(blocks, 1, 2))
+
+
+def reach(
+    model: AbstractDynamicsModel,
+    initial_state: Float[Array, " state"],
+    actions: Float[Array, "horizon action"],
+) -> Scalar:
+    """How far back the gradient reaches: `|ds_H/da_0|` in units of `|ds_H/da_{H-1}|`.
+
+    About 1 where the first action counts as much as the last, 0 where its gradient has vanished, infinite where the
+    last action has no effect on the last state at all (the toy task, the bounce and the pendulum are like this).
+
+    Args:
+        model: predicts the states.
+        initial_state: `s_0`.
+        actions: where to differentiate.
+    """
+    final = final_state_jacobian(model, initial_state, actions)
+    return operator_norm(final[:, 0]) / operator_norm(final[:, -1])

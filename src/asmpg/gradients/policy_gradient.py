@@ -1,0 +1,121 @@
+"""Policy gradients through a dynamics model: Definitions 1 and 2 (open loop) and Appendix B (closed loop)."""
+
+from typing import TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ..core.types import PRNGKey, Scalar, UsageError
+from ..models import AbstractDynamicsModel
+from ..tasks.environment import AbstractEnvironment, AbstractReward, trajectory_rewards
+from .imagination import imagine, imagine_in_two_passes, Imagined, Loop
+from .policies import AbstractPolicy
+
+
+Policy = TypeVar("Policy", bound=AbstractPolicy)
+
+
+def imagined_return(  # noqa: PLR0913 (what is differentiated, and how: a keyword each)
+    policy: AbstractPolicy,
+    model: AbstractDynamicsModel,
+    reward: AbstractReward,
+    initial_state: Float[Array, " state"],
+    noise: Float[Array, "horizon action"],
+    *,
+    loop: Loop = "open",
+    two_pass: bool | None = None,
+    guess: Float[Array, "horizon_plus_1 state"] | None = None,
+    chunk: int | None = None,
+) -> tuple[Scalar, Imagined]:
+    """The return of one imagined episode; its derivative in the policy's parameters is the policy gradient.
+
+    Args:
+        policy: the policy to differentiate.
+        model: predicts the states.
+        reward: what pays: the task, or a learned reward.
+        initial_state: `s_0`.
+        noise: standard normal numbers, one row a step; zeros make the policy deterministic.
+        loop: "open" (Definitions 1 and 2) or "closed" (Appendix B).
+        two_pass: whether to take the open-loop gradient in two passes; by default where that is faster, see the model.
+        guess: with two passes, states with which to begin their search as a fixed point, see `find_states`; without
+            any, they are found step by step.
+        chunk: with one pass, the steps between two carries that the derivative keeps, see `asmpg.core.loops`.
+
+    Raises:
+        UsageError: a loop other than these two, two passes asked of the closed loop, a fixed point asked of one pass.
+    """
+    if loop not in ("open", "closed"):
+        raise UsageError(f"loop: {loop!r} is not one of open, closed")
+    if two_pass and loop == "closed":
+        raise UsageError("two_pass: only the open-loop gradient can be taken in two passes")
+    if loop == "open" and (model.two_pass if two_pass is None else two_pass):
+        imagined = imagine_in_two_passes(policy, model, initial_state, noise, guess=guess)
+    elif guess is not None:
+        raise UsageError("guess: a fixed point is found in the first of two passes, and this is one pass")
+    else:
+        imagined = imagine(policy, model, initial_state, noise, loop=loop, chunk=chunk)
+    return trajectory_rewards(reward, imagined.states, imagined.actions).sum(), imagined
+
+
+def policy_gradient(
+    policy: Policy,
+    model: AbstractDynamicsModel,
+    env: AbstractEnvironment,
+    initial_state: Float[Array, " state"],
+    *,
+    key: PRNGKey | None = None,
+    loop: Loop = "open",
+    two_pass: bool | None = None,
+    reward: AbstractReward | None = None,
+) -> tuple[Scalar, Policy]:
+    """The return of one imagined episode and its gradient in the policy's parameters.
+
+    Args:
+        policy: the policy.
+        model: predicts the states; `Simulator(env)` gives the true gradient.
+        env: gives the horizon, and the rewards unless `reward` is given.
+        initial_state: `s_0`.
+        key: draws the policy's noise; without a key the policy is deterministic.
+        loop: "open": states fed to the policy are constants (Definitions 1 and 2); "closed": full derivative
+            (Appendix B).
+        two_pass: see `imagined_return`.
+        reward: what pays instead of the task.
+
+    Returns:
+        The return and an ascent direction, shaped like the policy with `None` for what is not a parameter.
+
+    Raises:
+        UsageError: an unknown loop, or two passes asked of the closed one.
+    """
+    shape = (env.horizon, env.action_size)
+    noise = jnp.zeros(shape) if key is None else jax.random.normal(key, shape)
+    reward = env if reward is None else reward
+
+    def objective(policy: Policy) -> Scalar:
+        return imagined_return(policy, model, reward, initial_state, noise, loop=loop, two_pass=two_pass)[0]
+
+    return eqx.filter_value_and_grad(objective)(policy)
+
+
+def action_gradient(
+    model: AbstractDynamicsModel,
+    env: AbstractReward,
+    initial_state: Float[Array, " state"],
+    actions: Float[Array, "horizon action"],
+) -> tuple[Scalar, Float[Array, "horizon action"]]:
+    """The return of an action sequence under the model and `dJ/da`, an ascent direction.
+
+    Args:
+        model: predicts the states.
+        env: what pays: the task, or a learned reward.
+        initial_state: `s_0`.
+        actions: the sequence.
+    """
+
+    def objective(actions: Array) -> Scalar:
+        states = model.predict(initial_state, actions)
+        return trajectory_rewards(env, jnp.concatenate([initial_state[None], states]), actions).sum()
+
+    return jax.value_and_grad(objective)(actions)

@@ -1,0 +1,346 @@
+"""Algorithm 1 as a learner: fit a dynamics model on replayed episodes, improve the policy through it."""
+
+import abc
+import dataclasses
+from typing import Any, Generic, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+from ..core.loops import repeat
+from ..core.types import global_norm, Metrics, PRNGKey, Scalar, Trajectory
+from ..gradients.analysis import gradient_cosine
+from ..gradients.imagination import Imagine, Imagined, Loop, resolve
+from ..gradients.policies import AbstractTanhGaussianPolicy, TanhGaussianPolicy
+from ..gradients.policy_gradient import imagined_return
+from ..models import AbstractDynamicsModel
+from ..models.normalisation import Normaliser
+from ..models.reward import fitting_loss, LearnedReward
+from ..tasks.environment import AbstractActor, AbstractEnvironment, AbstractReward, rollout
+from .optimisation import apply_gradient, mean_gradient, optimiser, UpdateStatistics
+from .replay import ReplayBuffer
+from .settings import AbstractSettings, Settings
+
+
+State = TypeVar("State")
+
+
+class AbstractLearner(eqx.Module, Generic[State]):
+    """What the training loop knows of a method. One seed, unbatched.
+
+    A learner is immutable and holds what is fixed in a run; everything that changes is in its state, a pytree of
+    arrays, so that a checkpoint of the state is a checkpoint of the method.
+    """
+
+    env: eqx.AbstractVar[AbstractEnvironment]
+    settings: eqx.AbstractVar[AbstractSettings]
+
+    @abc.abstractmethod
+    def init(self, *, key: PRNGKey) -> State:
+        """Initial parameters and optimiser states."""
+
+    @abc.abstractmethod
+    def observe_warmup(self, state: State, episodes: Trajectory) -> State:
+        """Takes in the warm-up episodes (leading axis), before the first update."""
+
+    @abc.abstractmethod
+    def update(self, state: State, replay: ReplayBuffer, elapsed: Int[Array, ""], *, key: PRNGKey) -> State:
+        """All updates earned by one environment step, the `elapsed`-th since the warm-up (from 1)."""
+
+    @abc.abstractmethod
+    def policy(self, state: State) -> AbstractActor:
+        """Who acts: with noise to explore, without to be evaluated."""
+
+    @abc.abstractmethod
+    def diagnose(self, state: State, replay: ReplayBuffer, *, key: PRNGKey) -> tuple[State, Metrics]:
+        """Metrics since the last call, and the state with their accumulators reset."""
+
+
+class FixedPoints(eqx.Module):
+    """What is kept about imagination as a fixed point.
+
+    Attributes:
+        guess: where the next update begins: the mean of the episodes that the last one imagined.
+        num_updates: since the last record.
+        num_sweeps: mean of every update's episodes, summed since the last record.
+        num_fallbacks: episodes of the whole run that were rolled out step by step after all.
+    """
+
+    guess: Float[Array, "horizon_plus_1 state"]
+    num_updates: Int[Array, ""]
+    num_sweeps: Scalar
+    num_fallbacks: Scalar
+
+    @classmethod
+    def create(cls, env: AbstractEnvironment, *, key: PRNGKey) -> "FixedPoints":
+        """Begins with an initial state throughout."""
+        start = env.initial_state(key=key)
+        guess = jnp.broadcast_to(start, (env.horizon + 1, env.state_size)).astype(jnp.result_type(float))
+        return cls(guess, jnp.zeros((), jnp.int32), jnp.zeros(()), jnp.zeros(()))
+
+    def add(self, states: Array, num_sweeps: Scalar, num_fallbacks: Scalar) -> "FixedPoints":
+        """After one update; its mean states are the next guess, if they are finite."""
+        guess = jnp.where(jnp.isfinite(states).all(), states, self.guess)
+        return FixedPoints(
+            guess, self.num_updates + 1, self.num_sweeps + num_sweeps, self.num_fallbacks + num_fallbacks
+        )
+
+    def metrics(self) -> Metrics:
+        """Mean sweeps an update since the last record, and the fallbacks so far."""
+        mean = self.num_sweeps / jnp.maximum(self.num_updates, 1)
+        return {"num_sweeps": mean, "num_fallbacks": self.num_fallbacks}
+
+    def reset(self) -> "FixedPoints":
+        """After a record."""
+        return dataclasses.replace(
+            self, num_updates=jnp.zeros_like(self.num_updates), num_sweeps=jnp.zeros_like(self.num_sweeps)
+        )
+
+
+class ModelBasedState(eqx.Module):
+    """Everything of Algorithm 1 that changes.
+
+    The reward and its optimiser are None where the task's own is used, `fixed_points` where imagination goes step by
+    step.
+    """
+
+    model: AbstractDynamicsModel
+    policy: AbstractTanhGaussianPolicy
+    model_optimiser: optax.OptState
+    policy_optimiser: optax.OptState
+    return_scale: Scalar
+    statistics: UpdateStatistics
+    reward: LearnedReward | None = None
+    reward_optimiser: Any = None
+    fixed_points: FixedPoints | None = None
+
+
+def _found(imagined: Imagined) -> tuple[Array, Array, Array] | None:
+    """Of an episode found as a fixed point: its states, the sweeps, and 1 if it was rolled out after all."""
+    if imagined.sweeps is None:
+        return None
+    dtype = imagined.states.dtype
+    fallback = ~imagined.sweeps.converged
+    return imagined.states, imagined.sweeps.number.astype(dtype), fallback.astype(dtype)
+
+
+def with_normaliser(network: Any, normaliser: Normaliser) -> Any:
+    """The network with every normaliser in it replaced."""
+
+    def is_normaliser(node: Any) -> bool:
+        return isinstance(node, Normaliser)
+
+    return jax.tree.map(
+        lambda node: normaliser if is_normaliser(node) else node, network, is_leaf=is_normaliser
+    )
+
+
+class ModelBasedLearner(AbstractLearner[ModelBasedState]):
+    """Algorithm 1 for any dynamics model.
+
+    Attributes:
+        env: the task; its transition is only ever sampled (except by `Simulator`), and so is its reward if that is
+            learned.
+        settings: sizes, rates and intervals.
+        make_model: builds the model: `make_model(key=key)`.
+        loop: which policy gradient.
+        record_cosine: whether to report the cosine between the model's policy gradient and the true one. That alone
+            takes the derivatives of the task itself, and nothing that is learned depends on it.
+        learned_reward: whether imagination is paid by a learned reward (Appendix C).
+        make_policy: builds the policy: `make_policy(env, key=key)`.
+        imagine: how the states of an imagined episode are found, see `asmpg.gradients.imagination`.
+        scan_chunk: steps between two carries that a derivative step by step keeps, see `asmpg.core.loops`.
+    """
+
+    env: AbstractEnvironment
+    settings: Settings = eqx.field(static=True)
+    make_model: Any = eqx.field(static=True)
+    loop: Loop = eqx.field(static=True, default="open")
+    record_cosine: bool = eqx.field(static=True, default=False)
+    learned_reward: bool = eqx.field(static=True, default=False)
+    make_policy: Any = eqx.field(static=True, default=TanhGaussianPolicy)
+    imagine: Imagine = eqx.field(static=True, default="auto")
+    scan_chunk: int | None = eqx.field(static=True, default=None)
+
+    @property
+    def _model_optimiser(self) -> optax.GradientTransformation:
+        settings = self.settings
+        return optimiser(settings.model_learning_rate, settings.learning_rate_decay, settings.gradient_clip)
+
+    def _policy_optimiser(self, policy: AbstractTanhGaussianPolicy) -> optax.GradientTransformation:
+        settings = self.settings
+        rate = settings.policy_learning_rate * policy.learning_rate_factor
+        return optimiser(rate, settings.learning_rate_decay, settings.gradient_clip)
+
+    def init(self, *, key: PRNGKey) -> ModelBasedState:
+        """Initial networks. The policy's draw does not depend on the kind of model."""
+        policy_key, model_key, reward_key = jax.random.split(key, 3)
+        start_key = jax.random.fold_in(key, 3)
+        policy = self.make_policy(self.env, key=policy_key)
+        model = self.make_model(key=model_key)
+        reward = LearnedReward(self.env, key=reward_key) if self.learned_reward else None
+        return ModelBasedState(
+            model,
+            policy,
+            self._model_optimiser.init(eqx.filter(model, eqx.is_inexact_array)),
+            self._policy_optimiser(policy).init(eqx.filter(policy, eqx.is_inexact_array)),
+            jnp.ones(()),
+            UpdateStatistics.zero(),
+            reward,
+            None if reward is None else self._model_optimiser.init(eqx.filter(reward, eqx.is_inexact_array)),
+            FixedPoints.create(self.env, key=start_key) if resolve(self.imagine, model, self.loop) else None,
+        )
+
+    def observe_warmup(self, state: ModelBasedState, episodes: Trajectory) -> ModelBasedState:
+        """Freezes the statistics of the warm-up episodes in all networks, and the spread of their returns."""
+        normaliser = Normaliser.from_states(episodes.states)
+        scale = jnp.maximum(episodes.episode_return.std(), 1e-6) if self.settings.normalise_return else 1.0
+        return dataclasses.replace(
+            state,
+            model=with_normaliser(state.model, normaliser),
+            policy=with_normaliser(state.policy, normaliser),
+            return_scale=jnp.asarray(scale, state.return_scale.dtype),
+            reward=None if state.reward is None else state.reward.with_statistics(episodes),
+        )
+
+    def update(
+        self, state: ModelBasedState, replay: ReplayBuffer, elapsed: Int[Array, ""], *, key: PRNGKey
+    ) -> ModelBasedState:
+        """Updates of the model and the learned reward, then of the policy, each when its interval has passed."""
+        model_key, policy_key = jax.random.split(key)
+        if state.model.fitted or self.learned_reward:
+            state = repeat(
+                elapsed % self.settings.model_update_every == 0,
+                lambda s: self._fit(s, replay, key=model_key),
+                state,
+            )
+        return repeat(
+            elapsed % self.settings.policy_update_every == 0,
+            lambda s: self._update_policy(s, replay, key=policy_key),
+            state,
+        )
+
+    def _fit(self, state: ModelBasedState, replay: ReplayBuffer, *, key: PRNGKey) -> ModelBasedState:
+        """One update of whatever is fitted on episodes, on the same ones."""
+        sample_key, dropout_key = jax.random.split(key)
+        episodes = replay.sample(self.settings.model_batch_size, key=sample_key)
+        if state.model.fitted:
+            state = self._update_model(state, episodes, key=dropout_key)
+        return self._update_reward(state, episodes) if self.learned_reward else state
+
+    def _update_model(self, state: ModelBasedState, episodes: Trajectory, *, key: PRNGKey) -> ModelBasedState:
+        size = self.settings.model_batch_size
+        keys = jax.random.split(key, size) if self.settings.dropout > 0 else None
+
+        def loss(
+            model: AbstractDynamicsModel, example: tuple[Trajectory, PRNGKey | None]
+        ) -> tuple[Scalar, None]:
+            episode, dropout_key = example
+            return model.loss(episode, key=dropout_key), None
+
+        grads, _ = mean_gradient(loss, state.model, (episodes, keys), least=state.model.least_batch)
+        model, optimiser_state, applied = apply_gradient(
+            self._model_optimiser, state.model, state.model_optimiser, grads
+        )
+        return dataclasses.replace(
+            state,
+            model=model,
+            model_optimiser=optimiser_state,
+            statistics=state.statistics.add_outcome(applied),
+        )
+
+    def _update_reward(self, state: ModelBasedState, episodes: Trajectory) -> ModelBasedState:
+        share = self.settings.predicted_state_share
+
+        def loss(reward: LearnedReward, episode: Trajectory) -> tuple[Scalar, None]:
+            return fitting_loss(reward, state.model, episode, share), None
+
+        grads, _ = mean_gradient(loss, state.reward, episodes)
+        reward, optimiser_state, applied = apply_gradient(
+            self._model_optimiser, state.reward, state.reward_optimiser, grads
+        )
+        return dataclasses.replace(
+            state,
+            reward=reward,
+            reward_optimiser=optimiser_state,
+            statistics=state.statistics.add_outcome(applied),
+        )
+
+    def _update_policy(
+        self, state: ModelBasedState, replay: ReplayBuffer, *, key: PRNGKey
+    ) -> ModelBasedState:
+        start_key, noise_key = jax.random.split(key)
+        size = self.settings.policy_batch_size
+        starts = replay.initial_states(size, key=start_key)
+        noise = jax.random.normal(noise_key, (size, self.env.horizon, self.env.action_size))
+        reward = self._reward(state)
+
+        guess = None if state.fixed_points is None else state.fixed_points.guess
+
+        def loss(policy: AbstractTanhGaussianPolicy, example: tuple[Array, Array]) -> tuple[Scalar, Any]:
+            value, imagined = imagined_return(
+                *(policy, state.model, reward, *example),
+                loop=self.loop,
+                guess=guess,
+                chunk=self.scan_chunk,
+            )
+            objective = value / state.return_scale + self.settings.entropy * imagined.entropy
+            return -objective, (imagined.entropy, _found(imagined))
+
+        # Where nothing is carried but the state, a step is so small that it costs the same for one and for many.
+        micro = None if jax.tree.leaves(state.model.init(starts[0])) else size
+        grads, (entropy, found) = mean_gradient(
+            loss, state.policy, (starts, noise), micro=micro, least=state.model.least_batch
+        )
+        policy, optimiser_state, applied = apply_gradient(
+            self._policy_optimiser(state.policy), state.policy, state.policy_optimiser, grads
+        )
+        statistics = state.statistics.add(global_norm(grads), entropy).add_outcome(applied)
+        if state.fixed_points is not None and found is not None:
+            states, num_sweeps, share = found
+            fixed_points = state.fixed_points.add(states, num_sweeps, share * size)
+            state = dataclasses.replace(state, fixed_points=fixed_points)
+        return dataclasses.replace(
+            state, policy=policy, policy_optimiser=optimiser_state, statistics=statistics
+        )
+
+    def _reward(self, state: ModelBasedState) -> AbstractReward:
+        """What pays in imagination."""
+        return self.env if state.reward is None else state.reward
+
+    def policy(self, state: ModelBasedState) -> AbstractTanhGaussianPolicy:
+        """The current policy."""
+        return state.policy
+
+    def diagnose(
+        self, state: ModelBasedState, replay: ReplayBuffer, *, key: PRNGKey
+    ) -> tuple[ModelBasedState, Metrics]:
+        """Losses, gradient norm, entropy, standard deviation, skipped updates and, if asked, the cosine."""
+        episodes = replay.sample(self.settings.model_batch_size, key=key)
+        own = rollout(self.env, state.policy, initial_state=episodes.states[0, 0])
+        steps = jnp.arange(self.env.horizon)
+        std = jax.vmap(lambda s, t: state.policy.distribution(s, t).scale)(own.states[:-1], steps)
+        statistics = state.statistics
+        updates = jnp.maximum(statistics.num_updates, 1)
+        metrics = {
+            "model_loss": jax.vmap(state.model.loss)(episodes).mean(),
+            "model_loss_on_policy": state.model.loss(own),
+            "gradient_norm": statistics.gradient_norm / updates * state.return_scale,
+            "entropy": statistics.entropy / updates,
+            "policy_std": std.mean(),
+            "num_nonfinite": statistics.num_nonfinite,
+        }
+        if state.reward is not None:
+            metrics["reward_loss"] = jax.vmap(state.reward.loss)(episodes).mean()
+            metrics["reward_loss_on_policy"] = state.reward.loss(own)
+        if self.record_cosine:
+            start, reward = own.states[0], self._reward(state)
+            metrics["cosine"] = gradient_cosine(state.policy, state.model, self.env, start, reward)
+        if state.fixed_points is not None:
+            metrics |= state.fixed_points.metrics()
+            state = dataclasses.replace(state, fixed_points=state.fixed_points.reset())
+        reset = eqx.tree_at(lambda s: s.num_nonfinite, UpdateStatistics.zero(), statistics.num_nonfinite)
+        return dataclasses.replace(state, statistics=reset), metrics

@@ -1,0 +1,247 @@
+"""Online decision transformer (Zheng et al., 2022; Appendix F.3): imitation of one's own episodes, in hindsight."""
+
+import dataclasses
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+from ..core.loops import loop
+from ..core.types import global_norm, Metrics, PRNGKey, Scalar, Trajectory
+from ..models.normalisation import Normaliser
+from ..tasks.environment import AbstractEnvironment
+from ..tasks.optimum import optimal, random_return
+from .model_based import AbstractLearner, with_normaliser
+from .odt_policy import DecisionTransformerPolicy, imitation_loss, returns_to_go, sub_sequence, Window
+from .optimisation import apply_gradient, mean_gradient, optimiser, UpdateStatistics
+from .replay import ReplayBuffer
+from .settings import AbstractSettings
+from .temperature import temperature_loss
+
+
+@dataclasses.dataclass(frozen=True)
+class DecisionTransformerSettings(AbstractSettings):
+    """What a preset of the online decision transformer fixes.
+
+    Attributes:
+        episodes_per_iteration: episodes gathered between two rounds of updates.
+        updates_per_iteration: updates in a round.
+        batch_size: transitions (odt: sub-sequences) per update.
+        policy_learning_rate: of Adam.
+        dropout: rate inside the backbone while fitting.
+        context: steps that the policy sees at once.
+        return_target: the return that is asked for while acting: "expert", the optimum; "overshot", the return whose
+            score is 2; or a number.
+        temperature: the first weight of the policy's entropy against the likelihood; it is tuned.
+        target_entropy: entropy per action component that a tuned temperature aims at, in nats; uniform actions
+            have log 2 = 0.69.
+        temperature_learning_rate: of Adam, on the logarithm.
+    """
+
+    episodes_per_iteration: int
+    updates_per_iteration: int
+    batch_size: int
+    policy_learning_rate: float
+    dropout: float
+    context: int
+    return_target: Literal["expert", "overshot"] | float
+    temperature: float
+    target_entropy: float
+    temperature_learning_rate: float
+
+    @property
+    def needs_optimum(self) -> bool:
+        """Both words are about it."""
+        return isinstance(self.return_target, str)
+
+
+def paper(horizon: int) -> DecisionTransformerSettings:
+    """The values of Zheng et al. (2022) that F.3 refers to, with one episode an iteration, which F.3 sweeps.
+
+    Not theirs: the size of the transformer, which is that of our other transformers; Adam in place of LAMB; and the
+    warm-up, which is that of all other methods.
+    """
+    return DecisionTransformerSettings(
+        episodes_per_iteration=1,
+        updates_per_iteration=300,
+        batch_size=256,
+        policy_learning_rate=1e-4,
+        dropout=0.1,
+        context=20,
+        return_target="expert",
+        temperature=0.1,
+        target_entropy=-1.0,
+        temperature_learning_rate=1e-4,
+        warmup_steps=1500,
+        gradient_clip=0.25,
+        replay_capacity=1000 * horizon,
+        learning_rate_decay=0,
+        exploration="white",
+        exploration_amplitude=0.0,
+    )
+
+
+def default(horizon: int) -> DecisionTransformerSettings:
+    """Ours: small and frequent updates, one for every environment step, and noise on the action as well."""
+    return DecisionTransformerSettings(
+        episodes_per_iteration=1,
+        updates_per_iteration=horizon,
+        batch_size=32,
+        policy_learning_rate=1e-3,
+        dropout=0.0,
+        context=20,
+        return_target="expert",
+        temperature=0.1,
+        target_entropy=-1.0,
+        temperature_learning_rate=1e-3,
+        warmup_steps=max(500, 4 * horizon),
+        gradient_clip=1.0,
+        replay_capacity=1_000_000,
+        learning_rate_decay=0,
+        exploration="correlated",
+        exploration_amplitude=1.0,
+    )
+
+
+PRESETS = {"default": default, "paper": paper}
+
+
+def target_return(env: AbstractEnvironment, return_target: str | float | int) -> float:
+    """The return to ask for: the optimum, the return whose score is 2, or the number given."""
+    if not isinstance(return_target, str):
+        return float(return_target)
+    best = optimal(env).episode_return
+    return best if return_target == "expert" else 2 * best - random_return(env)
+
+
+class DecisionTransformerState(eqx.Module):
+    """Everything that changes."""
+
+    policy: DecisionTransformerPolicy
+    log_temperature: Scalar
+    policy_optimiser: optax.OptState
+    temperature_optimiser: optax.OptState
+    statistics: UpdateStatistics
+
+
+Example = tuple[Window, Float[Array, "*batch context"], Float[Array, "*batch context action"], Any]
+
+
+class DecisionTransformer(AbstractLearner[DecisionTransformerState]):
+    """The online decision transformer, from the first episode on: nothing is learned from data of others.
+
+    Attributes:
+        env: the task; only ever sampled.
+        settings: sizes, rates and intervals.
+        target_return: what is asked for, to explore and to be evaluated.
+    """
+
+    env: AbstractEnvironment
+    settings: DecisionTransformerSettings = eqx.field(static=True)
+    target_return: float = eqx.field(static=True)
+
+    def _optimiser(self, learning_rate: float | Scalar) -> optax.GradientTransformation:
+        return optimiser(learning_rate, self.settings.learning_rate_decay, self.settings.gradient_clip)
+
+    def init(self, *, key: PRNGKey) -> DecisionTransformerState:
+        """An untrained policy."""
+        settings = self.settings
+        policy = DecisionTransformerPolicy(
+            self.env, self.target_return, context=settings.context, dropout=settings.dropout, key=key
+        )
+        log_temperature = jnp.log(jnp.asarray(settings.temperature, float))
+        return DecisionTransformerState(
+            policy,
+            log_temperature,
+            self._optimiser(settings.policy_learning_rate).init(eqx.filter(policy, eqx.is_inexact_array)),
+            self._optimiser(settings.temperature_learning_rate).init(log_temperature),
+            UpdateStatistics.zero(),
+        )
+
+    def observe_warmup(
+        self, state: DecisionTransformerState, episodes: Trajectory
+    ) -> DecisionTransformerState:
+        """Freezes the statistics of states and of returns-to-go of the warm-up episodes."""
+        to_go = jax.vmap(returns_to_go)(episodes.rewards)
+        scale = jnp.maximum(to_go.std(), 1e-6)
+        policy = with_normaliser(state.policy, Normaliser.from_states(episodes.states))
+        policy = eqx.tree_at(lambda p: (p.return_mean, p.return_scale), policy, (to_go.mean(), scale))
+        return eqx.tree_at(lambda s: s.policy, state, policy)
+
+    def update(
+        self, state: DecisionTransformerState, replay: ReplayBuffer, elapsed: Int[Array, ""], *, key: PRNGKey
+    ) -> DecisionTransformerState:
+        """A round of updates once its episodes are complete."""
+        settings = self.settings
+        due = elapsed % (settings.episodes_per_iteration * self.env.horizon) == 0
+        return loop(
+            0,
+            jnp.where(due, settings.updates_per_iteration, 0),
+            lambda index, s: self._update(s, replay, key=jax.random.fold_in(key, index)),
+            state,
+        )
+
+    def _sample(self, replay: ReplayBuffer, *, key: PRNGKey) -> Example:
+        """Windows of episodes, equal weights of all their steps, noise, and keys for dropout."""
+        row_key, first_key, noise_key, dropout_key = jax.random.split(key, 4)
+        size, horizon = self.settings.batch_size, self.env.horizon
+        context = min(self.settings.context, horizon)
+        # Trajectories in proportion to their length: all are equally long.
+        episodes = replay.sample(size, key=row_key)
+        firsts = jax.random.randint(first_key, (size,), 1 - context, horizon)
+        windows, present = jax.vmap(lambda e, first: sub_sequence(e, first, context))(episodes, firsts)
+        noise = jax.random.normal(noise_key, (size, context, self.env.action_size))
+        keys = jax.random.split(dropout_key, size) if self.settings.dropout > 0 else None
+        return windows, present * (size / present.sum()), noise, keys
+
+    def _update(
+        self, state: DecisionTransformerState, replay: ReplayBuffer, *, key: PRNGKey
+    ) -> DecisionTransformerState:
+        settings = self.settings
+        temperature = jnp.exp(state.log_temperature)
+
+        def loss(policy: DecisionTransformerPolicy, example: Example) -> tuple[Scalar, Scalar]:
+            *arguments, dropout_key = example
+            value, (_, entropy) = imitation_loss(policy, *arguments, temperature, key=dropout_key)
+            return value, entropy
+
+        grads, entropy = mean_gradient(loss, state.policy, self._sample(replay, key=key))
+        policy, policy_optimiser, applied = apply_gradient(
+            self._optimiser(settings.policy_learning_rate), state.policy, state.policy_optimiser, grads
+        )
+        target = settings.target_entropy * self.env.action_size
+        log_temperature, temperature_optimiser, tuned = apply_gradient(
+            self._optimiser(settings.temperature_learning_rate),
+            state.log_temperature,
+            state.temperature_optimiser,
+            jax.grad(temperature_loss)(state.log_temperature, entropy, target),
+        )
+        statistics = state.statistics.add(global_norm(grads), entropy).add_outcome(applied & tuned)
+        return DecisionTransformerState(
+            policy, log_temperature, policy_optimiser, temperature_optimiser, statistics
+        )
+
+    def policy(self, state: DecisionTransformerState) -> DecisionTransformerPolicy:
+        """The current policy."""
+        return state.policy
+
+    def diagnose(
+        self, state: DecisionTransformerState, replay: ReplayBuffer, *, key: PRNGKey
+    ) -> tuple[DecisionTransformerState, Metrics]:
+        """Negative log-likelihood of a batch, gradient norm, entropy, temperature and skipped updates."""
+        windows, weights, noise, _ = self._sample(replay, key=key)
+        values = jax.vmap(lambda *example: imitation_loss(state.policy, *example, 0.0)[0])
+        statistics = state.statistics
+        updates = jnp.maximum(statistics.num_updates, 1)
+        metrics = {
+            "negative_log_likelihood": values(windows, weights, noise).mean(),
+            "gradient_norm": statistics.gradient_norm / updates,
+            "entropy": statistics.entropy / updates,
+            "temperature": jnp.exp(state.log_temperature),
+            "num_nonfinite": statistics.num_nonfinite,
+        }
+        reset = eqx.tree_at(lambda s: s.num_nonfinite, UpdateStatistics.zero(), statistics.num_nonfinite)
+        return eqx.tree_at(lambda s: s.statistics, state, reset), metrics

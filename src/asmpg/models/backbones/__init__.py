@@ -1,0 +1,64 @@
+"""Sequence architectures. A new one is one class and one line in `BACKBONES`."""
+
+from collections.abc import Callable
+
+from ...core.types import PRNGKey, UsageError
+from .attention import Transformer as Transformer
+from .base import AbstractBackbone as AbstractBackbone
+from .base import scan_step as scan_step
+from .delta import GatedDelta as GatedDelta
+from .equations import SelfAttention as SelfAttention
+from .equations import SimpleRNN as SimpleRNN
+from .gru import GRU as GRU
+from .linear_recurrence import MinGRU as MinGRU
+from .recurrent import LSTM as LSTM
+from .recurrent import RNN as RNN
+from .state_space import LRU as LRU
+from .state_space import S5 as S5
+
+
+BACKBONES: dict[str, type[AbstractBackbone]] = {
+    "rnn": RNN,
+    "lstm": LSTM,
+    "gru": GRU,
+    "min_gru": MinGRU,
+    "transformer": Transformer,
+    "lru": LRU,
+    "s5": S5,
+    "gated_delta": GatedDelta,
+    "simple_rnn": SimpleRNN,
+    "attention": SelfAttention,
+}
+
+
+CreateBackbone = Callable[..., AbstractBackbone]
+"""Makes a backbone like `AbstractBackbone.create`: from (input_size, horizon, *, dropout, key)."""
+
+
+def create_backbone(
+    backbone: str | AbstractBackbone | CreateBackbone,
+    input_size: int,
+    horizon: int,
+    *,
+    dropout: float = 0.0,
+    key: PRNGKey,
+) -> AbstractBackbone:
+    """A backbone at its standard size.
+
+    Args:
+        backbone: a name of `BACKBONES`, or what makes one like `AbstractBackbone.create`; an instance stays as it is.
+        input_size: number of features of one element.
+        horizon: the longest sequence.
+        dropout: the dropout rate.
+        key: for the initial parameters.
+
+    Raises:
+        UsageError: an unknown name.
+    """
+    if isinstance(backbone, AbstractBackbone):
+        return backbone
+    if isinstance(backbone, str):
+        if backbone not in BACKBONES:
+            raise UsageError(f"backbone: {backbone!r} is not one of {', '.join(BACKBONES)}")
+        backbone = BACKBONES[backbone].create
+    return backbone(input_size, horizon, dropout=dropout, key=key)

@@ -1,0 +1,128 @@
+"""A learned reward in place of the task's own (Appendix C)."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ..core.linear import Linear
+from ..core.types import PRNGKey, Scalar, Step, Trajectory
+from ..tasks.environment import AbstractEnvironment, AbstractReward, trajectory_rewards
+from . import AbstractDynamicsModel
+from .normalisation import Normaliser, reference_episodes, RewardScale
+
+
+HIDDEN_SIZE = 64
+
+
+class Network(eqx.Module):
+    """A 2 x 64 network with one output.
+
+    SiLU, not the ReLU of the policy: the policy gradient starts with this network's derivative, which ReLU would make
+    a staircase.
+    """
+
+    layers: tuple[Linear, Linear, Linear]
+
+    def __init__(self, input_size: int, *, key: PRNGKey):
+        """Random layers; the last one starts small, so that the first output is near zero."""
+        keys = jax.random.split(key, 3)
+        self.layers = (
+            Linear(input_size, HIDDEN_SIZE, key=keys[0], scale=(2 / input_size) ** 0.5),
+            Linear(HIDDEN_SIZE, HIDDEN_SIZE, key=keys[1], scale=(2 / HIDDEN_SIZE) ** 0.5),
+            Linear(HIDDEN_SIZE, 1, key=keys[2], scale=0.01),
+        )
+
+    def __call__(self, x: Float[Array, " features"]) -> Scalar:
+        """The output."""
+        first, second, last = self.layers
+        return last(jax.nn.silu(second(jax.nn.silu(first(x)))))[0]
+
+
+class LearnedReward(AbstractReward):
+    """Two networks, `r(s, a, t)` for every step and `R(s_H)` for the end, fitted on the rewards that were paid.
+
+    The terminal reward is paid together with that of the last step, so only their sum is known and fitted; how the
+    networks share it makes no difference to the gradient in the actions as long as the states follow each other as in
+    the episodes. Time comes with a flag for the last step: a smooth `t / H` could not express that a task pays only
+    there.
+    """
+
+    running: Network
+    terminal: Network
+    normaliser: Normaliser
+    scale: RewardScale
+    horizon: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        env: AbstractEnvironment,
+        *,
+        key: PRNGKey,
+        normaliser: Normaliser | None = None,
+        scale: RewardScale | None = None,
+    ):
+        """Random parameters.
+
+        Args:
+            env: gives the sizes, the horizon and, where statistics are missing, 64 random episodes to take them from.
+            key: for the initial parameters.
+            normaliser: frozen statistics of the states.
+            scale: frozen statistics of the rewards.
+        """
+        running_key, terminal_key = jax.random.split(key)
+        self.running = Network(env.state_size + env.action_size + 2, key=running_key)
+        self.terminal = Network(env.state_size, key=terminal_key)
+        self.normaliser = Normaliser.from_random_episodes(env) if normaliser is None else normaliser
+        self.scale = RewardScale.from_rewards(reference_episodes(env).rewards) if scale is None else scale
+        self.horizon = env.horizon
+
+    def with_statistics(self, episodes: Trajectory) -> "LearnedReward":
+        """The same networks with the statistics of these episodes (leading axis)."""
+        normaliser = Normaliser.from_states(episodes.states)
+        scale = RewardScale.from_rewards(episodes.rewards)
+        return eqx.tree_at(lambda r: (r.normaliser, r.scale), self, (normaliser, scale))
+
+    def reward(self, state: Float[Array, " state"], action: Float[Array, " action"], step: Step) -> Scalar:
+        """`r(s_t, a_t, t)`, in the task's units."""
+        step = jnp.asarray(step)
+        is_last = step == self.horizon - 1
+        time = jnp.stack([step / self.horizon, is_last]).astype(action.dtype)
+        output = self.running(jnp.concatenate([self.normaliser.normalise(state), action, time]))
+        unit = jnp.where(is_last, self.scale.last_scale, self.scale.scale)
+        return jax.lax.stop_gradient(self.scale.mean) + jax.lax.stop_gradient(unit) * output
+
+    def terminal_reward(self, state: Float[Array, " state"]) -> Scalar:
+        """`R(s_H)`, in the task's units."""
+        shift, unit = jax.lax.stop_gradient((self.scale.last_mean - self.scale.mean, self.scale.last_scale))
+        return shift + unit * self.terminal(self.normaliser.normalise(state))
+
+    def loss(self, trajectory: Trajectory) -> Scalar:
+        """Mean squared error of the rewards of one episode, in normalised units.
+
+        The last step counts as much as all others together, since what it pays can be all that is paid.
+        """
+        predicted = trajectory_rewards(self, trajectory.states, trajectory.actions)
+        squares = jnp.square(predicted - trajectory.rewards)
+        before, last = jax.lax.stop_gradient((self.scale.scale, self.scale.last_scale))
+        return (squares[:-1].mean() / before**2 + squares[-1] / last**2) / 2
+
+
+def fitting_loss(
+    reward: LearnedReward, model: AbstractDynamicsModel, episode: Trajectory, predicted_share: float
+) -> Scalar:
+    """The loss of a learned reward on one episode, at the true states and at those that a model predicts instead.
+
+    In imagination only the latter are ever met; they are the wrong ones while the model is not fitted yet.
+
+    Args:
+        reward: what is fitted.
+        model: is not.
+        episode: what was done and paid.
+        predicted_share: weight of the predicted states, from 0 to 1.
+    """
+    if predicted_share == 0:
+        return reward.loss(episode)
+    predicted = jax.lax.stop_gradient(model.predict(episode.states[0], episode.actions))
+    imagined = Trajectory(jnp.concatenate([episode.states[:1], predicted]), episode.actions, episode.rewards)
+    return (1 - predicted_share) * reward.loss(episode) + predicted_share * reward.loss(imagined)

@@ -1,0 +1,80 @@
+"""The eleven built-in tasks, by name, and `from_ode` for a user's own."""
+
+import dataclasses
+import functools
+import inspect
+import math
+from collections.abc import Callable
+from types import MappingProxyType
+from typing import Any
+
+from ..core.types import UsageError
+from . import mechanics, myriad, toy
+from .control import from_ode, OdeEnvironment
+from .environment import AbstractEnvironment, check_horizon
+from .mechanics import DoublePendulum, OneBounce
+from .stability import DiscretisationWarning
+from .toy import CreditAssignment
+
+
+__all__ = [
+    "MYRIAD_TASKS",
+    "TASKS",
+    "CreditAssignment",
+    "DiscretisationWarning",
+    "DoublePendulum",
+    "OdeEnvironment",
+    "OneBounce",
+    "from_ode",
+    "make",
+]
+
+# Every built-in task: a function of the horizon and of keyword parameters, all with defaults.
+TASKS: MappingProxyType[str, Callable[..., AbstractEnvironment]] = MappingProxyType(
+    {
+        "cancer_treatment": myriad.cancer_treatment,
+        "bioreactor": myriad.bioreactor,
+        "mould_fungicide": myriad.mould_fungicide,
+        "bacteria": myriad.bacteria,
+        "harvest": myriad.harvest,
+        "invasive_plant": myriad.invasive_plant,
+        "hiv_treatment": myriad.hiv_treatment,
+        "timber_harvest": myriad.timber_harvest,
+        "credit_assignment": toy.credit_assignment,
+        "one_bounce": mechanics.one_bounce,
+        "double_pendulum": mechanics.double_pendulum,
+    }
+)
+MYRIAD_TASKS = tuple(TASKS)[:8]
+
+
+def make(name: str, horizon: int | Any = 100, **parameters: float | Any) -> AbstractEnvironment:
+    """A built-in task.
+
+    The same arguments give the same object, so that what JAX compiled for it is found again.
+
+    Args:
+        name: one of `TASKS`.
+        horizon: number of actions in an episode, an integer of at least 2.
+        **parameters: constants of the task to change, by their names in its function.
+
+    Raises:
+        UsageError: an unknown task or parameter, or a value that is not allowed.
+    """
+    if name not in TASKS:
+        raise UsageError(f"task: unknown name {name!r}, known are {', '.join(TASKS)}")
+    horizon = check_horizon(horizon)
+    known = [parameter for parameter in inspect.signature(TASKS[name]).parameters if parameter != "horizon"]
+    for parameter, value in parameters.items():
+        if parameter not in known:
+            allowed = ", ".join(known) if known else "none"
+            raise UsageError(f"{name}: unknown parameter {parameter!r}, known are {allowed}")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise UsageError(f"{name}: {parameter} must be a finite number, got {value!r}")
+    return _make(name, horizon, tuple(sorted((key, float(value)) for key, value in parameters.items())))
+
+
+@functools.lru_cache(maxsize=128)
+def _make(name: str, horizon: int, parameters: tuple[tuple[str, float], ...]) -> AbstractEnvironment:
+    env = TASKS[name](horizon=horizon, **dict(parameters))
+    return dataclasses.replace(env, parameters=parameters)

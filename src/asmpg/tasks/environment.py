@@ -1,0 +1,311 @@
+"""The task interface: a differentiable deterministic transition, a reward, a horizon; and rollouts through it."""
+
+import abc
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ..core.types import one_line, PRNGKey, Scalar, Step, Trajectory, UsageError, vector_text
+
+
+NUM_EVALUATION_STATES = 64
+
+
+class AbstractReward(eqx.Module):
+    """What pays: a task's own reward, or one that was learned (Appendix C)."""
+
+    @abc.abstractmethod
+    def reward(self, state: Float[Array, " state"], action: Float[Array, " action"], step: Step) -> Scalar:
+        """`r(s_t, a_t, t)` for `t < H`."""
+
+    def terminal_reward(self, state: Float[Array, " state"]) -> Scalar:
+        """The extra reward at `s_H`, the state after the last action."""
+        return jnp.zeros((), state.dtype)
+
+
+class AbstractEnvironment(AbstractReward):
+    """A finite-horizon, deterministic, differentiable Markov decision process (section 2).
+
+    Actions are normalised to [-1, 1]; an environment maps them to its own units itself. All methods take one
+    unbatched example; `jax.vmap` belongs to the caller. `step` counts from 0 and may be traced.
+
+    Attributes:
+        horizon: number of actions in an episode.
+        name: short name, used in run folders and messages.
+        state_size: number of state components.
+        action_size: number of action components.
+    """
+
+    horizon: eqx.AbstractVar[int]
+    name: eqx.AbstractVar[str]
+    state_size: eqx.AbstractVar[int]
+    action_size: eqx.AbstractVar[int]
+
+    @abc.abstractmethod
+    def initial_state(self, *, key: PRNGKey | None = None) -> Float[Array, " state"]:
+        """`s_0`. A task with a fixed initial state ignores the key."""
+
+    @abc.abstractmethod
+    def transition(
+        self, state: Float[Array, " state"], action: Float[Array, " action"], step: Step
+    ) -> Float[Array, " state"]:
+        """`s_{t+1} = f(s_t, a_t, t)`."""
+
+    def known_actions(self) -> Float[Array, "horizon action"] | None:
+        """Good actions, where the task knows some: one of the starts of `asmpg.optimal`."""
+        return None
+
+    def identity(self) -> tuple[tuple[str, float], ...] | None:
+        """What, with name and horizon, says which task this is, so that results can be kept on disk.
+
+        The changed parameters of a built-in task; None for any other, of which nothing is kept.
+        """
+        return None
+
+
+class AbstractActor(eqx.Module):
+    """Who acts in an episode, and what it keeps of the episode so far: a carry, None where it keeps nothing."""
+
+    @abc.abstractmethod
+    def begin(self) -> Any:
+        """The carry before the first action."""
+
+    @abc.abstractmethod
+    def act(
+        self,
+        carry: Any,
+        state: Float[Array, " state"],
+        step: Step,
+        noise: Float[Array, " action"] | None = None,
+    ) -> Float[Array, " action"]:
+        """The action that standard normal noise gives; the deterministic one without noise."""
+
+    @abc.abstractmethod
+    def observe(
+        self,
+        carry: Any,
+        state: Float[Array, " state"],
+        step: Step,
+        action: Float[Array, " action"],
+        reward: Scalar,
+    ) -> Any:
+        """The carry once an action was taken, which need not be the one proposed, and was rewarded."""
+
+
+def trajectory_rewards(
+    reward: AbstractReward,
+    states: Float[Array, "horizon_plus_1 state"],
+    actions: Float[Array, "horizon action"],
+) -> Float[Array, " horizon"]:
+    """Rewards of a given trajectory, the terminal one added to the last."""
+    steps = jnp.arange(actions.shape[0])
+    rewards = jax.vmap(reward.reward)(states[:-1], actions, steps)
+    return rewards.at[-1].add(reward.terminal_reward(states[-1]))
+
+
+def play(
+    env: AbstractEnvironment,
+    act: Callable[..., Float[Array, " action"]],
+    inputs: Any,
+    start: Float[Array, " state"],
+    actor: AbstractActor | None = None,
+) -> Trajectory:
+    """One episode.
+
+    Args:
+        env: the task.
+        act: `act(carry, state, step, input)` is the action.
+        inputs: what `act` is given, one row a step.
+        start: the initial state.
+        actor: whose carry it is, if it is anybody's.
+    """
+
+    def body(carries: tuple[Array, Any], x: tuple[Array, Any]) -> tuple[Any, tuple[Array, Array]]:
+        (state, carry), (step, given) = carries, x
+        action = act(carry, state, step, given)
+        if actor is not None and carry is not None:
+            carry = actor.observe(carry, state, step, action, env.reward(state, action, step))
+        # The cast lets a task that fixes its precision to float32 take part in float64 all the same.
+        following = jnp.asarray(env.transition(state, action, step), state.dtype)
+        return (following, carry), (state, action)
+
+    first = (start, None if actor is None else actor.begin())
+    (final, _), (states, actions) = jax.lax.scan(body, first, (jnp.arange(env.horizon), inputs))
+    states = jnp.concatenate([states, final[None]])
+    return Trajectory(states, actions, trajectory_rewards(env, states, actions))
+
+
+def rollout(
+    env: AbstractEnvironment,
+    policy: Float[Array, "..."] | Float[np.ndarray, "..."] | AbstractActor | Callable[..., Any],
+    *,
+    key: PRNGKey | None = None,
+    initial_state: Float[Array, " state"] | Float[np.ndarray, " state"] | None = None,
+) -> Trajectory:
+    """Runs one episode through the environment.
+
+    Args:
+        env: the task.
+        policy: a sequence of `horizon` actions, or a policy called as `policy(state, step, key=key)`; without a
+            key its deterministic `policy.mode(state, step)` is used where it has one. An actor that cannot be
+            called, since it keeps a carry, is given noise in place of keys.
+        key: for the initial state and a stochastic policy.
+        initial_state: where to start; by default `env.initial_state(key=...)`.
+
+    Raises:
+        UsageError: an action sequence of the wrong shape.
+    """
+    state_key, policy_key = (None, None) if key is None else jax.random.split(key)
+    start = env.initial_state(key=state_key) if initial_state is None else initial_state
+    start = jnp.asarray(start, jnp.result_type(start, float))
+    keys = None if policy_key is None else jax.random.split(policy_key, env.horizon)
+    if callable(policy):
+        deterministic = getattr(policy, "mode", policy)
+
+        def call(carry: Any, state: Array, step: Array, key: Any) -> Array:
+            return deterministic(state, step) if key is None else policy(state, step, key=key)
+
+        return play(env, call, keys, start)
+    if isinstance(policy, AbstractActor):
+        shape = (env.action_size,)
+        noise = None if keys is None else jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+        return play(env, policy.act, noise, start, policy)
+    actions = jnp.asarray(policy, jnp.result_type(policy, float))
+    if actions.shape != (env.horizon, env.action_size):
+        wanted = (env.horizon, env.action_size)
+        raise UsageError(f"rollout: actions have shape {actions.shape}, {env.name} needs {wanted}")
+    return play(env, lambda carry, state, step, action: action, actions, start)
+
+
+def uniform_actions(env: AbstractEnvironment, *, key: PRNGKey) -> Float[Array, "horizon action"]:
+    """An episode's worth of uniform random actions."""
+    return jax.random.uniform(key, (env.horizon, env.action_size), minval=-1.0, maxval=1.0)
+
+
+def evaluation_states(env: AbstractEnvironment) -> Float[Array, "num_states state"]:
+    """The fixed initial states that scores are averaged over: 64 random ones, or the only one there is."""
+    keys = jax.random.split(jax.random.key(0), NUM_EVALUATION_STATES)
+    states = jax.jit(jax.vmap(lambda key: env.initial_state(key=key)))(keys)
+    return states[:1] if (np.asarray(states) == np.asarray(states[0])).all() else states
+
+
+def cpu_device() -> jax.Device | None:
+    """The CPU, for work that would leave an accelerator idle; None where JAX was told to use accelerators only."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return None
+
+
+def random_episodes(env: AbstractEnvironment, num_episodes: int, *, key: PRNGKey) -> Trajectory:
+    """Episodes of uniform random actions, along a leading axis."""
+
+    def episode(key: PRNGKey) -> Trajectory:
+        start_key, action_key = jax.random.split(key)
+        return rollout(env, uniform_actions(env, key=action_key), key=start_key)
+
+    return jax.vmap(episode)(jax.random.split(key, num_episodes))
+
+
+def check_horizon(horizon: Any) -> int:
+    """The horizon as an int.
+
+    Raises:
+        UsageError: it is not an integer of at least 2.
+    """
+    if isinstance(horizon, bool) or not isinstance(horizon, int | np.integer) or horizon < 2:
+        raise UsageError(f"horizon: must be an integer >= 2, got {horizon!r}")
+    return int(horizon)
+
+
+def returned_shape(label: str, function: Callable[..., Any], *arguments: Any, shape: tuple[int, ...]) -> None:
+    """Checks, without running it, that a user's function returns floating-point numbers of a shape.
+
+    Args:
+        label: how messages name the function.
+        function: the function.
+        *arguments: arrays, or `jax.ShapeDtypeStruct`s in their place.
+        shape: the shape that is wanted.
+
+    Raises:
+        UsageError: it raises an error, or returns something else.
+    """
+    try:
+        out = jax.eval_shape(function, *arguments)
+    except (
+        Exception,
+        SystemExit,
+    ) as error:  # whatever the user's code raises, the message names the function
+        raise UsageError(f"{label}: raised {one_line(error)}") from error
+    wanted = f"must return floating-point numbers of shape {shape}"
+    if not hasattr(out, "shape"):
+        raise UsageError(f"{label}: {wanted}, got a {type(out).__name__}")
+    if out.shape != shape or not jnp.issubdtype(out.dtype, jnp.floating):
+        raise UsageError(f"{label}: {wanted}, got shape {out.shape}, dtype {out.dtype}")
+
+
+# Random episodes in which a user's task may return nothing that is not finite.
+NUM_TRIED = 64
+
+
+def validate(env: AbstractEnvironment) -> None:
+    """Checks what a task's functions return: shapes and dtypes at any step, and a few random episodes for NaN.
+
+    Raises:
+        UsageError: one line that names the function, the step and the value.
+    """
+    check_horizon(env.horizon)
+    for attribute in ("state_size", "action_size"):
+        size = getattr(env, attribute)
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise UsageError(f"{attribute} of {env.name}: must be an integer >= 1, got {size!r}")
+    step = jax.ShapeDtypeStruct((), jnp.asarray(0).dtype)
+    state, action = (jax.ShapeDtypeStruct((size,), float) for size in (env.state_size, env.action_size))
+    start = functools.partial(_start, env)
+    returned_shape(f"initial_state of {env.name}", start, jax.random.key(0), shape=state.shape)
+    at = f"of {env.name}, at steps 0 to {env.horizon - 1}"
+    returned_shape(f"transition {at}", env.transition, state, action, step, shape=state.shape)
+    returned_shape(f"reward {at}", env.reward, state, action, step, shape=())
+    returned_shape(f"terminal_reward of {env.name}", env.terminal_reward, state, shape=())
+
+    actions = np.random.default_rng(0).uniform(-1, 1, (NUM_TRIED, env.horizon, env.action_size))
+
+    def episode(key: PRNGKey, actions: Array) -> tuple[Trajectory, Array]:
+        trajectory = rollout(env, actions, key=key)
+        return trajectory, env.terminal_reward(trajectory.states[-1])
+
+    tried = jax.jit(jax.vmap(episode))(jax.random.split(jax.random.key(0), NUM_TRIED), actions)
+    trajectories, terminal = jax.tree.map(np.asarray, tried)
+    totals = sum(
+        leaf.reshape(NUM_TRIED, -1).sum(axis=1) for leaf in jax.tree.leaves((trajectories, terminal))
+    )
+    for i in np.flatnonzero(~np.isfinite(totals)):
+        _check_finite(env, jax.tree.map(lambda leaf, i=i: leaf[i], trajectories), terminal[i])
+
+
+def _start(env: AbstractEnvironment, key: PRNGKey) -> Array:
+    return env.initial_state(key=key)
+
+
+def _check_finite(env: AbstractEnvironment, trajectory: Any, terminal: Any) -> None:
+    """Names the first function, in the order of time, that returned a value that is not finite."""
+    states, actions, rewards = trajectory.states, trajectory.actions, trajectory.rewards
+    if not np.isfinite(states[0]).all():
+        raise UsageError(f"initial_state of {env.name}: must be finite, got {vector_text(states[0])}")
+    for step in range(env.horizon):
+        where = f"for state {vector_text(states[step])}, action {vector_text(actions[step])}"
+        last = step == env.horizon - 1
+        if not (np.isfinite(rewards[step]) or (last and not np.isfinite(terminal))):
+            raise UsageError(f"reward of {env.name}: returned {rewards[step]} at step {step} {where}")
+        if not np.isfinite(states[step + 1]).all():
+            value = vector_text(states[step + 1])
+            raise UsageError(f"transition of {env.name}: returned {value} at step {step} {where}")
+    if not np.isfinite(terminal):
+        where = f"after step {env.horizon - 1} for state {vector_text(states[-1])}"
+        raise UsageError(f"terminal_reward of {env.name}: returned {terminal} {where}")

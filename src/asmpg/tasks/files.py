@@ -1,0 +1,89 @@
+"""Tasks of the user's own, named on a command line as `FILE.py:NAME`."""
+
+import inspect
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+from ..core import user_code as user_files
+from ..core.types import one_line, UsageError
+from .environment import AbstractEnvironment
+
+
+_DEFAULT_HORIZON = 100
+# By file, its content, name and horizon: the same task is the same object, so that what was compiled is found again.
+_loaded: dict[tuple[tuple[str, str, str], int | None], AbstractEnvironment] = {}
+
+
+def is_task_file(task: str) -> bool:
+    """Whether a task is given as `FILE.py:NAME`."""
+    return user_files.is_file(task)
+
+
+def split(task: str) -> tuple[pathlib.Path, str]:
+    """File and name.
+
+    Raises:
+        UsageError: there is no such file, or no name after the colon.
+    """
+    return user_files.split("task", task)
+
+
+def sha256(task: str) -> str:
+    """The hash of the file's content."""
+    return user_files.sha256("task", task)
+
+
+def load_task(task: str, horizon: int | None = None) -> AbstractEnvironment:
+    """Runs the file and takes the task from it. Only ever called for what the user typed just now.
+
+    Args:
+        task: `FILE.py:NAME`, where NAME is an environment, a class of environments, or a function of the horizon or
+            of nothing that returns one.
+        horizon: the horizon; by default the task's own, or 100 for a function of the horizon.
+
+    Raises:
+        UsageError: the file cannot be run, has no such name, or the name gives no environment of that horizon.
+    """
+    key = (user_files.identity("task", task), horizon)
+    if key not in _loaded:
+        definition = user_files.define("task", task, lambda value: isinstance(value, AbstractEnvironment))
+        _loaded[key] = _build(task, definition, horizon)
+    return _loaded[key]
+
+
+def _build(task: str, definition: Any, horizon: int | None) -> AbstractEnvironment:
+    env = definition
+    if not isinstance(env, AbstractEnvironment):
+        if not callable(definition):
+            raise UsageError(
+                f"task: {task} is a {type(definition).__name__}, not an environment or what makes one"
+            )
+        env = _call(task, definition, horizon)
+    if not isinstance(env, AbstractEnvironment):
+        raise UsageError(f"task: {task} gives a {type(env).__name__}, not an asmpg.AbstractEnvironment")
+    if horizon is not None and env.horizon != horizon:
+        raise UsageError(f"horizon: {task} has the horizon {env.horizon}, got {horizon}")
+    return env
+
+
+def _call(task: str, definition: Callable[..., Any], horizon: int | None) -> Any:
+    """The environment that a class or a function makes, of this horizon where it takes one."""
+    try:
+        parameters = list(inspect.signature(definition).parameters.values())
+        required = [
+            p
+            for p in parameters
+            if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        ]
+        if any(parameter.name == "horizon" for parameter in parameters):
+            if horizon is None and not any(parameter.name == "horizon" for parameter in required):
+                return definition()
+            return definition(horizon=_DEFAULT_HORIZON if horizon is None else horizon)
+        if len(required) == 1:
+            return definition(_DEFAULT_HORIZON if horizon is None else horizon)
+        return definition()
+    except UsageError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise UsageError(f"task: {task} raised {one_line(error)}") from error

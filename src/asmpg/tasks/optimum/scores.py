@@ -1,0 +1,189 @@
+"""Optimal, random and constant actions of a task, remembered in memory and on disk, and the scores between them."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ...core.types import PRNGKey, UsageError
+from ..environment import AbstractEnvironment
+from . import cache as solution_cache
+from .cache import is_number, same_number
+from .shooting import constants, double_precision, problem_of, Solution, solve
+
+
+_CHUNK = 512
+_RANDOM_SEED = 20
+
+
+def optimal(env: AbstractEnvironment, *, num_starts: int | Any | None = None, cache: bool = True) -> Solution:
+    """The best actions that L-BFGS-B finds from several starts.
+
+    A built-in task's solution is kept on disk (in `$ASMPG_CACHE` or `~/.cache/asmpg`) and in memory, a user's own only
+    in memory, for this very object. A file is replayed before it is believed.
+
+    Args:
+        env: the task.
+        num_starts: how many starts to try; by default 8, or 5 for horizons above 200, and three times as many more
+            if those disagree. A task's known actions come first, then the best constant, the best switch between
+            the bounds, the best smooth random sequence.
+        cache: whether to look for, and keep, a finished solution.
+
+    Raises:
+        UsageError: no start has a finite return, or `num_starts` is not an integer >= 1.
+    """
+    if num_starts is not None and (
+        isinstance(num_starts, bool) or not isinstance(num_starts, int) or num_starts < 1
+    ):
+        raise UsageError(f"num_starts: must be an integer >= 1, or None, got {num_starts!r}")
+    if not cache:
+        return solve(env, num_starts)
+    key = solution_cache.cache_key(env, "optimal", num_starts=num_starts)
+
+    def compute() -> Solution:
+        stored = None if key is None else solution_cache.read(key)
+        solution = None if stored is None else _restore(env, stored)
+        if solution is None:
+            solution = solve(env, num_starts)
+            if key is not None:
+                solution_cache.write(key, _to_json(solution))
+        return solution
+
+    return solution_cache.remember(env, ("optimal", num_starts), compute)
+
+
+def best_constant_return(env: AbstractEnvironment) -> float:
+    """The return of the best of 41 constant actions, evenly spaced over [-1, 1], the same in every component.
+
+    Args:
+        env: the task; where its initial states are random, returns are means over the evaluation states.
+    """
+
+    def compute() -> float:
+        with double_precision():
+            problem = problem_of(env)
+            returns = [problem.returns(state, constants(env)) for state in problem.starts]
+        return float(np.max(np.mean(returns, axis=0)))
+
+    return solution_cache.remember(env, ("best constant",), compute)
+
+
+def random_return(
+    env: AbstractEnvironment, *, num_episodes: int | Any = 10_000, key: PRNGKey | None = None
+) -> float:
+    """The mean return of uniformly random actions, a score of 0.
+
+    Args:
+        env: the task.
+        num_episodes: how many episodes.
+        key: for actions and initial states; by default a fixed one, whose result is kept like `optimal`'s.
+
+    Raises:
+        UsageError: the return of some episode is not finite, or `num_episodes` is not an integer >= 1.
+    """
+    if isinstance(num_episodes, bool) or not isinstance(num_episodes, int) or num_episodes < 1:
+        raise UsageError(f"num_episodes: must be an integer >= 1, got {num_episodes!r}")
+    if key is not None:
+        return _mean_of_random(env, _random_sampler(env, key), num_episodes)
+    cache_key = solution_cache.cache_key(env, "random", num_episodes=num_episodes)
+
+    def compute() -> float:
+        sampler = _random_sampler(env, jax.random.key(_RANDOM_SEED))
+        # The first chunk shows whether a stored number belongs to the task as it is now.
+        sample = _mean_of_random(env, sampler, min(num_episodes, _CHUNK))
+        stored = None if cache_key is None else solution_cache.read(cache_key)
+        if stored is not None and is_number(stored.get("mean")) and same_number(stored.get("sample"), sample):
+            return float(stored["mean"])
+        mean = _mean_of_random(env, sampler, num_episodes)
+        if cache_key is not None:
+            solution_cache.write(cache_key, {"mean": mean, "sample": sample})
+        return mean
+
+    return solution_cache.remember(env, ("random", num_episodes), compute)
+
+
+def score(env: AbstractEnvironment, episode_return: Any) -> Any:
+    """`(return - random) / (optimal - random)`: 0 for random actions, 1 for the optimum.
+
+    Args:
+        env: the task; it is solved first if it has not been.
+        episode_return: a number, or an array of them.
+
+    Returns:
+        A float for a number, a NumPy array for an array; NaN where random actions are already optimal.
+
+    Raises:
+        UsageError: the task cannot be solved, see `optimal` and `random_return`.
+    """
+    low, high = random_return(env), optimal(env).episode_return
+    gap = high - low if high > low else np.nan
+    scores = (np.asarray(episode_return, np.float64) - low) / gap
+    return float(scores) if scores.ndim == 0 else scores
+
+
+def _random_sampler(env: AbstractEnvironment, key: PRNGKey) -> Callable[[int], np.ndarray]:
+    """A function that returns the returns of the i-th 512 episodes of uniformly random actions."""
+
+    def sample(i: int) -> np.ndarray:
+        with double_precision():
+            problem = problem_of(env)
+            state_key, action_key = jax.random.split(jax.random.fold_in(key, i))
+            shape = (_CHUNK, env.horizon, env.action_size)
+            # In float32 even here, so that the episodes do not depend on the caller's precision.
+            actions = jax.random.uniform(action_key, shape, jnp.float32, minval=-1.0, maxval=1.0)
+            states = problem.starts[0]
+            if len(problem.starts) > 1:
+                states = problem.initial_states(jax.random.split(state_key, _CHUNK))
+            return problem.returns(states, np.asarray(actions, np.float64))
+
+    return sample
+
+
+def _mean_of_random(
+    env: AbstractEnvironment, sampler: Callable[[int], np.ndarray], num_episodes: int
+) -> float:
+    """The mean of the first `num_episodes` returns."""
+    chunks = [sampler(i) for i in range(-(-num_episodes // _CHUNK))]
+    mean = float(np.concatenate(chunks)[:num_episodes].mean())
+    if not np.isfinite(mean):
+        raise UsageError(f"random_return: random actions on {env.name} give the return {mean}")
+    return mean
+
+
+def _to_json(solution: Solution) -> dict[str, Any]:
+    """A solution as plain JSON. The states are left out, since restoring replays the actions anyway."""
+    content = dataclasses.asdict(solution)
+    del content["states"]
+    return content | {"actions": solution.actions.tolist()}
+
+
+def _restore(env: AbstractEnvironment, stored: dict[str, Any]) -> Solution | None:
+    """The stored solution, if it is whole and its actions, replayed, give its return; otherwise None."""
+    numbers = ("episode_return", "residual", "replay_error")
+    try:
+        actions = np.asarray(stored["actions"], np.float64)
+        start_returns = tuple(float(value) for value in stored["start_returns"])
+        starts_agree, message = stored["starts_agree"], stored["message"]
+        plain = all(is_number(stored[name]) for name in numbers)
+    except (KeyError, TypeError, ValueError):
+        return None
+    whole = plain and isinstance(starts_agree, bool) and isinstance(message, str)
+    if not whole or actions.shape != (env.horizon, env.action_size) or not (np.abs(actions) <= 1).all():
+        return None
+    with double_precision():
+        problem = problem_of(env)
+        episode_return, states = problem.replay(problem.starts[0], actions)
+    if not same_number(stored["episode_return"], episode_return):
+        return None
+    values = {name: float(stored[name]) for name in numbers} | {"episode_return": episode_return}
+    return Solution(
+        actions=actions,
+        states=states,
+        starts_agree=starts_agree,
+        start_returns=start_returns,
+        message=message,
+        **values,
+    )

@@ -1,0 +1,281 @@
+"""Training from a configuration, and the runs it leaves: `train`, `resume`, `load`."""
+
+import dataclasses
+import json
+import pathlib
+import platform
+from collections.abc import Callable
+from importlib import metadata
+
+import jax
+
+from ...core.checks import check_integer
+from ...core.precision import using
+from ...core.types import UsageError
+from ...tasks.environment import AbstractEnvironment
+from ..config import TrainConfig
+from ..loop import Trainer
+from ..stored_config import to_json
+from . import folder as files
+from . import plots
+from .checkpoint import Checkpoint, DamagedError
+from .folder import RunFolder
+from .progress import Progress, ProgressCallback, reporting
+from .results import Result
+from .session import MakeTrainer, Session
+from .stored import configuration, difference, read, Stored
+
+
+def train(config: TrainConfig, progress: bool | ProgressCallback = False) -> Result:
+    """Trains a policy.
+
+    Nothing is written unless `config.out` is given. If that folder holds a run of the same configuration, the run is
+    taken up where it stopped, and if it is finished its result is returned.
+
+    Args:
+        config: the run.
+        progress: True shows a bar, or lines in a pipe, on standard error; a function is told instead.
+
+    Raises:
+        UsageError: a value in the configuration is not allowed, or `out` cannot be used. Nothing was written.
+        StorageError: the disk refused in the middle of the run.
+    """
+    config = config.checked()
+    with reporting(progress) as report:
+        return start(config, report)
+
+
+def resume(
+    path: str | pathlib.Path,
+    *,
+    steps: int | None = None,
+    task: str | AbstractEnvironment | None = None,
+    model: str | None = None,
+    progress: bool | ProgressCallback = False,
+) -> Result:
+    """Takes up a run where it stopped, bit for bit as if it never had.
+
+    Args:
+        path: the run folder.
+        steps: environment steps in all, to extend a run.
+        task: the task again, where it is one of the user's own: `FILE.py:NAME` or an environment.
+        model: `FILE.py:NAME` again, where the model's backbone is the user's own.
+        progress: as for `train`.
+
+    Raises:
+        UsageError: this is not a run, or nothing in it can be used.
+        StorageError: the disk refused in the middle of the run.
+    """
+    with reporting(progress) as report:
+        return take_up(path, report, steps=steps, task=task, model=model)
+
+
+def load(
+    path: str | pathlib.Path, *, task: str | AbstractEnvironment | None = None, model: str | None = None
+) -> Result:
+    """Reads a run folder, as of its last whole checkpoint. Executes nothing that is stored in it.
+
+    Args:
+        path: the run folder.
+        task: the task again, where it is one of the user's own: `FILE.py:NAME` or an environment.
+        model: `FILE.py:NAME` again, where the model's backbone is the user's own.
+
+    Raises:
+        UsageError: this is not a run, it has no whole checkpoint, or its task or model is missing or another one.
+    """
+    folder = RunFolder(path)
+    stored = read(folder)
+    if not stored.checkpoints:
+        raise UsageError(f"run: {path} has no checkpoint yet")
+    config = configuration(stored.content, folder, task, model)
+    # A run that is being written has more lines than its checkpoint.
+    if not folder.read(files.METRICS).startswith(_lines(stored.checkpoints[0])):
+        folder.warn(f"{files.METRICS} was cut off or edited; the checkpoint's copy of it is taken")
+    with using(config.precision):
+        session = Session(config, lambda progress: None, folder)
+        _restore(session, stored.checkpoints[0])
+        return session.result()
+
+
+def start(
+    config: TrainConfig,
+    report: ProgressCallback,
+    stop: Callable[[], bool] = lambda: False,
+    make_trainer: MakeTrainer = Trainer,
+) -> Result:
+    """`train` for a checked configuration, with a way to stop: `stop()` is asked after every record."""
+    with using(config.precision):
+        if config.out is not None:
+            return _start_in(RunFolder(config.out), config, report, stop, make_trainer)
+        session = Session(config, report, make_trainer=make_trainer)
+        session.drive(stop)
+        return _report_done(session.result(), session, report)
+
+
+def _start_in(
+    folder: RunFolder,
+    config: TrainConfig,
+    report: ProgressCallback,
+    stop: Callable[[], bool],
+    make_trainer: MakeTrainer,
+) -> Result:
+    """Begins a run in a folder, or goes on with the one that is there."""
+    if not folder.is_run():
+        folder.check_usable()
+        folder.make()
+    with folder.writing():
+        if not folder.is_run():
+            # A run goes on as it began, on whatever device.
+            config = dataclasses.replace(config, imagine=config.imagine_here())
+            content = to_json(config)
+            folder.write_config(content, versions())
+            return _drive(Session(config, report, folder, content, make_trainer), folder, report, stop)
+        stored = read(folder)
+        if config.imagine == "auto":
+            config = dataclasses.replace(config, imagine=stored.content.get("imagine", "auto"))
+        content = to_json(config)
+        name = difference(stored.content, content)
+        if name is not None:
+            was, now = ({**old, **old["settings"]}.get(name) for old in (stored.content, content))
+            raise UsageError(
+                f"out: {folder.path} is a run with another configuration ({name} is {was!r}, not {now!r}); "
+                "give another --out, or go on with that run by --resume"
+            )
+        return _continue(config, folder, stored, report, stop, make_trainer)
+
+
+def take_up(
+    path: str | pathlib.Path,
+    report: ProgressCallback,
+    *,
+    steps: int | None = None,
+    task: str | AbstractEnvironment | None = None,
+    model: str | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Result:
+    """`resume` with a way to stop."""
+    folder = RunFolder(path)
+    if not folder.is_run():
+        raise UsageError(f"resume: {folder.refusal()}")
+    with folder.writing():
+        stored = read(folder)
+        config = configuration(stored.content, folder, task, model)
+        if steps is not None:
+            check_integer("steps", steps, 1)
+            config = dataclasses.replace(config, steps=steps).checked()
+            stored = dataclasses.replace(stored, content=stored.content | {"steps": steps})
+        with using(config.precision):
+            return _continue(config, folder, stored, report, stop)
+
+
+def _continue(
+    config: TrainConfig,
+    folder: RunFolder,
+    stored: Stored,
+    report: ProgressCallback,
+    stop: Callable[[], bool],
+    make_trainer: MakeTrainer = Trainer,
+) -> Result:
+    """Goes on with a run from the checkpoint that fits."""
+    _refuse_without_checkpoint(folder, stored)
+    session = Session(config, report, folder, stored.content, make_trainer)
+    saved = _choose(session, stored.checkpoints, folder)
+    if saved is not None:
+        _restore(session, saved)
+        report(Progress("starting", f"{folder.path} goes on from step {session.steps}"))
+    try:
+        current = folder.read_config()
+    except DamagedError:
+        current = None
+    if current != stored.content:
+        folder.write_config(stored.content, versions())
+    folder.go_back(saved, _lines(saved))
+    return _drive(session, folder, report, stop)
+
+
+def _refuse_without_checkpoint(folder: RunFolder, stored: Stored) -> None:
+    """Only a run that was killed before its first checkpoint may begin again: nothing is lost there."""
+    num_records = len(files.from_lines(folder.read(files.METRICS)))
+    finished = (folder.path / files.SUMMARY).exists()
+    if not stored.checkpoints and (num_records > 1 or finished):
+        raise UsageError(
+            f"run: {folder.path} has {num_records} records but no checkpoint to go on from; "
+            "give another --out, or remove the folder"
+        )
+
+
+def _choose(session: Session, checkpoints: list[Checkpoint], folder: RunFolder) -> Checkpoint | None:
+    """The newest checkpoint from which the run goes on exactly like one that was meant to be this long all along.
+
+    That is not always the newest: a shorter run ends with a shorter chunk, which a longer one would not have cut off
+    there; and a run that was shorter than its warm-up has to begin again.
+    """
+    if not checkpoints:
+        return None
+    schedule, newest = session.trainer.schedule, checkpoints[0]
+    if newest.meta["episodes"] > schedule.num_episodes:
+        raise UsageError(
+            f"steps: {folder.path} has done {newest.meta['steps']} already, got {session.config.steps}"
+        )
+    if newest.meta["warmup_episodes"] != schedule.warmup_episodes:
+        folder.warn("it was shorter than its warm-up and begins again")
+        return None
+
+    def fits(saved: Checkpoint) -> bool:
+        since_warmup = saved.meta["episodes"] - schedule.warmup_episodes
+        return since_warmup % schedule.chunk_episodes == 0 or saved.meta["episodes"] == schedule.num_episodes
+
+    return next(filter(fits, checkpoints), newest)
+
+
+def _restore(session: Session, saved: Checkpoint) -> None:
+    try:
+        session.restore(saved)
+    except DamagedError as error:
+        raise UsageError(f"run: checkpoint {saved.path} {error}") from error
+
+
+def _lines(saved: Checkpoint | None) -> bytes:
+    """The records up to a checkpoint, of which it has a copy."""
+    return b"" if saved is None else saved.arrays[files.METRICS].tobytes()
+
+
+def _drive(session: Session, folder: RunFolder, report: ProgressCallback, stop: Callable[[], bool]) -> Result:
+    """Trains, then writes what a finished run has."""
+    anew = not session.finished
+    session.drive(stop)
+    result = session.result()
+    if anew or not (folder.path / files.SUMMARY).exists():
+        if result.finished:
+            _write_curve(folder, result)
+        folder.write(files.SUMMARY, (json.dumps(result.summary(), indent=1, allow_nan=False) + "\n").encode())
+    return _report_done(result, session, report, "" if anew else f"{folder.path} was finished already")
+
+
+def _report_done(result: Result, session: Session, report: ProgressCallback, message: str = "") -> Result:
+    score = None if result.scores is None else float(result.scores.mean())
+    total, mean = session.total_steps, float(result.returns.mean())
+    report(Progress("done", message, result.steps, total, result.seconds, score=score, episode_return=mean))
+    return result
+
+
+def _write_curve(folder: RunFolder, result: Result) -> None:
+    """The learning curve, or a line that says why there is none."""
+    config, known = result.config, result.reference
+    title = f"{result.env.name}, H = {result.env.horizon}, {config.model_name}"
+    references = {} if known is None else {"random": known.random_return, "optimum": known.optimal_return}
+    try:
+        picture = plots.learning_curve(title, result.metrics, references)
+    except ImportError:
+        folder.warn(f"no {files.CURVE}, which needs matplotlib: pip install 'asmpg[plot]'")
+        return
+    folder.write(files.CURVE, picture)
+
+
+def versions() -> dict[str, str]:
+    """Of what a run was made with."""
+    try:
+        own = metadata.version("asmpg")
+    except metadata.PackageNotFoundError:
+        own = "unknown"
+    return {"asmpg": own, "jax": jax.__version__, "python": platform.python_version()}

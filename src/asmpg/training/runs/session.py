@@ -1,0 +1,336 @@
+"""One run in progress: the compiled loop, its records, and what of it is on disk."""
+
+import dataclasses
+import functools
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ...core.precision import Precision, using
+from ...tasks.optimum import optimal, random_return
+from ..config import TrainConfig
+from ..loop import AbstractTrainer, Schedule, SeedState, Trainer
+from . import checkpoint
+from . import folder as files
+from .checkpoint import Checkpoint
+from .folder import RunFolder
+from .progress import Progress, ProgressCallback
+from .records import History
+from .results import Reference, Result
+
+
+MakeTrainer = Callable[..., AbstractTrainer]
+
+
+class Session:
+    """A run that can be begun or taken up from a checkpoint, and then driven to its end.
+
+    Attributes:
+        config: checked.
+        trainer: the compiled loop.
+        history: the records so far.
+        reference: what scores are measured by; None where the optimum is not asked for.
+        seconds: spent on training so far, earlier sessions included.
+        episodes: episodes done, per seed; 0 before the warm-up.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        report: ProgressCallback,
+        folder: RunFolder | None = None,
+        content: Mapping[str, Any] | None = None,
+        make_trainer: MakeTrainer = Trainer,
+    ):
+        """Prepares the loop; compiles and writes nothing.
+
+        Args:
+            config: checked.
+            report: is told how far the run is.
+            folder: where records and checkpoints go, if anywhere.
+            content: the configuration as it is in the folder; every checkpoint has a copy.
+            make_trainer: from the learner, the schedule and the seeds to whoever trains them.
+        """
+        self.config, self.folder, self._content = config, folder, content
+        self.env = config.environment()
+        if config.settings().needs_optimum:
+            report(Progress("starting", f"solving {self.env.name} for the return to ask for"))
+        learner = config.learner()
+        horizon = self.env.horizon
+        schedule = Schedule.create(config.steps, learner.settings.warmup_steps, config.chunk_steps, horizon)
+        seeds = range(config.seed, config.seed + config.num_seeds)
+        self.trainer = make_trainer(learner, schedule, seeds)
+        self.history, self.reference = History(), None
+        self.seconds, self.episodes = 0.0, 0
+        self._state: Any = None
+        self._report = report
+        self._clock = time.monotonic()
+
+    @property
+    def steps(self) -> int:
+        """Environment steps done, per seed."""
+        return self.episodes * self.env.horizon
+
+    @property
+    def total_steps(self) -> int:
+        """Environment steps in all, per seed: whole episodes."""
+        return self.trainer.schedule.num_episodes * self.env.horizon
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.episodes >= self.trainer.schedule.num_episodes or self.history.held(
+            self.config.stop_score
+        )
+
+    def result(self) -> Result:
+        """The run as of its last record."""
+        whole = self.trainer.combine(self._state)
+        state = whole.learner
+        metrics = self.history.metrics()
+        return Result(
+            scores=metrics["score"][-1] if "score" in metrics else None,
+            returns=metrics["return"][-1],
+            policy=self.trainer.learner.policy(state),
+            model=getattr(state, "model", None),
+            metrics=metrics,
+            steps=self.steps,
+            seconds=self.seconds,
+            config=self.config,
+            env=self.env,
+            reference=self.reference,
+            finished=self.finished,
+            path=None if self.folder is None else self.folder.path,
+            replay=whole.replay,
+        )
+
+    def restore(self, saved: Checkpoint) -> None:
+        """Takes up a checkpoint.
+
+        Raises:
+            DamagedError: its arrays do not fit.
+        """
+        shapes = self.trainer.shapes
+        arrays = {name: array for name, array in saved.arrays.items() if name != files.METRICS}
+        self._state = checkpoint.unflatten(shapes, _with_all_rows(arrays, shapes))
+        self.history = History(saved.arrays[files.METRICS].tobytes())
+        self.episodes, self.seconds = saved.meta["episodes"], saved.meta["seconds"]
+        self.reference = Reference(**saved.meta["reference"]) if saved.meta["reference"] else None
+
+    def drive(self, stop: Callable[[], bool] = lambda: False) -> None:
+        """Trains to the end, or until `stop()` holds after a record; every record is followed by a checkpoint."""
+        self._clock = time.monotonic() - self.seconds
+        if self.finished:
+            return
+        # A thread beside this one; precision is a setting of each.
+        pool = ThreadPoolExecutor(1)
+        in_thread = functools.partial(pool.submit, _in_precision, self.config.precision)
+        try:
+            self._compile(in_thread)
+            chunks = self.trainer.schedule.chunks(self.episodes)
+            if not self.history.records:
+                self._first_record(chunks, stop, in_thread)
+            for first, number in chunks:
+                if stop() or self.finished:
+                    return
+                self._record(self._collect(self._launch(first, number)))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _compile(self, in_thread: Callable[..., Future[Any]]) -> None:
+        """Compiles the loop and, unless the run has begun already, goes through the warm-up at the same time."""
+        self._report(Progress("starting", f"compiling {self.config.model_name}"))
+        for notice in notices(self.config, len(jax.local_devices()), jax.default_backend()):
+            self._report(Progress("starting", notice))
+        compiling = in_thread(self._compile_loop)
+        if self._state is None:
+            self._state = self._place(self.trainer.init())
+            self.episodes = self.trainer.schedule.warmup_episodes
+        else:
+            self._state = self._place(self._state)
+        compiling.result()
+
+    def _first_record(
+        self,
+        chunks: Iterator[tuple[int, int]],
+        stop: Callable[[], bool],
+        in_thread: Callable[..., Future[Any]],
+    ) -> None:
+        """The record after the warm-up.
+
+        It may have to wait for the optimum, which can take a while. The first chunk of training need not.
+        """
+        done, ahead = self._collect(self._launch(self.episodes, 0)), None
+        if self.env.identity() is not None or self.config.optimum:
+            self._report(Progress("starting", f"solving {self.env.name} for its optimum"))
+            solving = in_thread(self._solve)
+            following = None if stop() else next(chunks, None)
+            ahead = None if following is None else self._launch(*following)
+            self.reference = solving.result()
+        self._record(done)
+        if ahead is not None:
+            self._record(self._collect(ahead))
+
+    def _solve(self) -> Reference:
+        return Reference(random_return(self.env), optimal(self.env).episode_return)
+
+    def _compile_loop(self) -> None:
+        self.trainer.compile(lambda: self._place(checkpoint.zeros(self.trainer.shapes)))
+
+    def _place(self, state: Any) -> Any:
+        """The state where the compiled loop leaves it, so that it is compiled for one place only."""
+        devices = jax.local_devices()[: self.config.num_seeds]
+        if len(devices) == 1:
+            return state
+        spec = PartitionSpec() if self.config.num_seeds % len(devices) else PartitionSpec("seed")
+        return jax.device_put(state, NamedSharding(Mesh(np.array(devices), ("seed",)), spec))
+
+    def _launch(self, first: int, number: int) -> "_Launched":
+        """Begins a chunk, and may return before it is done."""
+        start = time.monotonic()
+        self._state, metrics = self.trainer.advance(self._state, first, number)
+        return _Launched(first + number, number, start, metrics, self.trainer.num_together)
+
+    def _collect(self, launched: "_Launched") -> "_Done":
+        """Waits for the chunk launched last. Its arrays are copies, since the next chunk works in the same memory."""
+        metrics = {name: np.asarray(value) for name, value in jax.device_get(launched.metrics).items()}
+        now = time.monotonic()
+        arrays = {} if self.folder is None else _filled_rows(checkpoint.flatten(self._state))
+        seconds = now - self._clock
+        return _Done(
+            launched.episodes,
+            launched.number,
+            seconds,
+            now - launched.start,
+            metrics,
+            arrays,
+            launched.num_together,
+        )
+
+    def _record(self, done: "_Done") -> None:
+        """The record of a chunk and its checkpoint."""
+        self.episodes, self.seconds = done.episodes, done.seconds
+        metrics = done.metrics
+        if self.reference is not None:
+            metrics = {"score": self.reference.score(metrics["return"]), **metrics}
+        line = self.history.add(self.steps, self.episodes, metrics)
+        speed = done.number * self.env.horizon / done.chunk_seconds
+        if self.folder is not None:
+            self._save(self.folder, line, done, speed)
+        self._report(
+            Progress(
+                "training",
+                steps=self.steps,
+                total_steps=self.total_steps,
+                seconds=self.seconds,
+                steps_per_second=speed if done.number else None,
+                seconds_left=(self.total_steps - self.steps) / speed if done.number else None,
+                score=None if self.reference is None else float(np.mean(metrics["score"])),
+                episode_return=float(np.mean(metrics["return"])),
+            )
+        )
+
+    def _save(self, folder: RunFolder, line: bytes, done: "_Done", speed: float) -> None:
+        """The record, its time and the checkpoint, in an order that a kill in between can do no harm."""
+        timing = {
+            "steps": self.steps,
+            "seconds": round(self.seconds, 3),
+            "chunk_seconds": round(done.chunk_seconds, 3),
+            "steps_per_second": round(speed, 2),
+            **({"num_together": done.num_together} if done.num_together > 1 else {}),
+            "peak_memory_bytes": peak_memory(),
+        }
+        folder.append(files.METRICS, line)
+        folder.append(files.TIMINGS, files.to_line(timing))
+        arrays = done.arrays | {files.METRICS: np.frombuffer(self.history.lines, np.uint8)}
+        meta = {
+            "steps": self.steps,
+            "episodes": self.episodes,
+            "warmup_episodes": self.trainer.schedule.warmup_episodes,
+            "records": len(self.history.records),
+            "seconds": self.seconds,
+            "reference": None if self.reference is None else dataclasses.asdict(self.reference),
+            "config": self._content,
+        }
+        folder.write_checkpoint(self.steps, arrays, meta)
+
+
+def notices(config: TrainConfig, num_devices: int, backend: str) -> list[str]:
+    """What a user may not expect of a run on these devices."""
+    seeds, devices, found = config.num_seeds, min(num_devices, config.num_seeds), []
+    if seeds % devices:
+        found.append(
+            f"{seeds} seeds do not divide over {devices} devices: {-seeds % devices} repeat the last"
+        )
+    if config.precision == "bfloat16-matmul" and backend == "cpu":
+        found.append("bfloat16-matmul changes nothing on a CPU, which multiplies in float32")
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class _Launched:
+    """A chunk under way: where it ends, its episodes, when it began, its metrics to be, and how many runs share it."""
+
+    episodes: int
+    number: int
+    start: float
+    metrics: Any
+    num_together: int
+
+
+@dataclasses.dataclass(frozen=True)
+class _Done:
+    """A chunk that is done, with everything its record and its checkpoint need."""
+
+    episodes: int
+    number: int
+    seconds: float
+    chunk_seconds: float
+    metrics: dict[str, np.ndarray]
+    arrays: dict[str, np.ndarray]
+    num_together: int
+
+
+# Where the replayed episodes are in the state; only the rows in use are written.
+_ROWS, _COUNT = ".replay.episodes.", ".replay.count"
+
+
+def _filled_rows(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Copies, without the rows of the replay buffer that hold no episode yet."""
+    count = int(arrays[_COUNT].max())
+    return {
+        name: np.array(array[:, :count] if name.startswith(_ROWS) else array)
+        for name, array in arrays.items()
+    }
+
+
+def _with_all_rows(arrays: Mapping[str, np.ndarray], shapes: SeedState) -> dict[str, np.ndarray]:
+    """With empty rows added up to the capacity of this run, which grows when a run is extended."""
+    capacity = shapes.replay.episodes.rewards.shape[1]
+    filled = {}
+    for name, array in arrays.items():
+        missing = capacity - array.shape[1] if name.startswith(_ROWS) else 0
+        widths = [(0, 0), (0, missing)] + [(0, 0)] * (array.ndim - 2)
+        filled[name] = np.pad(array, widths) if missing > 0 else array
+    return filled
+
+
+def _in_precision(precision: Precision, function: Callable[[], Any]) -> Any:
+    with using(precision):
+        return function()
+
+
+def peak_memory() -> int | None:
+    """The most memory this process ever held, in bytes; None where the system does not say."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
