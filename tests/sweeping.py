@@ -9,14 +9,14 @@ import time
 
 import jax
 import numpy as np
-from asmpg.training.loop.runs import Progress, Result
-from asmpg.training.loop.runs.folder import METRICS, RunFolder
-from asmpg.training.loop.runs.records import History
-from asmpg.training.loop.runs.results import Reference
 
 import asmpg
 from asmpg.sweeps import load_suite, run_sweep, Suite, work
 from asmpg.sweeps.engines import AbstractEngine, InProcess, Local
+from asmpg.training.runs import Progress, Result
+from asmpg.training.runs.folder import METRICS, RunFolder
+from asmpg.training.runs.records import History
+from asmpg.training.runs.results import Reference
 from wanderer import Wanderer
 
 

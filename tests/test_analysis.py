@@ -7,10 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from asmpg.gradients.policy_gradient.policy_gradient import action_gradient, policy_gradient
 
 from asmpg.core.types import UsageError
-from asmpg.gradients.policy_gradient import analysis
+from asmpg.gradients.policy_gradient import action_gradient, analysis, policy_gradient
 from asmpg.models import ActionSequenceModel, OneStepModel, Simulator
 from asmpg.tasks.environment import AbstractEnvironment, rollout
 from test_gradients import make_model, make_policy, MODELS

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from asmpg.gradients.policy_gradient.analysis import action_jacobian, reach
 
+from asmpg.gradients.analysis import action_jacobian, reach
 from asmpg.models import ActionSequenceModel, free_run
 from asmpg.models.backbones import (
     AbstractBackbone,

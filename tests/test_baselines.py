@@ -8,11 +8,11 @@ import equinox as eqx
 import jax
 import numpy as np
 import pytest
-from asmpg.training.loop.runs import lifecycle
 
 import asmpg
 from asmpg import TrainConfig
 from asmpg.cli import main
+from asmpg.training.runs import lifecycle
 from test_runs import stop_after
 from toys import bits, relative_error
 

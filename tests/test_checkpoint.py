@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from asmpg.training.loop.runs import checkpoint
-from asmpg.training.loop.runs.checkpoint import DamagedError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from asmpg.training.runs import checkpoint
+from asmpg.training.runs.checkpoint import DamagedError
 from toys import bits
 
 

@@ -16,13 +16,13 @@ import time
 
 import numpy as np
 import pytest
-from asmpg.training.loop.methods import MODELS
 
 import asmpg
 import wanderer
 from asmpg import __main__
 from asmpg.cli import commands, demo, machine, main, options
 from asmpg.experiments import EXPERIMENTS
+from asmpg.training.methods import MODELS
 from test_config import MODEL_FILE, TASK_FILE
 
 

@@ -8,19 +8,19 @@ import typing
 import equinox as eqx
 import jax
 import pytest
-from asmpg.gradients.policy_gradient.policies import ActionSequence, TanhGaussianPolicy
-from asmpg.training.loop.methods import check_setting, MODELS
-from asmpg.training.loop.stored_config import from_json, to_json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asmpg import make, TASKS, train, TrainConfig, UsageError
+from asmpg.gradients.policies import ActionSequence, TanhGaussianPolicy
 from asmpg.learners.model_based import ModelBasedLearner
 from asmpg.learners.settings import PRESETS, Settings
 from asmpg.models import ActionSequenceModel, HistoryModel
 from asmpg.models.backbones import BACKBONES
 from asmpg.models.files import load_backbone, split_family
 from asmpg.tasks.files import load_task, sha256
+from asmpg.training.methods import check_setting, MODELS
+from asmpg.training.stored_config import from_json, to_json
 from probes import RewardIsAction, RewardIsState
 
 

@@ -10,8 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from asmpg.gradients.policy_gradient.policies import TanhGaussianPolicy
-from asmpg.training.loop.loop import Schedule, Trainer
 
 import asmpg
 from asmpg.cli import main
@@ -19,7 +17,9 @@ from asmpg.core.types import UsageError
 from asmpg.diagnose import diagnosis, subjects
 from asmpg.diagnose.diagnosis import diagnose, Subject
 from asmpg.diagnose.figure import rate_text
+from asmpg.gradients.policies import TanhGaussianPolicy
 from asmpg.models import Simulator
+from asmpg.training.loop import Schedule, Trainer
 from test_analysis import Brittle, make_actions, Memory
 from toys import unit_normaliser
 

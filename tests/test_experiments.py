@@ -9,8 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from asmpg.gradients.policy_gradient.policies import TanhGaussianPolicy
-from asmpg.training.loop.runs import Progress, Result, StorageError
 
 from asmpg.cli import main
 from asmpg.core.types import UsageError
@@ -27,11 +25,13 @@ from asmpg.experiments import (
 from asmpg.experiments.table import Table
 from asmpg.experiments.training import Training
 from asmpg.experiments.verdicts import both, decide, plain, three_way
+from asmpg.gradients.policies import TanhGaussianPolicy
 from asmpg.learners.replay import ReplayBuffer
 from asmpg.models import OneStepModel
 from asmpg.models.backbones import Transformer
 from asmpg.tasks import make
 from asmpg.tasks.environment import random_episodes, rollout
+from asmpg.training.runs import Progress, Result, StorageError
 from toys import Drift, unit_normaliser
 
 

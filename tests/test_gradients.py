@@ -9,17 +9,17 @@ import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
-from asmpg.gradients.policy_gradient.policies import ActionSequence, TanhGaussianPolicy
-from asmpg.gradients.policy_gradient.policy_gradient import (
+from jax.flatten_util import ravel_pytree
+
+from asmpg.core.types import UsageError
+from asmpg.gradients.policies import ActionSequence, TanhGaussianPolicy
+from asmpg.gradients.policy_gradient import (
     action_gradient,
     imagine,
     imagine_in_two_passes,
     imagined_return,
     policy_gradient,
 )
-from jax.flatten_util import ravel_pytree
-
-from asmpg.core.types import UsageError
 from asmpg.models import AbstractDynamicsModel, ActionSequenceModel, HistoryModel, OneStepModel, Simulator
 from asmpg.models.backbones import BACKBONES
 from asmpg.models.normalisation import Normaliser

@@ -10,18 +10,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from asmpg.gradients.policy_gradient.imagination import find_states, imagine, resolve
-from asmpg.gradients.policy_gradient.policy_gradient import imagined_return
-from asmpg.training.loop.runs import lifecycle
 
 import asmpg
 from asmpg import ActionSequenceModel, TanhGaussianPolicy, TrainConfig
 from asmpg.cli import main
 from asmpg.core.types import UsageError
-from asmpg.gradients.policy_gradient import imagination
+from asmpg.gradients.imagination import find_states, imagine, resolve
+from asmpg.gradients.policy_gradient import imagination, imagined_return
 from asmpg.learners.replay import ReplayBuffer
 from asmpg.models import OneStepModel, Simulator
 from asmpg.models.backbones import AbstractBackbone
+from asmpg.training.runs import lifecycle
 
 
 pytestmark = pytest.mark.usefixtures("quickly")

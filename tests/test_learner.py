@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from asmpg.gradients.policy_gradient.policies import TanhGaussianPolicy
-from asmpg.gradients.policy_gradient.policy_gradient import imagined_return
 
 from asmpg.core.loops import loop
 from asmpg.core.types import Trajectory
+from asmpg.gradients.policies import TanhGaussianPolicy
+from asmpg.gradients.policy_gradient import imagined_return
 from asmpg.learners.model_based import gradient_cosine, ModelBasedLearner, ModelBasedState
 from asmpg.learners.optimisation import CPU_MICRO_BATCH_STEPS, mean_gradient, micro_batch_size, optimiser
 from asmpg.learners.replay import ReplayBuffer

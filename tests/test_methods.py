@@ -10,14 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from asmpg.gradients.policy_gradient.policies import ActionSequence
-from asmpg.training.loop.config import TrainConfig
-from asmpg.training.loop.loop import advance_seed, init_seed, Schedule, SeedState
 
 from asmpg.core.loops import loop
+from asmpg.gradients.policies import ActionSequence
 from asmpg.learners.model_based import ModelBasedLearner
 from asmpg.models import AbstractDynamicsModel
 from asmpg.tasks.environment import AbstractEnvironment
+from asmpg.training.config import TrainConfig
+from asmpg.training.loop import advance_seed, init_seed, Schedule, SeedState
 from probes import DelayedReward, OneOf, RewardIsAction, RewardIsState
 from toys import bits, Drift
 

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from asmpg.gradients.policy_gradient.analysis import action_jacobian
 
 from asmpg.core.types import Trajectory, UsageError
+from asmpg.gradients.analysis import action_jacobian
 from asmpg.models import ActionSequenceModel, free_run, HistoryModel, OneStepModel, Simulator
 from asmpg.models.backbones import BACKBONES
 from asmpg.models.normalisation import Normaliser

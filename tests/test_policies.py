@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-from asmpg.gradients.policy_gradient.policies import ActionSequence, TanhGaussianPolicy
 
+from asmpg.gradients.policies import ActionSequence, TanhGaussianPolicy
 from asmpg.tasks.environment import AbstractEnvironment
 from toys import Drift, unit_normaliser
 

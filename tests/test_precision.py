@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from asmpg.training.loop.runs.session import notices
 
 import asmpg
 from asmpg import TrainConfig
 from asmpg.core.precision import resolve_precision, using
+from asmpg.training.runs.session import notices
 
 
 pytestmark = pytest.mark.usefixtures("quickly")

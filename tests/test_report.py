@@ -8,11 +8,11 @@ import shlex
 import shutil
 
 import pytest
-from asmpg.training.loop.runs import RunWarning
 
 from asmpg.cli import main
 from asmpg.experiments import experiment, EXPERIMENTS, reproduce
 from asmpg.report import build_report, LIMIT, offline_charts, texts
+from asmpg.training.runs import RunWarning
 from training_tables import fake_tables
 
 

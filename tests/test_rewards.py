@@ -9,8 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from asmpg.training.loop.config import TrainConfig
-from asmpg.training.loop.loop import Schedule, Trainer
 
 from asmpg.core.loops import loop
 from asmpg.core.types import Trajectory
@@ -21,6 +19,8 @@ from asmpg.models import OneStepModel, Simulator
 from asmpg.models.normalisation import RewardScale
 from asmpg.models.reward import fitting_loss, LearnedReward
 from asmpg.tasks.environment import rollout, trajectory_rewards, uniform_actions
+from asmpg.training.config import TrainConfig
+from asmpg.training.loop import Schedule, Trainer
 from toys import bits, Drift, flatten, relative_error, unit_normaliser
 
 

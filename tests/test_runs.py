@@ -17,14 +17,14 @@ import equinox as eqx
 import jax
 import numpy as np
 import pytest
-from asmpg.training.loop.runs import checkpoint, lifecycle, RunWarning, session, StorageError
-from asmpg.training.loop.runs.folder import from_lines, RunFolder
-from asmpg.training.loop.runs.records import History
-from asmpg.training.loop.stored_config import from_json, to_json
 
 import asmpg
 import wanderer
 from asmpg import TrainConfig, UsageError
+from asmpg.training.runs import checkpoint, lifecycle, RunWarning, session, StorageError
+from asmpg.training.runs.folder import from_lines, RunFolder
+from asmpg.training.runs.records import History
+from asmpg.training.stored_config import from_json, to_json
 from probes import RewardIsState
 from toys import bits
 

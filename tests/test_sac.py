@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-from asmpg.gradients.policy_gradient.policies import TanhGaussianPolicy
 
 from asmpg.core.loops import loop
 from asmpg.core.types import Trajectory
+from asmpg.gradients.policies import TanhGaussianPolicy
 from asmpg.learners.replay import ReplayBuffer
 from asmpg.learners.sac import PRESETS, SoftActorCritic, SoftActorCriticState
 from asmpg.learners.soft_values import (

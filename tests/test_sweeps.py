@@ -9,9 +9,6 @@ import time
 import warnings
 
 import pytest
-from asmpg.training.loop.runs import RunWarning, StorageError
-from asmpg.training.loop.runs.checkpoint import seal, unseal
-from asmpg.training.loop.stored_config import to_json
 
 import asmpg
 import sweeping
@@ -21,6 +18,9 @@ from asmpg.sweeps import BUILT_IN, Grid, load_suite, look, make_suite, open_stor
 from asmpg.sweeps.engines import InProcess, Local, make_engine
 from asmpg.sweeps.suite import identify
 from asmpg.sweeps.timing import makespan, Speeds
+from asmpg.training.runs import RunWarning, StorageError
+from asmpg.training.runs.checkpoint import seal, unseal
+from asmpg.training.stored_config import to_json
 from sweeping import load, NUM_ITEMS, NUM_SEEDS, STEPS, table, trainings, wait_for, write_suite
 
 

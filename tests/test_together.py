@@ -9,10 +9,6 @@ import warnings
 import jax
 import numpy as np
 import pytest
-from asmpg.training.loop.loop import Schedule, Trainer
-from asmpg.training.loop.runs import group as groups
-from asmpg.training.loop.runs import RunWarning
-from asmpg.training.loop.runs.group import DisbandedError, Group
 
 import asmpg
 import sweeping
@@ -22,6 +18,10 @@ from asmpg.learners.settings import MAY_DIFFER
 from asmpg.sweeps import look, open_store, sweep, timing, together, work
 from asmpg.sweeps.engines import InProcess, Local
 from asmpg.sweeps.together import kin, numbers_of
+from asmpg.training.loop import Schedule, Trainer
+from asmpg.training.runs import group as groups
+from asmpg.training.runs import RunWarning
+from asmpg.training.runs.group import DisbandedError, Group
 from probes import RewardIsState
 from sweeping import load, NUM_ITEMS, trainings, write_suite
 

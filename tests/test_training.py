@@ -14,8 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from asmpg.training.loop.config import TrainConfig
-from asmpg.training.loop.loop import exploration_noise, explore, Schedule, Trainer
 
 from asmpg.core.types import Metrics
 from asmpg.learners.model_based import ModelBasedLearner
@@ -23,6 +21,8 @@ from asmpg.learners.settings import preset
 from asmpg.models import OneStepModel
 from asmpg.tasks.environment import AbstractEnvironment, evaluation_states, rollout, trajectory_rewards
 from asmpg.tasks.optimum import optimal, score
+from asmpg.training.config import TrainConfig
+from asmpg.training.loop import exploration_noise, explore, Schedule, Trainer
 from asmpg.training.loop import loop as training
 from toys import bits, Drift, flatten, relative_error
 

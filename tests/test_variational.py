@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from asmpg.gradients.policy_gradient.analysis import first_action_jacobian
 from scipy.integrate import solve_ivp
 
+from asmpg.gradients.analysis import first_action_jacobian
 from asmpg.models import Simulator
 from asmpg.tasks import make
 from asmpg.tasks.mechanics import pendulum_rates
