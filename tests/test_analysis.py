@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from asmpg.core.types import UsageError
-from asmpg.gradients.policy_gradient import action_gradient, analysis, policy_gradient
+from asmpg.gradients import analysis
+from asmpg.gradients.policy_gradient import action_gradient, policy_gradient
 from asmpg.models import ActionSequenceModel, OneStepModel, Simulator
 from asmpg.tasks.environment import AbstractEnvironment, rollout
 from test_gradients import make_model, make_policy, MODELS

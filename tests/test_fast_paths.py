@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from asmpg import ActionSequenceModel, TanhGaussianPolicy
+from asmpg.gradients import imagination
 from asmpg.gradients.imagination import imagine, imagine_in_two_passes
-from asmpg.gradients.policy_gradient import imagination
 from asmpg.models.backbones import BACKBONES, scan_step
 from toys import Drift, relative_error, unit_normaliser
 

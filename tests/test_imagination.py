@@ -15,8 +15,9 @@ import asmpg
 from asmpg import ActionSequenceModel, TanhGaussianPolicy, TrainConfig
 from asmpg.cli import main
 from asmpg.core.types import UsageError
+from asmpg.gradients import imagination
 from asmpg.gradients.imagination import find_states, imagine, resolve
-from asmpg.gradients.policy_gradient import imagination, imagined_return
+from asmpg.gradients.policy_gradient import imagined_return
 from asmpg.learners.replay import ReplayBuffer
 from asmpg.models import OneStepModel, Simulator
 from asmpg.models.backbones import AbstractBackbone

@@ -21,9 +21,9 @@ from asmpg.learners.settings import preset
 from asmpg.models import OneStepModel
 from asmpg.tasks.environment import AbstractEnvironment, evaluation_states, rollout, trajectory_rewards
 from asmpg.tasks.optimum import optimal, score
+from asmpg.training import loop as training
 from asmpg.training.config import TrainConfig
 from asmpg.training.loop import exploration_noise, explore, Schedule, Trainer
-from asmpg.training.loop import loop as training
 from toys import bits, Drift, flatten, relative_error
 
 
