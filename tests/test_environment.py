@@ -13,8 +13,8 @@ from asmpg.tasks.environment import (
     rollout,
     trajectory_rewards,
     uniform_actions,
-    validate,
 )
+from asmpg.tasks.validation import validate
 from probes import DelayedReward, RewardIsAction, RewardIsState
 
 

@@ -9,7 +9,8 @@ import pytest
 from asmpg import tasks as envs
 from asmpg.core.types import UsageError
 from asmpg.tasks import mechanics, stability
-from asmpg.tasks.environment import rollout, validate
+from asmpg.tasks.environment import rollout
+from asmpg.tasks.validation import validate
 
 
 # Short horizons are asked for on purpose.

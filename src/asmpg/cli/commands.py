@@ -21,8 +21,9 @@ from ..models import ActionSequenceModel, HistoryModel, OneStepModel, Simulator
 from ..models.backbones import BACKBONES
 from ..tasks import files as task_files
 from ..tasks import make, TASKS
-from ..tasks.environment import AbstractEnvironment, validate
+from ..tasks.environment import AbstractEnvironment
 from ..tasks.optimum import best_constant_return, optimal, random_return
+from ..tasks.validation import validate
 from ..training.config import TrainConfig
 from ..training.methods import MODELS
 from ..training.runs.checkpoint import DamagedError

@@ -18,7 +18,8 @@ from ..models import AbstractDynamicsModel
 from ..models.files import is_backbone, split_family
 from ..models.normalisation import Normaliser
 from ..tasks import files as task_files
-from ..tasks.environment import AbstractEnvironment, check_horizon, uniform_actions, validate
+from ..tasks.environment import AbstractEnvironment, uniform_actions
+from ..tasks.validation import check_horizon, validate
 from ..training.config import TrainConfig
 from ..training.methods import MODELS
 from ..training.runs import load, Result

@@ -11,10 +11,11 @@ from typing import Any
 from ..core.types import UsageError
 from . import mechanics, myriad, toy
 from .control import from_ode, OdeEnvironment
-from .environment import AbstractEnvironment, check_horizon
+from .environment import AbstractEnvironment
 from .mechanics import DoublePendulum, OneBounce
 from .stability import DiscretisationWarning
 from .toy import CreditAssignment
+from .validation import check_horizon
 
 
 __all__ = [

@@ -11,8 +11,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ..core.types import PRNGKey, Scalar, Step, UsageError
-from .environment import AbstractEnvironment, check_horizon, returned_shape
+from .environment import AbstractEnvironment
 from .stability import warn_if_unstable
+from .validation import check_horizon, returned_shape
 
 
 @final

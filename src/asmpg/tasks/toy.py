@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..core.types import PRNGKey, Scalar, Step
-from .environment import AbstractEnvironment, check_horizon
+from .environment import AbstractEnvironment
+from .validation import check_horizon
 
 
 @final

@@ -16,7 +16,8 @@ from ..learners.settings import AbstractSettings, Settings
 from ..models import files as model_files
 from ..tasks import files as task_files
 from ..tasks import make, TASKS
-from ..tasks.environment import AbstractEnvironment, check_horizon, validate
+from ..tasks.environment import AbstractEnvironment
+from ..tasks.validation import check_horizon, validate
 from .methods import check_setting, find_method, is_sequence_model
 
 

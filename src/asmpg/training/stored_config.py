@@ -11,7 +11,8 @@ from ..core.types import UsageError
 from ..models.files import split_family
 from ..tasks import files as task_files
 from ..tasks import make, TASKS
-from ..tasks.environment import AbstractEnvironment, check_horizon
+from ..tasks.environment import AbstractEnvironment
+from ..tasks.validation import check_horizon
 from .config import TrainConfig
 from .methods import find_method, MODELS, setting_names
 
