@@ -35,10 +35,31 @@ LAYER_OF = {name: index for index, names in enumerate(LAYERS) for name in names}
 # Which modules may do what the others may not, by the beginning of their name below `asmpg`.
 TERMINAL = ("cli", "__main__")  # prints and parses
 DRAWS = ("training.runs", "experiments", "diagnose", "report")
-WRITES = ("training.runs", "sweeps", "experiments", "diagnose", "report", "tasks.optimum.cache")
+WRITES = (
+    "training.runs",
+    "sweeps",
+    "experiments",
+    "diagnose",
+    "report",
+    "tasks.optimum.cache",
+    "tasks.data_files",
+)
 
 # Slow to import, so imported where they are used; the command line has its own two at the top of its file.
-LAZY = {"matplotlib", "tyro", "rich", "diffrax", "scipy", "pyarrow", "fsspec", "ray", "jinja2", "PIL"}
+LAZY = {
+    "matplotlib",
+    "tyro",
+    "rich",
+    "diffrax",
+    "scipy",
+    "pyarrow",
+    "fsspec",
+    "ray",
+    "jinja2",
+    "PIL",
+    "minari",
+    "gymnasium",
+}
 WRITING_CALLS = {"write_text", "write_bytes", "mkdir", "unlink", "rmtree", "save_file", "savez", "save"}
 UNSAFE_MODULES = {"pickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
 

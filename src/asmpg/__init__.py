@@ -49,6 +49,9 @@ if TYPE_CHECKING:
     from .tasks import from_ode as from_ode
     from .tasks import make as make
     from .tasks import TASKS as TASKS
+    from .tasks.data import Episodes as Episodes
+    from .tasks.data_files import load_episodes as load_episodes
+    from .tasks.data_files import save_episodes as save_episodes
     from .tasks.environment import AbstractEnvironment as AbstractEnvironment
     from .tasks.environment import AbstractReward as AbstractReward
     from .tasks.environment import rollout as rollout
@@ -80,6 +83,8 @@ _MODULES = {
     "learners": ("DecisionTransformerSettings", "SoftActorCriticSettings"),
     "training.config": ("TrainConfig",),
     "training.methods": ("MODELS",),
+    "tasks.data": ("Episodes",),
+    "tasks.data_files": ("load_episodes", "save_episodes"),
     "tasks.environment": ("AbstractEnvironment", "AbstractReward", "rollout"),
     "tasks": ("from_ode", "make", "TASKS"),
     "gradients.policy_gradient": ("action_gradient", "policy_gradient"),
@@ -117,6 +122,7 @@ __all__ = [
     "ActionSequence",
     "ActionSequenceModel",
     "DecisionTransformerSettings",
+    "Episodes",
     "HistoryModel",
     "LearnedReward",
     "OneStepModel",
@@ -145,6 +151,7 @@ __all__ = [
     "improvement_interval",
     "interquartile_mean",
     "load",
+    "load_episodes",
     "locate_nonfinite",
     "make",
     "optimal",
@@ -156,6 +163,7 @@ __all__ = [
     "resume",
     "return_landscape",
     "rollout",
+    "save_episodes",
     "score",
     "steps_to_score",
     "theorem1_bound",
