@@ -1,4 +1,4 @@
-"""Recorded episodes: a plant's log, another program's data set. Checked once, when they are made; then they are a value."""
+"""Recorded episodes: a log of a plant or of another program, checked once, when the value is made."""
 
 import dataclasses
 from collections.abc import Sequence
