@@ -36,7 +36,7 @@ SHARED = {"learning_rate": 1e-3, "batch_size": 256, "discount": 0.99, "target_ra
 
 def mean_return(act: Callable[[np.ndarray], np.ndarray]) -> float:
     """Of a deterministic policy, actions within [-1, 1]."""
-    import gymnasium  # pyright: ignore[reportMissingImports]
+    import gymnasium
 
     env, total = gymnasium.make(TASK), 0.0
     for seed in range(EVALUATION_EPISODES):
@@ -108,7 +108,7 @@ def make_learner() -> Any:
 def run_ours(steps: int, seed: int) -> list[float]:
     """The mean returns after the random episodes and after every 1000 steps from then on."""
     import equinox as eqx
-    import gymnasium  # pyright: ignore[reportMissingImports]
+    import gymnasium
     import jax
     import jax.numpy as jnp
 
