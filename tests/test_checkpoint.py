@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from asmpg.core import files
+from asmpg.core.files import DamagedError, seal, unseal
 from asmpg.training.runs import checkpoint
-from asmpg.training.runs.checkpoint import DamagedError
 from toys import bits
 
 
@@ -97,8 +98,8 @@ def test_any_changed_or_missing_byte_is_noticed(tmp_path_factory, data):
 def test_another_format_is_not_read(tmp_path):
     write(tmp_path, 1)
     meta = tmp_path / "001" / checkpoint.META
-    content = checkpoint.unseal(meta.read_bytes())
-    meta.write_bytes(checkpoint.seal(content | {"format": checkpoint.FORMAT + 1}))
+    content = unseal(meta.read_bytes())
+    meta.write_bytes(seal(content | {"format": checkpoint.FORMAT + 1}))
     with pytest.raises(DamagedError, match="format"):
         checkpoint.read(tmp_path / "001")
 
@@ -106,9 +107,9 @@ def test_another_format_is_not_read(tmp_path):
 def test_a_checkpoint_without_a_checksum_of_its_arrays_is_not_read(tmp_path):
     write(tmp_path, 1)
     meta = tmp_path / "001" / checkpoint.META
-    content = checkpoint.unseal(meta.read_bytes())
+    content = unseal(meta.read_bytes())
     del content["sha256"]
-    meta.write_bytes(checkpoint.seal(content))
+    meta.write_bytes(seal(content))
     with pytest.raises(DamagedError, match="checksum of its arrays"):
         checkpoint.read(tmp_path / "001")
 
@@ -125,10 +126,10 @@ def test_a_checkpoint_without_a_checksum_of_its_arrays_is_not_read(tmp_path):
 )
 def test_sealed_content_is_read_back_and_edits_are_noticed(content):
     content.pop("checksum", None)
-    sealed = checkpoint.seal(content)
-    assert checkpoint.unseal(sealed) == content
+    sealed = seal(content)
+    assert unseal(sealed) == content
     with pytest.raises(DamagedError):
-        checkpoint.unseal(json.dumps(json.loads(sealed) | {"one more": 1}).encode())
+        unseal(json.dumps(json.loads(sealed) | {"one more": 1}).encode())
 
 
 class PowerCut(Exception):
@@ -139,7 +140,7 @@ class PowerCut(Exception):
 def test_a_crash_at_any_call_leaves_the_last_checkpoint_whole(tmp_path, monkeypatch, torn):
     """Every call that changes the disk is in turn the last one; with a torn write only half of the data arrives."""
     real = {name: getattr(os, name) for name in ("replace", "fsync")}
-    real_write, real_rmtree = checkpoint.write_file, shutil.rmtree
+    real_write, real_rmtree = files.write_new, shutil.rmtree
     calls, limit = 0, None
 
     def counted(function):
@@ -156,7 +157,7 @@ def test_a_crash_at_any_call_leaves_the_last_checkpoint_whole(tmp_path, monkeypa
 
     for name, function in real.items():
         monkeypatch.setattr(checkpoint.os, name, counted(function))
-    monkeypatch.setattr(checkpoint, "write_file", counted(real_write))
+    monkeypatch.setattr(files, "write_new", counted(real_write))
     monkeypatch.setattr(checkpoint.shutil, "rmtree", counted(real_rmtree))
 
     def begin(folder):

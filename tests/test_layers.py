@@ -43,6 +43,7 @@ WRITES = (
     "report",
     "tasks.optimum.cache",
     "tasks.data_files",
+    "core.files",
 )
 
 # Slow to import, so imported where they are used; the command line has its own two at the top of its file.

@@ -21,8 +21,10 @@ import pytest
 import asmpg
 import wanderer
 from asmpg import TrainConfig, UsageError
+from asmpg.core import files
+from asmpg.core.files import from_lines, seal, unseal
 from asmpg.training.runs import checkpoint, lifecycle, RunWarning, session, StorageError
-from asmpg.training.runs.folder import from_lines, RunFolder
+from asmpg.training.runs.folder import RunFolder
 from asmpg.training.runs.records import History
 from asmpg.training.stored_config import from_json, to_json
 from probes import RewardIsState
@@ -368,8 +370,8 @@ def spoil(path: pathlib.Path, how: str) -> None:
     elif how == "edited":
         path.write_bytes(content.replace(b"8", b"9"))
     elif how == "foreign":
-        sealed = checkpoint.unseal(content)
-        path.write_bytes(checkpoint.seal(sealed | {"format": 99}))
+        sealed = unseal(content)
+        path.write_bytes(seal(sealed | {"format": 99}))
     else:
         path.unlink()
 
@@ -394,9 +396,9 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(copy, file, how):
 
 def reseal(path: pathlib.Path, change) -> None:
     """Changes what a file says, with a checksum that fits."""
-    content = checkpoint.unseal(path.read_bytes())
+    content = unseal(path.read_bytes())
     change(content)
-    path.write_bytes(checkpoint.seal(content))
+    path.write_bytes(seal(content))
 
 
 @pytest.mark.parametrize(
@@ -541,7 +543,7 @@ def test_a_folder_that_is_closed_is_said(copy, monkeypatch):
 
 
 def test_a_full_disk_says_where_it_stopped_and_what_is_safe(whole, tmp_path, monkeypatch):
-    path, real = tmp_path / "run", checkpoint.write_file
+    path, real = tmp_path / "run", files.write_new
 
     def write_file(path, data):
         if "000000112" in str(path):
@@ -549,7 +551,7 @@ def test_a_full_disk_says_where_it_stopped_and_what_is_safe(whole, tmp_path, mon
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         real(path, data)
 
-    monkeypatch.setattr(checkpoint, "write_file", write_file)
+    monkeypatch.setattr(files, "write_new", write_file)
     with pytest.raises(StorageError) as error:
         asmpg.train(dataclasses.replace(CONFIG, out=str(path)))
     assert "checkpoint at step 112" in str(error.value)

@@ -14,12 +14,12 @@ import asmpg
 import sweeping
 import wanderer
 from asmpg import TrainConfig, UsageError
+from asmpg.core.files import seal, unseal
 from asmpg.sweeps import BUILT_IN, Grid, load_suite, look, make_suite, open_store, sweep, tidy, work
 from asmpg.sweeps.engines import InProcess, Local, make_engine
 from asmpg.sweeps.suite import identify
 from asmpg.sweeps.timing import makespan, Speeds
 from asmpg.training.runs import RunWarning, StorageError
-from asmpg.training.runs.checkpoint import seal, unseal
 from asmpg.training.stored_config import to_json
 from sweeping import load, NUM_ITEMS, NUM_SEEDS, STEPS, table, trainings, wait_for, write_suite
 

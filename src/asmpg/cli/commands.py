@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..core import user_code as user_files
+from ..core.files import DamagedError
 from ..core.types import UsageError
 from ..diagnose import catalogue
 from ..gradients.policies import ActionSequence
@@ -26,7 +27,6 @@ from ..tasks.optimum import best_constant_return, optimal, random_return
 from ..tasks.validation import validate
 from ..training.config import TrainConfig
 from ..training.methods import MODELS
-from ..training.runs.checkpoint import DamagedError
 from ..training.runs.folder import RunFolder
 from ..training.runs.forecast import forecast
 from ..training.runs.lifecycle import load, start, take_up

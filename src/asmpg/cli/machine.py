@@ -14,7 +14,7 @@ from types import FrameType
 
 import jax
 
-from ..tasks.optimum.cache import cache_directory
+from ..core.files import cache_folder
 
 
 INTERRUPTED = 130
@@ -36,7 +36,7 @@ def use_cores(num_seeds: int) -> None:
 
 def keep_compiled() -> None:
     """Keeps compiled programs on disk, so that a second start is quick; the user's own choice goes first."""
-    directory = cache_directory()
+    directory = cache_folder()
     if directory is None or getattr(jax.config, "jax_compilation_cache_dir", None) is not None:
         return
     jax.config.update("jax_compilation_cache_dir", str(directory / f"xla-{_processor()}"))

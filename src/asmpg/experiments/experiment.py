@@ -3,16 +3,16 @@
 import dataclasses
 import importlib.util
 import json
-import os
 import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
+from ..core import files
 from ..core.checks import check_choice
+from ..core.files import write
 from ..core.types import UsageError
 from ..sweeps import Scale, SCALES, tidy
-from ..training.runs import StorageError
 from .charts import Chart, render_all
 from .drawing import encode
 from .protocol import protocol
@@ -201,22 +201,5 @@ def make_folder(out: str | pathlib.Path) -> pathlib.Path:
         UsageError: it cannot be made.
     """
     folder = pathlib.Path(out)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"out: cannot make the folder {folder}: {error.strerror}") from error
+    files.make_folder("out", folder)
     return folder
-
-
-def write(path: pathlib.Path, data: bytes) -> None:
-    """A whole file, written beside its place and renamed.
-
-    Raises:
-        StorageError: the disk refused.
-    """
-    beside = path.with_name(f".{path.name}.tmp")
-    try:
-        beside.write_bytes(data)
-        os.replace(beside, path)
-    except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror or type(error).__name__}") from error

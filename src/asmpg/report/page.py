@@ -10,10 +10,11 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..core.files import write
 from ..core.types import UsageError
 from ..experiments import EXPERIMENTS
 from ..experiments.charts import Chart, measured
-from ..experiments.experiment import make_folder, read_tables, Tables, VERDICTS, write
+from ..experiments.experiment import make_folder, read_tables, Tables, VERDICTS
 from ..training.runs import RunWarning
 from .offline_charts import offline_charts
 from .pictures import data_url

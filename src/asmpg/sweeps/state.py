@@ -6,9 +6,8 @@ import time
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from ..core.files import DamagedError, StorageError
 from ..core.types import UsageError
-from ..training.runs import StorageError
-from ..training.runs.checkpoint import DamagedError
 from .code import code_version
 from .store import AbstractStore, PROGRESS, RESULTS
 from .suite import Item, Suite

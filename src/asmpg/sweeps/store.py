@@ -5,17 +5,16 @@ import contextlib
 import importlib
 import io
 import itertools
-import os
 import pathlib
 import shutil
 import tempfile
-import threading
 import zipfile
 from collections.abc import Iterator
 from typing import final
 
+from ..core import files
+from ..core.files import StorageError
 from ..core.types import UsageError
-from ..training.runs import checkpoint, StorageError
 from ..training.runs.folder import CHECKPOINTS, CONFIG, METRICS, TIMINGS
 
 
@@ -116,18 +115,18 @@ class FolderStore(AbstractStore):
     def write(self, name: str, data: bytes) -> None:
         """Written beside its place, then renamed."""
         path = self._path / name
-        beside = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+        self._make(path.parent)
+        files.write(path, data)
+
+    def _make(self, folder: pathlib.Path) -> None:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            checkpoint.write_file(beside, data)
-            os.replace(beside, path)
-            checkpoint.sync_folder(path.parent)
+            folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StorageError(f"cannot write {path}: {error.strerror or type(error).__name__}") from error
+            raise StorageError(f"cannot make {folder}: {files.reason(error)}") from error
 
     def remove(self, name: str) -> None:
         """Removes a file."""
-        (self._path / name).unlink(missing_ok=True)
+        files.remove(self._path / name)
 
     def names(self, folder: str) -> list[str]:
         """The files of a folder but for those being written."""
@@ -141,38 +140,21 @@ class FolderStore(AbstractStore):
     @contextlib.contextmanager
     def claim(self, item: str) -> Iterator[bool]:
         """A lock on a file that is never removed, since a lock on a removed file would keep nobody out."""
-        import fcntl
-
         path = self._path / _LOCKS / item
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = path.open("ab")
-        except OSError as error:
-            raise StorageError(f"cannot write {path}: {error.strerror}") from error
-        with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-                return
-            except OSError as error:
-                raise StorageError(f"cannot lock {path}: {error.strerror}") from error
-            yield True
+        self._make(path.parent)
+        with files.locked(path) as ours:
+            yield ours
 
     def is_claimed(self, item: str) -> bool | None:
-        """Whether the lock is held. Looking takes it for an instant, shared with whoever else looks."""
-        import fcntl
-
+        """Whether the lock is held. Looking takes it for an instant; whoever finds it taken then tries again."""
+        path = self._path / _LOCKS / item
+        if not path.exists():
+            return False
         try:
-            file = (self._path / _LOCKS / item).open("rb")
-        except OSError:
-            return False
-        with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-            return False
+            with files.locked(path) as ours:
+                return not ours
+        except StorageError:  # a folder that may only be read
+            return None
 
     @contextlib.contextmanager
     def working(self, item: str) -> Iterator[pathlib.Path]:

@@ -15,12 +15,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ..core.files import DamagedError, from_lines, seal, to_line, unseal
 from ..core.types import UsageError
 from ..training.config import TrainConfig
 from ..training.loop import Trainer
 from ..training.runs import Progress, Result, RunWarning
-from ..training.runs.checkpoint import DamagedError, seal, unseal
-from ..training.runs.folder import from_lines, METRICS, RunFolder, TIMINGS, to_line
+from ..training.runs.folder import METRICS, RunFolder, TIMINGS
 from ..training.runs.group import DisbandedError
 from ..training.runs.lifecycle import start, versions
 from ..training.runs.records import History

@@ -1,7 +1,7 @@
 """Training from a configuration, and the run folders that it leaves."""
 
+from ...core.files import StorageError as StorageError
 from .folder import RunWarning as RunWarning
-from .folder import StorageError as StorageError
 from .lifecycle import load as load
 from .lifecycle import resume as resume
 from .lifecycle import train as train

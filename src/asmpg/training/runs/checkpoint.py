@@ -1,9 +1,7 @@
 """Checkpoints: a tree of arrays and a few facts in a folder of their own, whole or not there at all."""
 
-import contextlib
 import dataclasses
 import hashlib
-import json
 import os
 import pathlib
 import shutil
@@ -17,14 +15,13 @@ from jaxtyping import PyTree
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from ...core import files
+from ...core.files import DamagedError, seal, unseal
+
 
 FORMAT = 1
 ARRAYS, META = "arrays.safetensors", "meta.json"
 NUM_KEPT = 2
-
-
-class DamagedError(Exception):
-    """A file that is not what was written, or was written by another version; the message is half a sentence."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,31 +37,6 @@ class Checkpoint:
     path: pathlib.Path
     arrays: dict[str, np.ndarray]
     meta: dict[str, Any]
-
-
-def seal(content: Mapping[str, Any]) -> bytes:
-    """JSON with a checksum over the rest, so that an edit or a cut shows."""
-    body = dict(content)
-    return (json.dumps(body | {"checksum": _checksum(body)}, indent=1, allow_nan=False) + "\n").encode()
-
-
-def unseal(data: bytes) -> dict[str, Any]:
-    """What was sealed.
-
-    Raises:
-        DamagedError: it was cut off or edited.
-    """
-    try:
-        content = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise DamagedError("is cut off or is not JSON") from error
-    if not isinstance(content, dict) or content.pop("checksum", None) != _checksum(content):
-        raise DamagedError("was edited: its checksum does not fit")
-    return content
-
-
-def _checksum(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def flatten(tree: PyTree[Any]) -> dict[str, np.ndarray]:
@@ -138,10 +110,10 @@ def write(folder: pathlib.Path, name: str, arrays: Mapping[str, np.ndarray], met
     beside.mkdir()
     data = save({key: np.ascontiguousarray(value) for key, value in arrays.items()})
     digest = hashlib.sha256(data).hexdigest()
-    write_file(beside / ARRAYS, data)
-    write_file(beside / META, seal({"format": FORMAT, "sha256": digest, **meta}))
+    files.write_new(beside / ARRAYS, data)
+    files.write_new(beside / META, seal({"format": FORMAT, "sha256": digest, **meta}))
     os.replace(beside, folder / name)
-    sync_folder(folder)
+    files.sync_folder(folder)
     for old in _names(folder)[:-NUM_KEPT]:
         os.replace(folder / old, folder / f".{old}.tmp")
     _remove_unfinished(folder)
@@ -188,24 +160,6 @@ def remove_after(folder: pathlib.Path, name: str) -> None:
             os.replace(folder / later, folder / f".{later}.tmp")
     if folder.is_dir():
         _remove_unfinished(folder)
-
-
-def write_file(path: pathlib.Path, data: bytes) -> None:
-    """Writes a new file and has the disk confirm it."""
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def sync_folder(folder: pathlib.Path) -> None:
-    """Has the disk confirm what was renamed in a folder, where the system can."""
-    with contextlib.suppress(OSError, PermissionError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _names(folder: pathlib.Path) -> list[str]:

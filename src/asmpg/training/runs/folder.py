@@ -1,25 +1,21 @@
 """The folder of a run: who may write in it, and its files, none of which is ever seen half written."""
 
 import contextlib
-import json
-import os
 import pathlib
 import warnings
 from collections.abc import Mapping
-from typing import Any, IO
+from typing import Any
 
+from ...core import files
+from ...core.files import DamagedError, from_lines, seal, StorageError, to_line, unseal
 from ...core.types import UsageError
 from . import checkpoint
-from .checkpoint import Checkpoint, DamagedError
+from .checkpoint import Checkpoint
 
 
 FORMAT = 1
 CONFIG, METRICS, TIMINGS, SUMMARY = "config.json", "metrics.jsonl", "timings.jsonl", "summary.json"
 CURVE, CHECKPOINTS, LOCK = "learning_curve.png", "checkpoint", ".lock"
-
-
-class StorageError(Exception):
-    """The disk refused: full, read-only or gone. One line that says where, and what is safe."""
 
 
 class RunWarning(UserWarning):
@@ -36,7 +32,6 @@ class RunFolder:
     def __init__(self, path: str | pathlib.Path):
         """Nothing is looked at or made yet."""
         self.path = pathlib.Path(path)
-        self._lock: IO[bytes] | None = None
 
     def is_run(self) -> bool:
         """Whether a run was ever begun here."""
@@ -74,10 +69,7 @@ class RunFolder:
         Raises:
             UsageError: it cannot be made.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UsageError(f"out: cannot make the folder {self.path}: {error.strerror}") from error
+        files.make_folder("out", self.path)
 
     @contextlib.contextmanager
     def writing(self) -> Any:
@@ -86,39 +78,27 @@ class RunFolder:
         Raises:
             UsageError: another process is writing, or the folder cannot be written.
         """
-        try:
-            import fcntl
-        except ImportError:  # a system without it
-            yield
-            return
-        try:
-            lock = (self.path / LOCK).open("ab")
-        except OSError as error:
-            raise UsageError(f"out: cannot write in {self.path}: {error.strerror}") from error
-        with lock:
+        with contextlib.ExitStack() as held:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise UsageError(
-                    f"out: another process is writing the run {self.path}; wait for it"
-                ) from error
+                ours = held.enter_context(files.locked(self.path / LOCK))
+            except StorageError as error:
+                raise UsageError(f"out: {error}") from error
+            if not ours:
+                raise UsageError(f"out: another process is writing the run {self.path}; wait for it")
+            files.remove_unfinished(self.path)
             yield
 
     def write(self, name: str, data: bytes) -> None:
         """A whole file, written beside its place and renamed."""
-        beside = self.path / f".{name}.tmp"
         try:
-            checkpoint.write_file(beside, data)
-            os.replace(beside, self.path / name)
-            checkpoint.sync_folder(self.path)
-        except OSError as error:
+            files.write(self.path / name, data)
+        except StorageError as error:
             raise self.storage_error(name, error) from error
 
     def append(self, name: str, line: bytes) -> None:
         """One line more."""
         try:
-            with (self.path / name).open("ab") as file:
-                file.write(line)
+            files.append(self.path / name, line)
         except OSError as error:
             raise self.storage_error(name, error) from error
 
@@ -131,9 +111,7 @@ class RunFolder:
 
     def write_config(self, content: Mapping[str, Any], versions: Mapping[str, str]) -> None:
         """`config.json`, sealed."""
-        self.write(
-            CONFIG, checkpoint.seal({"format": FORMAT, "versions": dict(versions), "config": dict(content)})
-        )
+        self.write(CONFIG, seal({"format": FORMAT, "versions": dict(versions), "config": dict(content)}))
 
     def read_config(self) -> dict[str, Any]:
         """The configuration in `config.json`.
@@ -147,7 +125,7 @@ class RunFolder:
             raise DamagedError("is missing") from error
         except OSError as error:
             raise DamagedError(f"cannot be read: {error.strerror}") from error
-        content = checkpoint.unseal(data)
+        content = unseal(data)
         if content.get("format") != FORMAT:
             made_by = content.get("versions", {})
             raise DamagedError(
@@ -206,7 +184,7 @@ class RunFolder:
         """Says something about the folder that the user should know."""
         warnings.warn(f"{self.path}: {message}", RunWarning, stacklevel=3)
 
-    def storage_error(self, what: str, error: OSError) -> StorageError:
+    def storage_error(self, what: str, error: Exception) -> StorageError:
         """What to tell the user when a file cannot be written."""
         try:
             whole = self.read_checkpoints()[0]
@@ -217,9 +195,9 @@ class RunFolder:
             if whole
             else "no checkpoint was written yet"
         )
-        reason = error.strerror or type(error).__name__
+        words = files.reason(error) if isinstance(error, OSError) else str(error).rpartition(": ")[2]
         return StorageError(
-            f"cannot write {what} in {self.path}: {reason}; {safe}, --resume continues from there"
+            f"cannot write {what} in {self.path}: {words}; {safe}, --resume continues from there"
         )
 
 
@@ -250,22 +228,3 @@ def _is_reference(value: Any) -> bool:
         return value is None
     names = {"random_return", "optimal_return"}
     return value.keys() == names and all(_is_number(number, float) for number in value.values())
-
-
-def to_line(content: Mapping[str, Any]) -> bytes:
-    """One line of a `.jsonl` file."""
-    return (json.dumps(content, allow_nan=False) + "\n").encode()
-
-
-def from_lines(data: bytes) -> list[dict[str, Any]]:
-    """The whole lines of a `.jsonl` file, up to the first that is not."""
-    lines = []
-    for line in data.split(b"\n")[:-1]:
-        try:
-            content = json.loads(line)
-        except (ValueError, RecursionError):
-            break
-        if not isinstance(content, dict):
-            break
-        lines.append(content)
-    return lines

@@ -10,6 +10,7 @@ from importlib import metadata
 import jax
 
 from ...core.checks import check_integer
+from ...core.files import DamagedError, from_lines
 from ...core.precision import using
 from ...core.types import UsageError
 from ...tasks.environment import AbstractEnvironment
@@ -18,7 +19,7 @@ from ..loop import Trainer
 from ..stored_config import to_json
 from . import folder as files
 from . import plots
-from .checkpoint import Checkpoint, DamagedError
+from .checkpoint import Checkpoint
 from .folder import RunFolder
 from .progress import Progress, ProgressCallback, reporting
 from .results import Result
@@ -195,7 +196,7 @@ def _continue(
 
 def _refuse_without_checkpoint(folder: RunFolder, stored: Stored) -> None:
     """Only a run that was killed before its first checkpoint may begin again: nothing is lost there."""
-    num_records = len(files.from_lines(folder.read(files.METRICS)))
+    num_records = len(from_lines(folder.read(files.METRICS)))
     finished = (folder.path / files.SUMMARY).exists()
     if not stored.checkpoints and (num_records > 1 or finished):
         raise UsageError(

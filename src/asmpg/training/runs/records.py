@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from .folder import from_lines, to_line
+from ...core.files import from_lines, to_line
 from .results import finite
 
 

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from ...core.files import to_line
 from ...core.precision import Precision, using
 from ...tasks.optimum import optimal, random_return
 from ..config import TrainConfig
@@ -247,7 +248,7 @@ class Session:
             "peak_memory_bytes": peak_memory(),
         }
         folder.append(files.METRICS, line)
-        folder.append(files.TIMINGS, files.to_line(timing))
+        folder.append(files.TIMINGS, to_line(timing))
         arrays = done.arrays | {files.METRICS: np.frombuffer(self.history.lines, np.uint8)}
         meta = {
             "steps": self.steps,

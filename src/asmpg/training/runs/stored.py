@@ -4,12 +4,13 @@ import dataclasses
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from ...core.files import DamagedError
 from ...core.types import UsageError
 from ...tasks.environment import AbstractEnvironment
 from ..config import TrainConfig
 from ..stored_config import check_stored, from_json
 from . import folder as files
-from .checkpoint import Checkpoint, DamagedError
+from .checkpoint import Checkpoint
 from .folder import RunFolder
 
 
