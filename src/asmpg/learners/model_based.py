@@ -12,8 +12,8 @@ from jaxtyping import Array, Float, Int
 
 from ..core.loops import repeat
 from ..core.types import global_norm, Metrics, PRNGKey, Scalar, Trajectory
-from ..gradients.analysis import gradient_cosine
-from ..gradients.imagination import Imagine, Imagined, Loop, resolve
+from ..gradients.analysis import gradient_cosine, state_growth
+from ..gradients.imagination import Imagine, imagine, Imagined, Loop, resolve
 from ..gradients.policies import AbstractTanhGaussianPolicy, TanhGaussianPolicy
 from ..gradients.policy_gradient import imagined_return
 from ..models import AbstractDynamicsModel
@@ -147,7 +147,8 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
         settings: sizes, rates and intervals.
         make_model: builds the model: `make_model(key=key)`.
         loop: which policy gradient.
-        record_cosine: whether to report the cosine between the model's policy gradient and the true one. That alone
+        record_cosine: whether to report the cosine between the model's policy gradient and the true one, and the
+            growth a step of the Jacobians' product of a model without other memory than the state. That alone
             takes the derivatives of the task itself, and nothing that is learned depends on it.
         learned_reward: whether imagination is paid by a learned reward (Appendix C).
         make_policy: builds the policy: `make_policy(env, key=key)`.
@@ -277,6 +278,7 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
         starts = replay.initial_states(size, key=start_key)
         noise = jax.random.normal(noise_key, (size, self.env.horizon, self.env.action_size))
         reward = self._reward(state)
+        entropy = self.settings.entropy * (self.env.horizon if self.settings.entropy_over == "episode" else 1)
 
         guess = None if state.fixed_points is None else state.fixed_points.guess
 
@@ -287,18 +289,18 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
                 guess=guess,
                 chunk=self.scan_chunk,
             )
-            objective = value / state.return_scale + self.settings.entropy * imagined.entropy
+            objective = value / state.return_scale + entropy * imagined.entropy
             return -objective, (imagined.entropy, _found(imagined))
 
         # Where nothing is carried but the state, a step is so small that it costs the same for one and for many.
         micro = None if jax.tree.leaves(state.model.init(starts[0])) else size
-        grads, (entropy, found) = mean_gradient(
+        grads, (mean_entropy, found) = mean_gradient(
             loss, state.policy, (starts, noise), micro=micro, least=state.model.least_batch
         )
         policy, optimiser_state, applied = apply_gradient(
             self._policy_optimiser(state.policy), state.policy, state.policy_optimiser, grads
         )
-        statistics = state.statistics.add(global_norm(grads), entropy).add_outcome(applied)
+        statistics = state.statistics.add(global_norm(grads), mean_entropy).add_outcome(applied)
         if state.fixed_points is not None and found is not None:
             states, num_sweeps, share = found
             fixed_points = state.fixed_points.add(states, num_sweeps, share * size)
@@ -339,6 +341,10 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
         if self.record_cosine:
             start, reward = own.states[0], self._reward(state)
             metrics["cosine"] = gradient_cosine(state.policy, state.model, self.env, start, reward)
+            if not jax.tree.leaves(state.model.init(start)):
+                noise = jnp.zeros((self.env.horizon, self.env.action_size))
+                imagined = imagine(state.policy, state.model, start, noise)
+                metrics["state_growth"] = state_growth(state.model, imagined.states, imagined.actions)
         if state.fixed_points is not None:
             metrics |= state.fixed_points.metrics()
             state = dataclasses.replace(state, fixed_points=state.fixed_points.reset())

@@ -57,8 +57,17 @@ class Settings(AbstractSettings):
         policy_batch_size: imagined episodes per policy update.
         model_learning_rate: of Adam.
         policy_learning_rate: of Adam.
-        entropy: weight of the policy's mean entropy per step in its objective.
+        entropy: weight of the policy's entropy in its objective.
+        entropy_over: what that entropy is: its mean per "step", or its sum over the "episode", H times as much.
         dropout: rate inside the backbone while fitting.
+        decoder: how a backbone's output becomes a state: through a "hidden" layer of 64, or "linear" (Equation 2).
+        difference_loss: of an action-sequence model: weight of the error of the differences of successive predictions,
+            in units of the typical difference, beside that of the states.
+        summed_differences: whether an action-sequence model's decoder gives differences of states, which are summed.
+        difference_unit: what one-step and history models count the difference of two successive states in, in their
+            output and in their loss: the "typical" difference of one step, or the spread of the "state" (Equation 1).
+        state_gradient_decay: of the one-step model: what the gradient through the state is multiplied by at every
+            imagined step; 1 is the true derivative.
         normalise_return: whether the policy's objective counts returns in units of their spread over the warm-up
             episodes, so that the entropy weight means the same for every task.
         predicted_state_share: weight, from 0 to 1, of the states that the model predicts in a learned reward's fit;
@@ -74,7 +83,13 @@ class Settings(AbstractSettings):
     model_learning_rate: float
     policy_learning_rate: float
     entropy: float
+    entropy_over: Literal["step", "episode"]
     dropout: float
+    decoder: Literal["hidden", "linear"]
+    difference_loss: float
+    summed_differences: bool
+    difference_unit: Literal["typical", "state"]
+    state_gradient_decay: float
     normalise_return: bool
     predicted_state_share: float
     cut_state_gradient: bool
@@ -91,9 +106,15 @@ def paper(horizon: int) -> Settings:
         model_learning_rate=1e-3,
         policy_learning_rate=1e-4,
         entropy=0.01,
+        entropy_over="step",
         gradient_clip=100.0,
         replay_capacity=1_000_000,
         dropout=0.1,
+        decoder="hidden",
+        difference_loss=0.0,
+        summed_differences=False,
+        difference_unit="state",
+        state_gradient_decay=1.0,
         learning_rate_decay=0,
         exploration="white",
         exploration_amplitude=0.0,
@@ -119,9 +140,15 @@ def default(horizon: int) -> Settings:
         model_learning_rate=4e-3,
         policy_learning_rate=3e-3,
         entropy=0.02,
+        entropy_over="step",
         gradient_clip=1.0,
         replay_capacity=1_000_000,
         dropout=0.0,
+        decoder="hidden",
+        difference_loss=0.0,
+        summed_differences=False,
+        difference_unit="typical",
+        state_gradient_decay=1.0,
         learning_rate_decay=1000,
         exploration="correlated",
         exploration_amplitude=1.0,
@@ -131,7 +158,13 @@ def default(horizon: int) -> Settings:
     )
 
 
+def paper_recurrent(horizon: int) -> Settings:
+    """`paper` for a backbone other than the transformer: dropout is GPT-2's alone, and Equation 2's output linear."""
+    return dataclasses.replace(paper(horizon), dropout=0.0, decoder="linear")
+
+
 PRESETS = {"default": default, "paper": paper}
+RECURRENT_PRESETS = {"default": default, "paper": paper_recurrent}
 
 
 def preset(name: str, horizon: int) -> Settings:

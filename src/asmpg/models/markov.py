@@ -1,5 +1,7 @@
 """Models with the state as their only memory: the one-step network and the true dynamics."""
 
+import functools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -9,21 +11,43 @@ from ..core.linear import Linear
 from ..core.types import PRNGKey, Scalar, Step, Trajectory
 from ..tasks.environment import AbstractEnvironment
 from .base import AbstractDynamicsModel, free_run, HIDDEN_SIZE
-from .normalisation import Normaliser
+from .normalisation import DifferenceUnit, Normaliser
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def decay_gradient(x: Float[Array, "..."], decay: float) -> Float[Array, "..."]:
+    """The same numbers, whose derivative is multiplied by `decay`."""
+    return x
+
+
+@decay_gradient.defjvp
+def _decay_gradient_jvp(decay: float, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    return primals[0], decay * tangents[0]
 
 
 class OneStepModel(AbstractDynamicsModel):
     """The Markovian baseline: `s_{t+1} = s_t + f(s_t, a_t, t)`, a 2 x 64 ReLU network (Appendix E.1).
 
-    The network's output is in units of the typical difference of two successive states, or a small time step
-    would leave it almost nothing to fit. `first_step_flag` adds an input that is 1 at step 0 only: a smooth
-    `t / H` hides that step from a memoryless model.
+    In units of the "typical" difference of two successive states, the network's output is of size one however small
+    the time step is, and its Jacobian `1 + c / H` like that of Euler's method; in units of the spread of the "state"
+    (Equation 1), a small time step leaves it almost nothing to fit, and its Jacobian does not know of H.
+
+    Attributes:
+        layers: of the network.
+        normaliser: frozen statistics.
+        horizon: of the task.
+        first_step_flag: whether one more input is 1 at step 0 only: a smooth `t / H` hides that step from a
+            memoryless model.
+        difference_unit: what the output and the loss count in.
+        state_gradient_decay: what the derivative of the next state in the state is multiplied by.
     """
 
     layers: tuple[Linear, Linear, Linear]
     normaliser: Normaliser
     horizon: int = eqx.field(static=True)
     first_step_flag: bool = eqx.field(static=True)
+    difference_unit: DifferenceUnit = eqx.field(static=True)
+    state_gradient_decay: float = eqx.field(static=True)
 
     def __init__(
         self,
@@ -32,6 +56,8 @@ class OneStepModel(AbstractDynamicsModel):
         key: PRNGKey,
         first_step_flag: bool = False,
         normaliser: Normaliser | None = None,
+        difference_unit: DifferenceUnit = "typical",
+        state_gradient_decay: float = 1.0,
     ):
         """Random parameters.
 
@@ -40,6 +66,8 @@ class OneStepModel(AbstractDynamicsModel):
             key: for the initial parameters.
             first_step_flag: whether one more input marks step 0.
             normaliser: frozen statistics to use instead.
+            difference_unit: "typical" or "state", see the class.
+            state_gradient_decay: 1 for the true derivative; less is no derivative of anything.
         """
         keys = jax.random.split(key, 3)
         features = env.state_size + env.action_size + 1 + first_step_flag
@@ -51,11 +79,13 @@ class OneStepModel(AbstractDynamicsModel):
         self.normaliser = Normaliser.from_random_episodes(env) if normaliser is None else normaliser
         self.horizon = env.horizon
         self.first_step_flag = first_step_flag
+        self.difference_unit = difference_unit
+        self.state_gradient_decay = state_gradient_decay
 
     def difference(
         self, state: Float[Array, " state"], action: Float[Array, " action"], step: Step
     ) -> Float[Array, " state"]:
-        """`(s_{t+1} - s_t)` in units of the typical difference."""
+        """`s_{t+1} - s_t` in `difference_unit`."""
         step = jnp.asarray(step)
         x = [self.normaliser.normalise(state), action, (step / self.horizon)[None].astype(action.dtype)]
         if self.first_step_flag:
@@ -81,13 +111,16 @@ class OneStepModel(AbstractDynamicsModel):
         self, carry: tuple[()], state: Float[Array, " state"], action: Float[Array, " action"], step: Step
     ) -> tuple[tuple[()], Float[Array, " state"]]:
         """Adds the predicted difference."""
-        return (), state + self.normaliser.scale_difference(self.difference(state, action, step))
+        if self.state_gradient_decay != 1.0:
+            state = decay_gradient(state, self.state_gradient_decay)
+        difference = self.difference(state, action, step)
+        return (), state + self.normaliser.scale_difference(difference, self.difference_unit)
 
     def loss(self, trajectory: Trajectory, *, key: PRNGKey | None = None) -> Scalar:
-        """Teacher forcing: every step from its true state (Equation 1), in units of the typical difference."""
+        """Teacher forcing: every step from its true state (Equation 1), in `difference_unit`."""
         states, actions = trajectory.states, trajectory.actions
         predicted = jax.vmap(self.difference)(states[:-1], actions, jnp.arange(actions.shape[0]))
-        target = self.normaliser.unscale_difference(states[1:] - states[:-1])
+        target = self.normaliser.unscale_difference(states[1:] - states[:-1], self.difference_unit)
         return jnp.mean(jnp.square(predicted - target))
 
 

@@ -1,5 +1,7 @@
 """Frozen input and output scales: one set of statistics for the networks of a run."""
 
+from typing import Literal
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,8 @@ from jaxtyping import Array, Float
 from ..core.types import Scalar, Trajectory
 from ..tasks.environment import AbstractEnvironment, random_episodes
 
+
+DifferenceUnit = Literal["typical", "state"]
 
 NUM_EPISODES = 64
 FLOOR = 1e-3
@@ -56,13 +60,26 @@ class Normaliser(eqx.Module):
         """Normalised units to environment ones."""
         return jax.lax.stop_gradient(self.mean) + jax.lax.stop_gradient(self.scale) * state
 
-    def scale_difference(self, difference: Float[Array, "*batch state"]) -> Float[Array, "*batch state"]:
-        """Typical differences to environment units."""
-        return jax.lax.stop_gradient(self.difference_scale) * difference
+    @property
+    def relative_difference(self) -> Float[Array, " state"]:
+        """The typical difference in normalised units; a constant to derivatives."""
+        return jax.lax.stop_gradient(self.difference_scale / self.scale)
 
-    def unscale_difference(self, difference: Float[Array, "*batch state"]) -> Float[Array, "*batch state"]:
-        """Environment units to typical differences."""
-        return difference / jax.lax.stop_gradient(self.difference_scale)
+    def difference_scale_in(self, unit: DifferenceUnit) -> Float[Array, " state"]:
+        """One "typical" difference, or the spread of the "state", in environment units; a constant to derivatives."""
+        return jax.lax.stop_gradient(self.difference_scale if unit == "typical" else self.scale)
+
+    def scale_difference(
+        self, difference: Float[Array, "*batch state"], unit: DifferenceUnit = "typical"
+    ) -> Float[Array, "*batch state"]:
+        """Differences in a unit of theirs to environment units."""
+        return self.difference_scale_in(unit) * difference
+
+    def unscale_difference(
+        self, difference: Float[Array, "*batch state"], unit: DifferenceUnit = "typical"
+    ) -> Float[Array, "*batch state"]:
+        """Environment units to a unit of differences."""
+        return difference / self.difference_scale_in(unit)
 
 
 class RewardScale(eqx.Module):

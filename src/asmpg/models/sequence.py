@@ -1,6 +1,6 @@
 """Models with a sequence architecture inside: over actions alone, or over states and actions."""
 
-from typing import Any
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -12,27 +12,33 @@ from ..core.types import PRNGKey, Scalar, Step, Trajectory
 from ..tasks.environment import AbstractEnvironment
 from .backbones import AbstractBackbone, create_backbone, CreateBackbone
 from .base import AbstractDynamicsModel, free_run, HIDDEN_SIZE
-from .normalisation import Normaliser
+from .normalisation import DifferenceUnit, Normaliser
 
 
 EMBEDDING_SIZE = 72
 
 
-class Decoder(eqx.Module):
-    """One hidden layer of 64 from a backbone's output to a normalised state."""
+DecoderKind = Literal["hidden", "linear"]
 
-    hidden: Linear
+
+class Decoder(eqx.Module):
+    """From a backbone's output to a normalised state: through one hidden layer of 64, or linear as in Equation 2."""
+
+    hidden: Linear | None
     output: Linear
 
-    def __init__(self, input_size: int, state_size: int, *, key: PRNGKey):
+    def __init__(self, input_size: int, state_size: int, kind: DecoderKind = "hidden", *, key: PRNGKey):
         """Random layers of the given sizes."""
         hidden_key, output_key = jax.random.split(key)
-        self.hidden = Linear(input_size, HIDDEN_SIZE, key=hidden_key, scale=(2 / input_size) ** 0.5)
-        self.output = Linear(HIDDEN_SIZE, state_size, key=output_key)
+        self.hidden = None
+        if kind == "hidden":
+            self.hidden = Linear(input_size, HIDDEN_SIZE, key=hidden_key, scale=(2 / input_size) ** 0.5)
+            input_size = HIDDEN_SIZE
+        self.output = Linear(input_size, state_size, key=output_key)
 
     def __call__(self, x: Float[Array, "*batch features"]) -> Float[Array, "*batch state"]:
         """The normalised state."""
-        return self.output(jax.nn.relu(self.hidden(x)))
+        return self.output(x if self.hidden is None else jax.nn.relu(self.hidden(x)))
 
 
 def predict_encoded(
@@ -53,11 +59,28 @@ def predict_encoded(
     return merged.predict(features, key=key)
 
 
+# Of an action-sequence model: the initial state, the backbone's carry, and the normalised state that differences have
+# summed up to, where the decoder gives differences.
+Carry = tuple[Array, Any, Array | None]
+
+
 class ActionSequenceModel(AbstractDynamicsModel):
     """`g(s_0, a_0 .. a_{t-1}) = s_t`: a sequence architecture over actions (section 3.1).
 
     Every sequence element holds the action, the time `step / horizon` and the normalised initial state; no later
     state is ever an input, so the gradient from `s_t` to `a_k` is exactly the backbone's.
+
+    Attributes:
+        encoder: from an element to the backbone's input.
+        backbone: mixes the sequence.
+        decoder: from the backbone's output to the state.
+        normaliser: frozen statistics.
+        horizon: of the task.
+        difference_loss: weight of the error of the differences of successive predictions, in typical differences,
+            beside that of the predicted states themselves.
+        summed_differences: whether the decoder gives differences of successive states, in typical differences, which
+            are summed up from the initial state. Still no state is an input: `ds_t/da_k` is the sum of at most H
+            Jacobians of the backbone.
     """
 
     encoder: Linear
@@ -65,6 +88,8 @@ class ActionSequenceModel(AbstractDynamicsModel):
     decoder: Decoder
     normaliser: Normaliser
     horizon: int = eqx.field(static=True)
+    difference_loss: float = eqx.field(static=True)
+    summed_differences: bool = eqx.field(static=True)
 
     def __init__(
         self,
@@ -74,6 +99,9 @@ class ActionSequenceModel(AbstractDynamicsModel):
         key: PRNGKey,
         dropout: float = 0.0,
         normaliser: Normaliser | None = None,
+        decoder: DecoderKind = "hidden",
+        difference_loss: float = 0.0,
+        summed_differences: bool = False,
     ):
         """Builds encoder and decoder around a backbone.
 
@@ -84,6 +112,9 @@ class ActionSequenceModel(AbstractDynamicsModel):
             key: for the initial parameters.
             dropout: the dropout rate of a backbone that is made here.
             normaliser: frozen statistics to use instead.
+            decoder: "hidden" or "linear".
+            difference_loss: see the class.
+            summed_differences: see the class.
 
         Raises:
             UsageError: an unknown backbone name.
@@ -94,9 +125,11 @@ class ActionSequenceModel(AbstractDynamicsModel):
         )
         features = env.action_size + 1 + env.state_size
         self.encoder = Linear(features, backbone.input_size, key=encoder_key)
-        self.decoder = Decoder(backbone.output_size, env.state_size, key=decoder_key)
+        self.decoder = Decoder(backbone.output_size, env.state_size, decoder, key=decoder_key)
         self.normaliser = Normaliser.from_random_episodes(env) if normaliser is None else normaliser
         self.horizon = env.horizon
+        self.difference_loss = difference_loss
+        self.summed_differences = summed_differences
 
     @property
     def least_batch(self) -> int:
@@ -132,33 +165,48 @@ class ActionSequenceModel(AbstractDynamicsModel):
 
     def _predict_normalised(self, initial_state: Array, actions: Array, key: PRNGKey | None) -> Array:
         features = self.features(initial_state, actions, jnp.arange(actions.shape[0]))
-        return self.decoder(predict_encoded(self.encoder, self.backbone, features, key=key))
+        outputs = self.decoder(predict_encoded(self.encoder, self.backbone, features, key=key))
+        if not self.summed_differences:
+            return outputs
+        differences = self.normaliser.relative_difference * outputs
+        return self.normaliser.normalise(initial_state) + jnp.cumsum(differences, axis=0)
 
-    def init(self, initial_state: Float[Array, " state"]) -> tuple[Array, Any]:
-        """The initial state, which every element reads, and the backbone's empty carry."""
-        return initial_state, self.backbone.init()
+    def init(self, initial_state: Float[Array, " state"]) -> Carry:
+        """The initial state, which every element reads, the backbone's empty carry, and the sum so far if any."""
+        total = self.normaliser.normalise(initial_state) if self.summed_differences else None
+        return initial_state, self.backbone.init(), total
 
-    def resize(self, carry: tuple[Array, Any], length: int) -> tuple[Array, Any]:
+    def resize(self, carry: Carry, length: int) -> Carry:
         """The backbone's."""
-        return carry[0], self.backbone.resize(carry[1], length)
+        return carry[0], self.backbone.resize(carry[1], length), carry[2]
 
     def step(
         self,
-        carry: tuple[Array, Any],
+        carry: Carry,
         state: Float[Array, " state"],
         action: Float[Array, " action"],
         step: Step,
-    ) -> tuple[tuple[Array, Any], Float[Array, " state"]]:
+    ) -> tuple[Carry, Float[Array, " state"]]:
         """One element; `state` is not read."""
-        initial_state, backbone_carry = carry
+        initial_state, backbone_carry, total = carry
         features = self.features(initial_state, action, jnp.asarray(step))
         backbone_carry, output = self.backbone.step(backbone_carry, self.encoder(features))
-        return (initial_state, backbone_carry), self.normaliser.denormalise(self.decoder(output))
+        predicted = self.decoder(output)
+        if total is not None:
+            total = predicted = total + self.normaliser.relative_difference * predicted
+        return (initial_state, backbone_carry, total), self.normaliser.denormalise(predicted)
 
     def loss(self, trajectory: Trajectory, *, key: PRNGKey | None = None) -> Scalar:
-        """Mean squared error of all predicted states, in normalised units."""
+        """Mean squared error of all predicted states in normalised units, and of their differences if these count."""
         predicted = self._predict_normalised(trajectory.states[0], trajectory.actions, key)
-        return jnp.mean(jnp.square(predicted - self.normaliser.normalise(trajectory.states[1:])))
+        errors = predicted - self.normaliser.normalise(trajectory.states[1:])
+        loss = jnp.mean(jnp.square(errors))
+        if self.difference_loss == 0:
+            return loss
+        # The initial state is known, so that the first difference's error is the first state's.
+        changes = jnp.diff(errors, axis=0, prepend=jnp.zeros_like(errors[:1]))
+        errors = changes / self.normaliser.relative_difference
+        return loss + self.difference_loss * jnp.mean(jnp.square(errors))
 
 
 class HistoryModel(AbstractDynamicsModel):
@@ -168,10 +216,10 @@ class HistoryModel(AbstractDynamicsModel):
     histories and unrolled on its own predictions, so that a gradient from `s_t` to `a_k` runs through all the states
     between them as well as through the backbone: the products of Jacobians of a one-step model come back.
 
-    The network's output is the difference of two successive states in units of their typical difference, as for
-    `OneStepModel` and for the same reason: after teacher forcing, the last true state is an input, and next to it
-    there is almost nothing left to predict in units of the states themselves. A baseline that has to learn to copy
-    its input first would be compared unfairly.
+    The network's output is the difference of two successive states, as for `OneStepModel` and in the same units: in
+    the "typical" one by default, since after teacher forcing the last true state is an input, and next to it there is
+    almost nothing left to predict in units of the "state" itself. A baseline that has to learn to copy its input first
+    would be compared unfairly.
     """
 
     encoder: Linear
@@ -180,6 +228,7 @@ class HistoryModel(AbstractDynamicsModel):
     normaliser: Normaliser
     horizon: int = eqx.field(static=True)
     cut_state_gradient: bool = eqx.field(static=True)
+    difference_unit: DifferenceUnit = eqx.field(static=True)
 
     def __init__(
         self,
@@ -190,6 +239,8 @@ class HistoryModel(AbstractDynamicsModel):
         dropout: float = 0.0,
         normaliser: Normaliser | None = None,
         cut_state_gradient: bool = False,
+        decoder: DecoderKind = "hidden",
+        difference_unit: DifferenceUnit = "typical",
     ):
         """Builds encoder and decoder around a backbone.
 
@@ -202,6 +253,8 @@ class HistoryModel(AbstractDynamicsModel):
             normaliser: frozen statistics to use instead.
             cut_state_gradient: whether the states that the network reads are constants to a derivative. What is left
                 are the backbone's own paths from the actions, and the sum of the differences, which is no network.
+            decoder: "hidden" or "linear".
+            difference_unit: "typical" or "state", see the class.
 
         Raises:
             UsageError: an unknown backbone name.
@@ -212,10 +265,11 @@ class HistoryModel(AbstractDynamicsModel):
         )
         features = env.state_size + env.action_size + 1
         self.encoder = Linear(features, backbone.input_size, key=encoder_key)
-        self.decoder = Decoder(backbone.output_size, env.state_size, key=decoder_key)
+        self.decoder = Decoder(backbone.output_size, env.state_size, decoder, key=decoder_key)
         self.normaliser = Normaliser.from_random_episodes(env) if normaliser is None else normaliser
         self.horizon = env.horizon
         self.cut_state_gradient = cut_state_gradient
+        self.difference_unit = difference_unit
 
     def features(
         self, state: Float[Array, "*horizon state"], action: Float[Array, "*horizon action"], step: Array
@@ -232,7 +286,7 @@ class HistoryModel(AbstractDynamicsModel):
         *,
         key: PRNGKey | None = None,
     ) -> Float[Array, "horizon state"]:
-        """`s_{t+1} - s_t` for every given history `s_0 .. s_t`, `a_0 .. a_t`, in units of the typical difference."""
+        """`s_{t+1} - s_t` for every given history `s_0 .. s_t`, `a_0 .. a_t`, in `difference_unit`."""
         features = self.features(states, actions, jnp.arange(actions.shape[0]))
         return self.decoder(predict_encoded(self.encoder, self.backbone, features, key=key))
 
@@ -260,11 +314,12 @@ class HistoryModel(AbstractDynamicsModel):
         """Appends one pair of state and action, and adds the predicted difference to the state."""
         features = self.features(state, action, jnp.asarray(step))
         carry, output = self.backbone.step(carry, self.encoder(features))
-        return carry, state + self.normaliser.scale_difference(self.decoder(output))
+        difference = self.normaliser.scale_difference(self.decoder(output), self.difference_unit)
+        return carry, state + difference
 
     def loss(self, trajectory: Trajectory, *, key: PRNGKey | None = None) -> Scalar:
-        """Teacher forcing: every difference from its true history, in units of the typical difference."""
+        """Teacher forcing: every difference from its true history, in `difference_unit`."""
         states = trajectory.states
         predicted = self.differences(states[:-1], trajectory.actions, key=key)
-        target = self.normaliser.unscale_difference(states[1:] - states[:-1])
+        target = self.normaliser.unscale_difference(states[1:] - states[:-1], self.difference_unit)
         return jnp.mean(jnp.square(predicted - target))

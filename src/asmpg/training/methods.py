@@ -14,7 +14,7 @@ from ..gradients.policies import ActionSequence, TanhGaussianPolicy
 from ..learners import odt as decision_transformer
 from ..learners import sac
 from ..learners.model_based import AbstractLearner, ModelBasedLearner
-from ..learners.settings import AbstractSettings, PRESETS, Settings
+from ..learners.settings import AbstractSettings, PRESETS, RECURRENT_PRESETS, Settings
 from ..models import AbstractDynamicsModel, ActionSequenceModel, HistoryModel, OneStepModel, Simulator
 from ..models.backbones import BACKBONES, CreateBackbone
 from ..models.files import load_backbone, split_family
@@ -46,18 +46,43 @@ MakeModel = Callable[[AbstractEnvironment, Settings], Callable[..., AbstractDyna
 def _sequence(backbone: str | CreateBackbone) -> MakeModel:
     """An action-sequence model around a backbone."""
     return lambda env, settings: functools.partial(
-        ActionSequenceModel, env, backbone, dropout=settings.dropout
+        ActionSequenceModel,
+        env,
+        backbone,
+        dropout=settings.dropout,
+        decoder=settings.decoder,
+        difference_loss=settings.difference_loss,
+        summed_differences=settings.summed_differences,
     )
 
 
 def _history(backbone: str | CreateBackbone) -> MakeModel:
     """A history model around a backbone."""
     return lambda env, settings: functools.partial(
-        HistoryModel, env, backbone, dropout=settings.dropout, cut_state_gradient=settings.cut_state_gradient
+        HistoryModel,
+        env,
+        backbone,
+        dropout=settings.dropout,
+        cut_state_gradient=settings.cut_state_gradient,
+        decoder=settings.decoder,
+        difference_unit=settings.difference_unit,
     )
 
 
-def _model_based(make_model: MakeModel, make_policy: Callable[..., Any]) -> Method:
+def _one_step(env: AbstractEnvironment, settings: Settings) -> Callable[..., AbstractDynamicsModel]:
+    return functools.partial(
+        OneStepModel,
+        env,
+        difference_unit=settings.difference_unit,
+        state_gradient_decay=settings.state_gradient_decay,
+    )
+
+
+def _model_based(
+    make_model: MakeModel,
+    make_policy: Callable[..., Any],
+    presets: Mapping[str, Callable[[int], Settings]] = PRESETS,
+) -> Method:
     """Algorithm 1 with one kind of dynamics model and one of policy."""
 
     def learner(config: "TrainConfig", env: AbstractEnvironment, settings: Settings) -> AbstractLearner:
@@ -73,7 +98,7 @@ def _model_based(make_model: MakeModel, make_policy: Callable[..., Any]) -> Meth
             config.scan_chunk,
         )
 
-    return Method(Settings, PRESETS, learner)
+    return Method(Settings, presets, learner)
 
 
 def _soft_actor_critic(
@@ -101,13 +126,14 @@ _FAMILIES = {
 
 def _with_backbone(family: str, backbone: str | CreateBackbone) -> Method:
     make_model, make_policy = _FAMILIES[family]
-    return _model_based(make_model(backbone), make_policy)
+    presets = PRESETS if backbone == "transformer" else RECURRENT_PRESETS
+    return _model_based(make_model(backbone), make_policy, presets)
 
 
 MODELS = {
     **{f"{family}{name}": _with_backbone(family, name) for family in _FAMILIES for name in BACKBONES},
     "actions": _with_backbone("actions-", "transformer"),
-    "one-step": _model_based(lambda env, settings: functools.partial(OneStepModel, env), TanhGaussianPolicy),
+    "one-step": _model_based(_one_step, TanhGaussianPolicy, RECURRENT_PRESETS),
     "simulator": _model_based(lambda env, settings: lambda *, key: Simulator(env), TanhGaussianPolicy),
     "sac": Method(sac.SoftActorCriticSettings, sac.PRESETS, _soft_actor_critic),
     "odt": Method(
@@ -145,7 +171,7 @@ _POSITIVE = {
     *("gradient_clip", "target_rate"),
 }
 _BELOW_ONE = {"dropout"}
-_AT_MOST_ONE = {"discount", "predicted_state_share", "target_rate"}
+_AT_MOST_ONE = {"discount", "predicted_state_share", "target_rate", "state_gradient_decay"}
 _ANY_SIGN = {"target_entropy"}
 
 

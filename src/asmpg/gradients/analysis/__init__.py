@@ -15,6 +15,7 @@ from .jacobian import first_action_jacobian as first_action_jacobian
 from .jacobian import jacobian_norms as jacobian_norms
 from .jacobian import operator_norm as operator_norm
 from .jacobian import reach as reach
+from .jacobian import state_growth as state_growth
 from .landscape import action_return as action_return
 from .landscape import policy_return as policy_return
 from .landscape import random_direction as random_direction

@@ -113,3 +113,31 @@ def reach(
     """
     final = final_state_jacobian(model, initial_state, actions)
     return operator_norm(final[:, 0]) / operator_norm(final[:, -1])
+
+
+def state_growth(
+    model: AbstractDynamicsModel,
+    states: Float[Array, "horizon_plus_1 state"],
+    actions: Float[Array, "horizon action"],
+) -> Scalar:
+    """The growth a step of the product of the Jacobians `ds_{t+1}/ds_t` (Corollary 1.1), a geometric mean.
+
+    To the power of the horizon, it is the norm of the whole product, which itself might overflow.
+
+    Args:
+        model: with the state as its only memory.
+        states: where to differentiate.
+        actions: the actions taken there.
+    """
+
+    def body(carry: tuple[Array, Scalar], x: tuple[Array, ...]) -> tuple[tuple[Array, Scalar], None]:
+        product, logarithm = carry
+        jacobian = jax.jacrev(lambda state: model.step(model.init(state), state, *x[1:])[1])(x[0])
+        product = jacobian @ product
+        norm = jnp.linalg.norm(product)
+        return (product / jnp.where(norm > 0, norm, 1.0), logarithm + jnp.log(norm)), None
+
+    horizon, size = actions.shape[0], states.shape[1]
+    start = (jnp.eye(size, dtype=states.dtype) / size**0.5, jnp.zeros((), states.dtype))
+    (_, logarithm), _ = jax.lax.scan(body, start, (states[:-1], actions, jnp.arange(horizon)))
+    return jnp.exp(logarithm / horizon)
