@@ -399,8 +399,8 @@ def test_random_returns_are_kept_and_checked_as_well(cache, monkeypatch):
     (path,) = cache.iterdir()
     chunks, sampler = [], scores._random_sampler
 
-    def counting(env, key):
-        sample = sampler(env, key)
+    def counting(env, key, **options):
+        sample = sampler(env, key, **options)
         return lambda i: chunks.append(i) or sample(i)
 
     monkeypatch.setattr(scores, "_random_sampler", counting)

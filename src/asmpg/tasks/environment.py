@@ -1,6 +1,7 @@
 """The task interface: a differentiable deterministic transition, a reward, a horizon; and rollouts through it."""
 
 import abc
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ..core.precision import double
 from ..core.types import PRNGKey, Scalar, Step, Trajectory, UsageError
 
 
@@ -188,10 +190,24 @@ def uniform_actions(env: AbstractEnvironment, *, key: PRNGKey) -> Float[Array, "
 
 
 def evaluation_states(env: AbstractEnvironment) -> Float[Array, "num_states state"]:
-    """The fixed initial states that scores are averaged over: 64 random ones, or the only one there is."""
+    """The fixed initial states that scores are averaged over: 64 random ones, or the only one there is.
+
+    Random ones are drawn in float32 whatever the precision: `jax.random` draws other numbers in float64, and both ends
+    of a score must be measured from the same states.
+    """
     keys = jax.random.split(jax.random.key(0), NUM_EVALUATION_STATES)
-    states = jax.jit(jax.vmap(lambda key: env.initial_state(key=key)))(keys)
-    return states[:1] if (np.asarray(states) == np.asarray(states[0])).all() else states
+    drawn = draw_initial_states(env, keys)
+    if (drawn == drawn[0]).all():
+        return jnp.asarray(env.initial_state(key=keys[0]), float)[None]
+    return jnp.asarray(drawn, float)
+
+
+def draw_initial_states(env: AbstractEnvironment, keys: Array) -> Float[np.ndarray, "keys state"]:
+    """One initial state a key, the same numbers in every precision: drawn in float32."""
+    with warnings.catch_warnings(), double(False):
+        # What a task computed in float64 beforehand is rounded, as meant.
+        warnings.filterwarnings("ignore", message="Explicitly requested dtype float64")
+        return np.asarray(jax.jit(jax.vmap(lambda key: env.initial_state(key=key)))(keys))
 
 
 def cpu_device() -> jax.Device | None:

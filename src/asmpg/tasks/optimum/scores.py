@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ...core.types import PRNGKey, UsageError
-from ..environment import AbstractEnvironment
+from ..environment import AbstractEnvironment, draw_initial_states
 from . import cache as solution_cache
 from .cache import is_number, same_number
 from .shooting import constants, double_precision, problem_of, Solution, solve
@@ -79,7 +79,8 @@ def random_return(
     Args:
         env: the task.
         num_episodes: how many episodes.
-        key: for actions and initial states; by default a fixed one, whose result is kept like `optimal`'s.
+        key: for actions and initial states; by default a fixed one, from the evaluation states in turn, whose result
+            is kept like `optimal`'s.
 
     Raises:
         UsageError: the return of some episode is not finite, or `num_episodes` is not an integer >= 1.
@@ -87,11 +88,11 @@ def random_return(
     if isinstance(num_episodes, bool) or not isinstance(num_episodes, int) or num_episodes < 1:
         raise UsageError(f"num_episodes: must be an integer >= 1, got {num_episodes!r}")
     if key is not None:
-        return _mean_of_random(env, _random_sampler(env, key), num_episodes)
+        return _mean_of_random(env, _random_sampler(env, key, own_states=True), num_episodes)
     cache_key = solution_cache.cache_key(env, "random", num_episodes=num_episodes)
 
     def compute() -> float:
-        sampler = _random_sampler(env, jax.random.key(_RANDOM_SEED))
+        sampler = _random_sampler(env, jax.random.key(_RANDOM_SEED), own_states=False)
         # The first chunk shows whether a stored number belongs to the task as it is now.
         sample = _mean_of_random(env, sampler, min(num_episodes, _CHUNK))
         stored = None if cache_key is None else solution_cache.read(cache_key)
@@ -124,7 +125,9 @@ def score(env: AbstractEnvironment, episode_return: Any) -> Any:
     return float(scores) if scores.ndim == 0 else scores
 
 
-def _random_sampler(env: AbstractEnvironment, key: PRNGKey) -> Callable[[int], np.ndarray]:
+def _random_sampler(
+    env: AbstractEnvironment, key: PRNGKey, *, own_states: bool
+) -> Callable[[int], np.ndarray]:
     """A function that returns the returns of the i-th 512 episodes of uniformly random actions."""
 
     def sample(i: int) -> np.ndarray:
@@ -134,9 +137,10 @@ def _random_sampler(env: AbstractEnvironment, key: PRNGKey) -> Callable[[int], n
             shape = (_CHUNK, env.horizon, env.action_size)
             # In float32 even here, so that the episodes do not depend on the caller's precision.
             actions = jax.random.uniform(action_key, shape, jnp.float32, minval=-1.0, maxval=1.0)
-            states = problem.starts[0]
-            if len(problem.starts) > 1:
-                states = problem.initial_states(jax.random.split(state_key, _CHUNK))
+            # The states that scores are averaged over in turn, unless the caller draws.
+            states = problem.starts[np.arange(_CHUNK) % len(problem.starts)]
+            if own_states and len(problem.starts) > 1:
+                states = np.float64(draw_initial_states(env, jax.random.split(state_key, _CHUNK)))
             return problem.returns(states, np.asarray(actions, np.float64))
 
     return sample

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ...core.precision import double
 from ...core.types import UsageError
 from ..environment import AbstractEnvironment, cpu_device, evaluation_states, rollout
 
@@ -63,7 +64,7 @@ class Solution:
 @contextlib.contextmanager
 def double_precision() -> Iterator[None]:
     """float64, on the CPU: thousands of short dependent steps leave an accelerator idle."""
-    with jax.enable_x64(True), jax.default_device(cpu_device()):
+    with double(), jax.default_device(cpu_device()):
         yield
 
 
@@ -81,16 +82,15 @@ class Problem:
 
         self.env = env
         self._rollout_single: Callable[..., Array] | None = None
-        double = jax.tree.map(to_double, env)
-        self.starts = np.asarray(evaluation_states(double), np.float64)
+        exact = jax.tree.map(to_double, env)
+        self.starts = np.asarray(evaluation_states(exact), np.float64)
 
         def episode_return(actions: Array, state: Array) -> Array:
-            return rollout(double, actions, initial_state=state).rewards.sum()
+            return rollout(exact, actions, initial_state=state).rewards.sum()
 
         self._value_and_grad = jax.jit(jax.value_and_grad(episode_return))
         self._returns = jax.jit(jax.vmap(episode_return))
-        self._initial_states = jax.jit(jax.vmap(lambda key: double.initial_state(key=key)))
-        self._rollout = jax.jit(lambda actions, state: rollout(double, actions, initial_state=state))
+        self._rollout = jax.jit(lambda actions, state: rollout(exact, actions, initial_state=state))
 
     def value_and_grad(self, state: np.ndarray, actions: np.ndarray) -> tuple[float, np.ndarray]:
         """The return of actions [H, m], and its gradient."""
@@ -107,10 +107,6 @@ class Problem:
             found.append(np.asarray(self._returns(actions[rows], states[rows])))
         return np.concatenate(found)[: len(actions)]
 
-    def initial_states(self, keys: Array) -> np.ndarray:
-        """Random initial states [k, n], one for each key."""
-        return np.asarray(self._initial_states(keys), np.float64)
-
     def replay(self, state: np.ndarray, actions: np.ndarray) -> tuple[float, np.ndarray]:
         """Return and states [H+1, n] of actions [H, m]."""
         trajectory = self._rollout(actions, state)
@@ -119,7 +115,7 @@ class Problem:
     def replay_error(self, state: np.ndarray, actions: np.ndarray) -> float:
         """How far the return of actions [H, m] in float32 is from that in float64."""
         exact = self.replay(state, actions)[0]
-        with jax.enable_x64(False):
+        with double(False):
             if self._rollout_single is None:
                 self._rollout_single = jax.jit(
                     lambda a, s: rollout(self.env, a, initial_state=s).rewards.sum()
