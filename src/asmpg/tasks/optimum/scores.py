@@ -140,7 +140,8 @@ def _random_sampler(
             # The states that scores are averaged over in turn, unless the caller draws.
             states = problem.starts[np.arange(_CHUNK) % len(problem.starts)]
             if own_states and len(problem.starts) > 1:
-                states = np.float64(draw_initial_states(env, jax.random.split(state_key, _CHUNK)))
+                drawn = draw_initial_states(env, jax.random.split(state_key, _CHUNK))
+                states = np.asarray(drawn, np.float64)
             return problem.returns(states, np.asarray(actions, np.float64))
 
     return sample
