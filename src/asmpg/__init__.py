@@ -60,6 +60,8 @@ if TYPE_CHECKING:
     from .tasks.optimum import random_return as random_return
     from .tasks.optimum import score as score
     from .training.config import TrainConfig as TrainConfig
+    from .training.export import ExportedPolicy as ExportedPolicy
+    from .training.export import load_policy as load_policy
     from .training.methods import MODELS as MODELS
     from .training.runs import load as load
     from .training.runs import Result as Result
@@ -82,6 +84,7 @@ _MODULES = {
     "models.backbones": ("AbstractBackbone", "BACKBONES", "SelfAttention", "SimpleRNN"),
     "learners": ("DecisionTransformerSettings", "SoftActorCriticSettings"),
     "training.config": ("TrainConfig",),
+    "training.export": ("ExportedPolicy", "load_policy"),
     "training.methods": ("MODELS",),
     "tasks.data": ("Episodes",),
     "tasks.data_files": ("load_episodes", "save_episodes"),
@@ -123,6 +126,7 @@ __all__ = [
     "ActionSequenceModel",
     "DecisionTransformerSettings",
     "Episodes",
+    "ExportedPolicy",
     "HistoryModel",
     "LearnedReward",
     "OneStepModel",
@@ -152,6 +156,7 @@ __all__ = [
     "interquartile_mean",
     "load",
     "load_episodes",
+    "load_policy",
     "locate_nonfinite",
     "make",
     "optimal",

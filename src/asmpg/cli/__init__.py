@@ -1,4 +1,4 @@
-"""The command line: `asmpg list`, `train`, `evaluate`, `optimal`, `diagnose`, `reproduce`, `sweep`, `report`."""
+"""The command line: from what was typed to what is carried out, and from mistakes to one line."""
 
 import dataclasses
 import gc
@@ -26,6 +26,7 @@ _COMMANDS = {
     options.Diagnose: ("laboratory", "run_diagnose"),
     options.Reproduce: ("laboratory", "run_reproduce"),
     options.Report: ("laboratory", "run_report"),
+    options.Export: ("leaving", "run_export"),
     options.Sweep: ("sweep", "run_sweep_command"),
 }
 # Fields of the configuration that are typed by another name.

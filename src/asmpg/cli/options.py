@@ -254,6 +254,29 @@ class Report:
 
 
 @dataclasses.dataclass(frozen=True)
+class Export:
+    """Write the policy of a run as one file that runs without asmpg.
+
+    Attributes:
+        run: the run folder.
+        format: npz (arrays for NumPy alone) or stablehlo (a compiled program, jax.export).
+        seed: whose policy, one of the run's seeds.
+        out: the file.
+        task: the task again, where it is one of your own.
+        model: the backbone again, where it is one of your own.
+        json: print one JSON object, and nothing else, on standard output.
+    """
+
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    format: str = "npz"
+    seed: Annotated[int | None, _option("the one with the highest return")] = None
+    out: Annotated[str | None, _option("RUN/policy.FORMAT")] = None
+    task: Annotated[str | None, tyro.conf.arg(metavar="FILE.py:NAME", help_behavior_hint="")] = None
+    model: Annotated[str | None, tyro.conf.arg(metavar="FILE.py:NAME", help_behavior_hint="")] = None
+    json: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class List:
     """List the tasks, the backbones, the models and what can be reproduced.
 
@@ -281,6 +304,7 @@ Command = (
     | Annotated[Reproduce, tyro.conf.subcommand("reproduce")]
     | Annotated[Sweep, tyro.conf.subcommand("sweep")]
     | Annotated[Report, tyro.conf.subcommand("report")]
+    | Annotated[Export, tyro.conf.subcommand("export")]
 )
 
 
@@ -304,7 +328,9 @@ def _without_none(info: PrimitiveTypeInfo) -> Any:
     )
 
 
-def parse(arguments: list[str]) -> Train | Evaluate | Optimal | Diagnose | Reproduce | Sweep | Report | List:
+def parse(
+    arguments: list[str],
+) -> Train | Evaluate | Optimal | Diagnose | Reproduce | Sweep | Report | Export | List:
     """What was typed.
 
     Raises:

@@ -77,9 +77,9 @@ def save_episodes(target: str | pathlib.Path, episodes: Episodes) -> None:
     if path.suffix == ".npz":
         content = io.BytesIO()
         np.savez_compressed(content, allow_pickle=False, **_arrays(episodes))
-        _write(path, content.getvalue())
+        write_whole(path, content.getvalue())
     elif path.suffix == ".parquet":
-        _write(path, _parquet_bytes(episodes))
+        write_whole(path, _parquet_bytes(episodes))
     elif _MINARI_NAME.fullmatch(str(target)):
         _write_minari(str(target), episodes)
     else:
@@ -90,14 +90,19 @@ def _arrays(episodes: Episodes) -> dict[str, np.ndarray]:
     return {key: getattr(episodes, key) for key in (*_REQUIRED, *_OPTIONAL)}
 
 
-def _write(path: pathlib.Path, content: bytes) -> None:
+def write_whole(path: pathlib.Path, content: bytes) -> None:
+    """A file written beside its place and renamed.
+
+    Raises:
+        UsageError: it cannot be written; what was there is still there.
+    """
     beside = path.with_name(f".{path.name}.new")
     try:
         beside.write_bytes(content)
         beside.replace(path)
     except OSError as error:
         beside.unlink(missing_ok=True)
-        raise UsageError(f"data: cannot write {path}: {error.strerror}") from error
+        raise UsageError(f"cannot write {path}: {error.strerror}") from error
 
 
 def _check_unpacked(path: pathlib.Path, what: str, unpacked: int) -> None:

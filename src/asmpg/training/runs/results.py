@@ -11,8 +11,11 @@ import numpy as np
 from jaxtyping import Float
 
 from ...core.precision import using
+from ...core.types import UsageError
+from ...tasks.data_files import write_whole
 from ...tasks.environment import AbstractEnvironment, evaluation_states, rollout
 from ..config import TrainConfig
+from ..export import export_policy, FORMATS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +69,36 @@ class Result:
         """The returns of the deterministic policies, computed anew: means over the fixed evaluation states."""
         with using(self.config.precision):
             return evaluate(self.policy, self.env)
+
+    @property
+    def best_seed(self) -> int:
+        """The seed whose policy has the highest return."""
+        return self.config.seed + int(np.argmax(np.nan_to_num(self.returns, nan=-np.inf)))
+
+    def export(
+        self, path: str | pathlib.Path, *, seed: int | None = None, format: str | None = None
+    ) -> pathlib.Path:
+        """Writes the deterministic policy of one seed as a file that runs without this package (docs/export.md).
+
+        Args:
+            path: the file, ending in `.npz` (for NumPy alone) or `.stablehlo`.
+            seed: whose policy; by default that of `best_seed`.
+            format: "npz" or "stablehlo", where the file's name does not say which.
+
+        Raises:
+            UsageError: the run has no such seed, or its policy cannot be exported in this format.
+        """
+        path = pathlib.Path(path)
+        format = path.suffix.removeprefix(".") if format is None else format
+        if format not in FORMATS:
+            raise UsageError(f"path: {path} must end in .{' or .'.join(FORMATS)}")
+        seeds = range(self.config.seed, self.config.seed + self.config.num_seeds)
+        seed = self.best_seed if seed is None else seed
+        if seed not in seeds:
+            raise UsageError(f"seed: the run has the seeds {seeds[0]} to {seeds[-1]}, got {seed}")
+        policy = jax.tree.map(lambda x: x[seed - seeds[0]] if eqx.is_array(x) else x, self.policy)
+        write_whole(path, export_policy(policy, self.env, format))
+        return path
 
     def summary(self) -> dict[str, Any]:
         """What `summary.json` and `--json` hold: plain JSON, with null for a number that is not finite."""

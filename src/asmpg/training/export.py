@@ -1,0 +1,200 @@
+"""A policy that leaves: as a StableHLO program, or as arrays for NumPy alone."""
+
+import io
+import pathlib
+import re
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+
+from ..core.extras import require
+from ..core.types import one_line, UsageError
+from ..gradients.policies import AbstractPolicy, ActionSequence, TanhGaussianPolicy
+from ..tasks.environment import AbstractEnvironment
+
+
+FORMATS = ("npz", "stablehlo")
+# Where an exported program can run.
+_PLATFORMS = ("cpu", "cuda")
+_FORMAT_VERSION = 1
+
+
+class ExportedPolicy:
+    """A policy read from a file: numbers in, numbers out. It counts the steps of its episode.
+
+    Attributes:
+        observation_size: components of an observation.
+        action_size: components of an action.
+        horizon: actions in an episode.
+    """
+
+    def __init__(self, mode: Callable[[np.ndarray, int], np.ndarray], sizes: tuple[int, int, int]):
+        """Begins an episode.
+
+        Args:
+            mode: from an observation and a step to the action.
+            sizes: of an observation, of an action, and of an episode.
+        """
+        self._mode, self._step = mode, 0
+        self.observation_size, self.action_size, self.horizon = sizes
+
+    def reset(self) -> None:
+        """Begins a new episode."""
+        self._step = 0
+
+    def predict(self, observation: ArrayLike, step: int | None = None) -> Float[np.ndarray, " action"]:
+        """The action for an observation, in the units of the environment.
+
+        Args:
+            observation: in the units of the environment, any array of so many numbers.
+            step: of the episode, from 0; by default the number of calls since `reset`.
+
+        Raises:
+            UsageError: an observation of another size, or a step past the end of the episode.
+        """
+        observation = np.ravel(np.asarray(observation, np.float32))
+        if observation.size != self.observation_size:
+            raise UsageError(
+                f"predict: the observation has {observation.size} components, "
+                f"the policy was trained with {self.observation_size}"
+            )
+        if step is None:
+            step, self._step = self._step, self._step + 1
+        if not 0 <= step < self.horizon:
+            raise UsageError(
+                f"predict: step {step} is not in an episode of {self.horizon} steps; reset() begins a new one"
+            )
+        return np.asarray(self._mode(observation, step))
+
+
+def export_policy(policy: AbstractPolicy, spec: AbstractEnvironment, format: str) -> bytes:
+    """A file's content: the deterministic policy, `mode`, with all that it needs.
+
+    Args:
+        policy: one, without a seed axis.
+        spec: the world it was trained in. If it has `action_low` and `action_high`, actions are mapped to that range.
+        format: "npz" or "stablehlo".
+
+    Raises:
+        UsageError: an unknown format, or a policy that cannot leave in it.
+    """
+    if format not in FORMATS:
+        raise UsageError(f"format: {format!r} is not one of {', '.join(FORMATS)}")
+    if not isinstance(policy, AbstractPolicy):
+        raise UsageError(
+            f"export: a {type(policy).__name__} needs the episode so far, only policies of state and step are exported"
+        )
+    return _as_npz(policy, spec) if format == "npz" else _as_stablehlo(policy, spec)
+
+
+def load_policy(path: str | pathlib.Path) -> ExportedPolicy:
+    """Reads an exported policy, `.npz` or `.stablehlo`.
+
+    Raises:
+        UsageError: one line: there is no such file, or it is not an exported policy.
+    """
+    path = pathlib.Path(path)
+    readers = {".npz": _read_npz, ".stablehlo": _read_stablehlo}
+    if path.suffix not in readers:
+        raise UsageError(f"policy: {path} must be a .npz or .stablehlo file")
+    try:
+        return readers[path.suffix](path)
+    except UsageError:
+        raise
+    except FileNotFoundError as error:
+        raise UsageError(f"policy: there is no file {path}") from error
+    except Exception as error:  # whatever a damaged file makes its reader raise
+        raise UsageError(f"policy: {path} is not an exported policy: {one_line(error)}") from error
+
+
+def _action_range(spec: AbstractEnvironment) -> tuple[np.ndarray, np.ndarray]:
+    """The bounds of the environment's own actions; -1 and 1 where it names none."""
+    size = spec.action_size
+    low, high = getattr(spec, "action_low", None), getattr(spec, "action_high", None)
+    if low is None or high is None:
+        low, high = -np.ones(size), np.ones(size)
+    return np.asarray(low, np.float32), np.asarray(high, np.float32)
+
+
+def _as_npz(policy: AbstractPolicy, spec: AbstractEnvironment) -> bytes:
+    """Plain arrays. docs/export.md has the twenty lines of NumPy that read them."""
+    if isinstance(policy, TanhGaussianPolicy):
+        arrays = {"mean": policy.normaliser.mean, "scale": policy.normaliser.scale}
+        for number, layer in enumerate(policy.layers):
+            arrays |= {f"weight{number}": layer.weight, f"bias{number}": layer.bias}
+        # The last layer's other half are standard deviations, which the deterministic action leaves out.
+        arrays["weight2"] = arrays["weight2"][:, : spec.action_size]
+        arrays["bias2"] = arrays["bias2"][: spec.action_size]
+        arrays["observe_time"] = policy.observe_time
+    elif isinstance(policy, ActionSequence):
+        arrays = {"actions": jnp.tanh(policy.means)}
+    else:
+        raise UsageError(f"format: a {type(policy).__name__} can be exported as stablehlo, not as npz")
+    low, high = _action_range(spec)
+    arrays |= {"action_low": low, "action_high": high, "horizon": spec.horizon}
+    arrays |= {"observation_size": spec.state_size, "format": _FORMAT_VERSION}
+    content = io.BytesIO()
+    np.savez(content, allow_pickle=False, **{name: np.asarray(value) for name, value in arrays.items()})
+    return content.getvalue()
+
+
+def _read_npz(path: pathlib.Path) -> ExportedPolicy:
+    with np.load(path, allow_pickle=False) as file:
+        p = dict(file)
+    if p["format"] != _FORMAT_VERSION:
+        raise ValueError(f"it has format {p['format']}, this version reads {_FORMAT_VERSION}")
+
+    def mode(observation: np.ndarray, step: int) -> np.ndarray:
+        if "actions" in p:
+            unit = p["actions"][step]
+        else:
+            time = step / p["horizon"] * p["observe_time"]
+            x = np.append((observation - p["mean"]) / p["scale"], time).astype(np.float32)
+            for layer in "01":
+                x = np.maximum(x @ p[f"weight{layer}"] + p[f"bias{layer}"], 0)
+            unit = np.tanh(x @ p["weight2"] + p["bias2"])
+        return p["action_low"] + (p["action_high"] - p["action_low"]) * (unit + 1) / 2
+
+    return ExportedPolicy(mode, (int(p["observation_size"]), len(p["action_low"]), int(p["horizon"])))
+
+
+def _as_stablehlo(policy: AbstractPolicy, spec: AbstractEnvironment) -> bytes:
+    """A program from observation and step to the action, in single precision. Its name says the horizon."""
+    require("flatbuffers", "export", "format: stablehlo")
+    low, high = _action_range(spec)
+
+    def program(observation: jax.Array, step: jax.Array) -> jax.Array:
+        return low + (high - low) * (single.mode(observation, step) + 1) / 2
+
+    program.__name__ = f"policy_of_{spec.horizon}_steps"
+    with jax.enable_x64(False):
+        single = jax.tree.map(
+            lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float32) if eqx.is_inexact_array(leaf) else leaf,
+            policy,
+        )
+        arguments = (
+            jax.ShapeDtypeStruct((spec.state_size,), jnp.float32),
+            jax.ShapeDtypeStruct((), jnp.int32),
+        )
+        return bytes(jax.export.export(jax.jit(program), platforms=_PLATFORMS)(*arguments).serialize())
+
+
+def _read_stablehlo(path: pathlib.Path) -> ExportedPolicy:
+    require("flatbuffers", "export", "policy")
+    program = jax.export.deserialize(bytearray(path.read_bytes()))
+    run = jax.jit(program.call)
+    (observation,), (action,) = program.in_avals[0].shape, program.out_avals[0].shape
+    named = re.fullmatch(r"policy_of_(\d+)_steps", program.fun_name)
+    if named is None:
+        raise ValueError(f"it holds a program called {program.fun_name}")
+
+    def mode(observation: np.ndarray, step: int) -> np.ndarray:
+        return np.asarray(run(jnp.asarray(observation), jnp.int32(step)))
+
+    return ExportedPolicy(mode, (observation, action, int(named[1])))
