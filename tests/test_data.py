@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import asmpg
+from asmpg.core.files import StorageError
 from asmpg.tasks.environment import random_episodes
 
 
@@ -220,7 +221,7 @@ def test_what_is_missing_is_named(tmp_path):
     assert "has no key 'actions', it has observations, rewards" in refusal(path)
     assert "there is no file" in refusal(tmp_path / "none.npz")
     assert "must be FILE.npz, FILE.parquet, or a Minari data set" in refusal(tmp_path / "log.csv")
-    with pytest.raises(asmpg.UsageError, match="cannot write"):
+    with pytest.raises(StorageError, match="cannot write"):
         asmpg.save_episodes(tmp_path / "no" / "folder.npz", asmpg.Episodes(**arrays()))
 
 

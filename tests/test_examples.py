@@ -3,9 +3,13 @@
 import importlib.util
 import pathlib
 
+import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+
+import asmpg
 
 
 EXAMPLES = sorted((pathlib.Path(__file__).parents[1] / "examples").glob("*.py"))
@@ -63,3 +67,15 @@ def test_custom_backbone(capsys):
     assert result.config.model_name == "custom_backbone.py:LeakyAverages"
     assert np.isfinite(result.scores).all()
     assert "scores" in capsys.readouterr().out
+
+
+def test_run_exported_policy(capsys):
+    """The policy does to the plant in Gymnasium what it does to the same plant in JAX."""
+    gymnasium = pytest.importorskip("gymnasium")
+    result, returns = load_main("run_exported_policy")(steps=1000, num_episodes=2)
+    assert "in Gymnasium" in capsys.readouterr().out
+    policy = jax.tree.map(lambda x: x[0] if eqx.is_array(x) else x, result.policy)
+    for seed, found in enumerate(returns):
+        start = jnp.asarray(gymnasium.make("Pendulum-v1").reset(seed=seed)[0])
+        expected = asmpg.rollout(result.env, policy, initial_state=start).episode_return
+        np.testing.assert_allclose(found, expected, rtol=0.02)

@@ -43,6 +43,7 @@ WRITES = (
     "report",
     "tasks.optimum.cache",
     "tasks.data_files",
+    "training.export",
     "core.files",
 )
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core import files
 from ..core.extras import require
 from ..core.types import one_line, UsageError
 from .data import Episodes
@@ -71,15 +72,16 @@ def save_episodes(target: str | pathlib.Path, episodes: Episodes) -> None:
         episodes: what to write.
 
     Raises:
-        UsageError: an unknown format, a data set that exists already, or a file that cannot be written.
+        UsageError: an unknown format, or a data set that Minari cannot make, such as one that is there already.
+        StorageError: the disk refused.
     """
     path = pathlib.Path(target)
     if path.suffix == ".npz":
         content = io.BytesIO()
         np.savez_compressed(content, allow_pickle=False, **_arrays(episodes))
-        write_whole(path, content.getvalue())
+        files.write(path, content.getvalue())
     elif path.suffix == ".parquet":
-        write_whole(path, _parquet_bytes(episodes))
+        files.write(path, _parquet_bytes(episodes))
     elif _MINARI_NAME.fullmatch(str(target)):
         _write_minari(str(target), episodes)
     else:
@@ -88,21 +90,6 @@ def save_episodes(target: str | pathlib.Path, episodes: Episodes) -> None:
 
 def _arrays(episodes: Episodes) -> dict[str, np.ndarray]:
     return {key: getattr(episodes, key) for key in (*_REQUIRED, *_OPTIONAL)}
-
-
-def write_whole(path: pathlib.Path, content: bytes) -> None:
-    """A file written beside its place and renamed.
-
-    Raises:
-        UsageError: it cannot be written; what was there is still there.
-    """
-    beside = path.with_name(f".{path.name}.new")
-    try:
-        beside.write_bytes(content)
-        beside.replace(path)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise UsageError(f"cannot write {path}: {error.strerror}") from error
 
 
 def _check_unpacked(path: pathlib.Path, what: str, unpacked: int) -> None:

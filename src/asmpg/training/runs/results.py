@@ -10,9 +10,9 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
+from ...core import files
 from ...core.precision import using
 from ...core.types import UsageError
-from ...tasks.data_files import write_whole
 from ...tasks.environment import AbstractEnvironment, evaluation_states, rollout
 from ..config import TrainConfig
 from ..export import export_policy, FORMATS
@@ -87,6 +87,7 @@ class Result:
 
         Raises:
             UsageError: the run has no such seed, or its policy cannot be exported in this format.
+            StorageError: the disk refused.
         """
         path = pathlib.Path(path)
         format = path.suffix.removeprefix(".") if format is None else format
@@ -97,7 +98,7 @@ class Result:
         if seed not in seeds:
             raise UsageError(f"seed: the run has the seeds {seeds[0]} to {seeds[-1]}, got {seed}")
         policy = jax.tree.map(lambda x: x[seed - seeds[0]] if eqx.is_array(x) else x, self.policy)
-        write_whole(path, export_policy(policy, self.env, format))
+        files.write(path, export_policy(policy, self.env, format))
         return path
 
     def summary(self) -> dict[str, Any]:
