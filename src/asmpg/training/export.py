@@ -125,7 +125,7 @@ def _action_range(spec: AbstractEnvironment) -> tuple[np.ndarray, np.ndarray]:
 def _as_npz(policy: AbstractPolicy, spec: AbstractEnvironment) -> bytes:
     """Plain arrays. docs/export.md has the twenty lines of NumPy that read them."""
     if isinstance(policy, TanhGaussianPolicy):
-        arrays = {"mean": policy.normaliser.mean, "scale": policy.normaliser.scale}
+        arrays: dict[str, Any] = {"mean": policy.normaliser.mean, "scale": policy.normaliser.scale}
         for number, layer in enumerate(policy.layers):
             arrays |= {f"weight{number}": layer.weight, f"bias{number}": layer.bias}
         # The last layer's other half are standard deviations, which the deterministic action leaves out.
