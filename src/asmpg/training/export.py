@@ -125,12 +125,13 @@ def _action_range(spec: AbstractEnvironment) -> tuple[np.ndarray, np.ndarray]:
 def _as_npz(policy: AbstractPolicy, spec: AbstractEnvironment) -> bytes:
     """Plain arrays. docs/export.md has the twenty lines of NumPy that read them."""
     if isinstance(policy, TanhGaussianPolicy):
-        arrays: dict[str, Any] = {"mean": policy.normaliser.mean, "scale": policy.normaliser.scale}
+        arrays: dict[str, ArrayLike] = {"mean": policy.normaliser.mean, "scale": policy.normaliser.scale}
         for number, layer in enumerate(policy.layers):
             arrays |= {f"weight{number}": layer.weight, f"bias{number}": layer.bias}
         # The last layer's other half are standard deviations, which the deterministic action leaves out.
-        arrays["weight2"] = arrays["weight2"][:, : spec.action_size]
-        arrays["bias2"] = arrays["bias2"][: spec.action_size]
+        last = policy.layers[-1]
+        arrays["weight2"] = last.weight[:, : spec.action_size]
+        arrays["bias2"] = last.bias[: spec.action_size]
         arrays["observe_time"] = policy.observe_time
     elif isinstance(policy, ActionSequence):
         arrays = {"actions": jnp.tanh(policy.means)}
