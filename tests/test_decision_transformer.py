@@ -22,6 +22,7 @@ from asmpg.learners.odt_policy import (
     sub_sequence,
     Window,
 )
+from asmpg.learners.optimisation import apply_gradient
 from asmpg.learners.replay import ReplayBuffer
 from asmpg.tasks.environment import play, rollout, uniform_actions
 from asmpg.tasks.optimum import optimal, score
@@ -411,3 +412,26 @@ def test_dropout_acts_while_fitting_only():
     assert np.isfinite(calls[1]).all() and not np.allclose(calls[0], calls[1])
     action = [s.policy.act(s.policy.begin(), ENV.initial_state(), 0) for s in (before, plain_before)]
     assert bits(action[0]) == bits(action[1]), "the same networks, but for the rate"
+
+
+def test_weight_decay_and_warm_up_are_of_the_policys_numbers_alone():
+    """LAMB as Zheng et al. use it: the first of w updates is a w-th as long, and frozen numbers do not decay."""
+    options = {"policy_optimiser": "lamb", "gradient_clip": 1e6}
+
+    def step(**extra):
+        learner, state = start(**options, **extra)
+        policy, optimiser = state.policy, learner._policy_optimiser
+        grads = jax.tree.map(jnp.ones_like, eqx.filter(policy, eqx.is_inexact_array))
+        grads = eqx.tree_at(
+            lambda p: (p.return_mean, p.return_scale, p.target_return, p.normaliser),
+            grads,
+            replace_fn=lambda part: jax.tree.map(jnp.zeros_like, part),
+        )
+        new, _, applied = apply_gradient(optimiser, policy, state.policy_optimiser, grads)
+        assert applied and bits(new.normaliser) == bits(policy.normaliser)
+        assert float(new.return_scale) == float(policy.return_scale)
+        return flatten(new) - flatten(policy)
+
+    plain = step(weight_decay=1e-9)
+    assert relative_error(4 * step(weight_decay=1e-9, learning_rate_warmup=4), plain) < 1e-3
+    assert relative_error(step(weight_decay=0.5), plain) > 1e-2

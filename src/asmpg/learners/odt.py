@@ -30,7 +30,10 @@ class DecisionTransformerSettings(AbstractSettings):
         episodes_per_iteration: episodes gathered between two rounds of updates.
         updates_per_iteration: updates in a round.
         batch_size: transitions (odt: sub-sequences) per update.
-        policy_learning_rate: of Adam.
+        policy_learning_rate: of the policy's optimiser.
+        policy_optimiser: "adam", or "lamb", which scales the step of every array by that array's norm.
+        weight_decay: of the policy's optimiser; 0 for none.
+        learning_rate_warmup: updates over which the policy's learning rate rises linearly from zero; 0 for none.
         dropout: rate inside the backbone while fitting.
         context: steps that the policy sees at once.
         return_target: the return that is asked for while acting: "expert", the optimum; "overshot", the return whose
@@ -45,6 +48,9 @@ class DecisionTransformerSettings(AbstractSettings):
     updates_per_iteration: int
     batch_size: int
     policy_learning_rate: float
+    policy_optimiser: Literal["adam", "lamb"]
+    weight_decay: float
+    learning_rate_warmup: int
     dropout: float
     context: int
     return_target: Literal["expert", "overshot"] | float
@@ -61,14 +67,17 @@ class DecisionTransformerSettings(AbstractSettings):
 def paper(horizon: int) -> DecisionTransformerSettings:
     """The values of Zheng et al. (2022) that F.3 refers to, with one episode an iteration, which F.3 sweeps.
 
-    Not theirs: the size of the transformer, which is that of our other transformers; Adam in place of LAMB; and the
-    warm-up, which is that of all other methods.
+    Not theirs: the size of the transformer, which is that of our other transformers, and the warm-up episodes, which
+    are those of all other methods.
     """
     return DecisionTransformerSettings(
         episodes_per_iteration=1,
         updates_per_iteration=300,
         batch_size=256,
         policy_learning_rate=1e-4,
+        policy_optimiser="lamb",
+        weight_decay=5e-4,
+        learning_rate_warmup=10_000,
         dropout=0.1,
         context=20,
         return_target="expert",
@@ -91,6 +100,9 @@ def default(horizon: int) -> DecisionTransformerSettings:
         updates_per_iteration=horizon,
         batch_size=32,
         policy_learning_rate=1e-3,
+        policy_optimiser="adam",
+        weight_decay=0.0,
+        learning_rate_warmup=0,
         dropout=0.0,
         context=20,
         return_target="expert",
@@ -127,6 +139,15 @@ class DecisionTransformerState(eqx.Module):
     statistics: UpdateStatistics
 
 
+def _trained(policy: DecisionTransformerPolicy) -> Any:
+    """True for every number of a policy that is fitted, and False for those that are frozen."""
+    return eqx.tree_at(
+        lambda p: (p.return_mean, p.return_scale, p.target_return, p.normaliser),
+        jax.tree.map(lambda _: True, policy),
+        replace_fn=lambda part: jax.tree.map(lambda _: False, part),
+    )
+
+
 Example = tuple[Window, Float[Array, "*batch context"], Float[Array, "*batch context action"], Any]
 
 
@@ -143,8 +164,25 @@ class DecisionTransformer(AbstractLearner[DecisionTransformerState]):
     settings: DecisionTransformerSettings = eqx.field(static=True)
     target_return: float = eqx.field(static=True)
 
-    def _optimiser(self, learning_rate: float | Scalar) -> optax.GradientTransformation:
-        return optimiser(learning_rate, self.settings.learning_rate_decay, self.settings.gradient_clip)
+    @property
+    def _policy_optimiser(self) -> optax.GradientTransformation:
+        settings = self.settings
+        chosen = optimiser(
+            settings.policy_learning_rate,
+            settings.learning_rate_decay,
+            settings.gradient_clip,
+            kind=settings.policy_optimiser,
+            weight_decay=settings.weight_decay,
+            warmup=settings.learning_rate_warmup,
+        )
+        # Without a gradient, frozen numbers would still decay.
+        return optax.masked(chosen, _trained) if settings.weight_decay else chosen
+
+    @property
+    def _temperature_optimiser(self) -> optax.GradientTransformation:
+        settings = self.settings
+        rate = settings.temperature_learning_rate
+        return optimiser(rate, settings.learning_rate_decay, settings.gradient_clip)
 
     def init(self, *, key: PRNGKey) -> DecisionTransformerState:
         """An untrained policy."""
@@ -156,8 +194,8 @@ class DecisionTransformer(AbstractLearner[DecisionTransformerState]):
         return DecisionTransformerState(
             policy,
             log_temperature,
-            self._optimiser(settings.policy_learning_rate).init(eqx.filter(policy, eqx.is_inexact_array)),
-            self._optimiser(settings.temperature_learning_rate).init(log_temperature),
+            self._policy_optimiser.init(eqx.filter(policy, eqx.is_inexact_array)),
+            self._temperature_optimiser.init(log_temperature),
             UpdateStatistics.zero(),
         )
 
@@ -210,11 +248,11 @@ class DecisionTransformer(AbstractLearner[DecisionTransformerState]):
 
         grads, entropy = mean_gradient(loss, state.policy, self._sample(replay, key=key))
         policy, policy_optimiser, applied = apply_gradient(
-            self._optimiser(settings.policy_learning_rate), state.policy, state.policy_optimiser, grads
+            self._policy_optimiser, state.policy, state.policy_optimiser, grads
         )
         target = settings.target_entropy * self.env.action_size
         log_temperature, temperature_optimiser, tuned = apply_gradient(
-            self._optimiser(settings.temperature_learning_rate),
+            self._temperature_optimiser,
             state.log_temperature,
             state.temperature_optimiser,
             jax.grad(temperature_loss)(state.log_temperature, entropy, target),

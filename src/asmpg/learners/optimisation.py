@@ -1,7 +1,7 @@
 """One optimiser step, and what is kept about it: Adam, clipping, micro-batches, skipped updates."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -49,20 +49,35 @@ class UpdateStatistics(eqx.Module):
 
 
 def optimiser(
-    learning_rate: float | Scalar, decay: int, gradient_clip: float | Scalar
+    learning_rate: float | Scalar,
+    decay: int,
+    gradient_clip: float | Scalar,
+    *,
+    kind: Literal["adam", "lamb"] = "adam",
+    weight_decay: float = 0.0,
+    warmup: int = 0,
 ) -> optax.GradientTransformation:
-    """Adam behind a global-norm clip (Appendix E).
+    """Adam behind a global-norm clip (Appendix E), or LAMB (You et al., 2020; Zheng et al., 2022).
 
     Args:
         learning_rate: of the first update.
         decay: update n uses `learning_rate / sqrt(1 + n / decay)`; 0 keeps it constant.
         gradient_clip: largest global norm.
+        kind: "adam" or "lamb".
+        weight_decay: decoupled from the gradient.
+        warmup: updates over which the rate rises linearly; 0 for none.
     """
 
     def rate(num_updates: ArrayLike) -> Array:
-        return learning_rate / jnp.sqrt(1.0 + num_updates / decay)
+        factor = jnp.minimum((num_updates + 1.0) / warmup, 1.0) if warmup else 1.0
+        return factor * learning_rate / jnp.sqrt(1.0 + num_updates / decay if decay else 1.0)
 
-    return optax.chain(optax.clip_by_global_norm(gradient_clip), optax.adam(rate if decay else learning_rate))
+    used = rate if decay or warmup else learning_rate
+    if kind == "lamb":
+        method = optax.lamb(used, eps=1e-8, weight_decay=weight_decay)
+    else:
+        method = optax.adamw(used, weight_decay=weight_decay) if weight_decay else optax.adam(used)
+    return optax.chain(optax.clip_by_global_norm(gradient_clip), method)
 
 
 def apply_gradient(
@@ -75,7 +90,8 @@ def apply_gradient(
     """
     # Finite numbers whose norm overflows count too: the clip would turn them into zeros.
     applied = jnp.isfinite(global_norm(grads))
-    updates, new_state = transformation.update(grads, optimiser_state)
+    parameters = eqx.filter(network, eqx.is_inexact_array)
+    updates, new_state = transformation.update(grads, optimiser_state, parameters)
     new_network = eqx.apply_updates(network, updates)
 
     def keep(new: Any, old: Any) -> Any:
