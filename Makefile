@@ -20,7 +20,7 @@ RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip install --disable-pip-version-check --quiet
 PYTEST := $(RUN) -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile
 
-.PHONY: help install demo test test-all check format bench bench-gpu bench-score bench-backbones bench-laboratory readme clean distclean
+.PHONY: help install demo test test-all check format bench bench-gpu bench-score bench-backbones bench-laboratory readme docs dist try-wheel clean distclean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -77,8 +77,29 @@ bench-laboratory: $(VENV)/.stamp-user ## Time and memory of Jacobians and gradie
 readme: $(VENV)/.stamp-user ## Write the tables of README.md from results/cpu
 	$(RUN) benchmarks/readme.py
 
+$(VENV)/.stamp-docs: $(VENV)/.stamp-user
+	@echo "Installing the tools of the documentation into $(VENV)"
+	@$(PIP) --editable '.[docs]'
+	@touch $@
+
+docs: $(VENV)/.stamp-docs ## Build the documentation site into site/; every link has to lead somewhere
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
+
+$(VENV)/.stamp-dist: $(VENV)/.stamp-user
+	@$(PIP) build twine
+	@touch $@
+
+dist: $(VENV)/.stamp-dist ## Build wheel and sdist into dist/ and check them
+	rm -rf dist
+	$(RUN) -m build --quiet
+	$(RUN) -m twine check --strict dist/*
+
+PYTHONS ?= $(PYTHON)
+try-wheel: ## Try dist/*.whl outside the checkout; PYTHONS="python3.11 python3.13": newest releases, then lowest
+	.ci/try-wheel $(PYTHONS)
+
 clean: ## Remove caches and builds; keep .venv and runs
-	rm -rf build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist site .pytest_cache .ruff_cache .hypothesis
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## Remove .venv as well

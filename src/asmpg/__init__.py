@@ -4,6 +4,7 @@ Everything public is imported when it is first used: `import asmpg` itself takes
 """
 
 import importlib
+from importlib import metadata
 from typing import Any, TYPE_CHECKING
 
 
@@ -177,7 +178,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """A public name, or one of the modules they live in."""
+    """A public name, one of the modules they live in, or the version, which stands in the package's metadata alone."""
+    if name == "__version__":
+        return metadata.version("asmpg")
     if name in _ROOMS:
         return importlib.import_module(f".{name}", __name__)
     if name not in _MODULE_OF:
