@@ -45,18 +45,21 @@ def time_update(model: str, horizon: int, which: str, repeats: int) -> dict:
 
     import asmpg
     from asmpg.learners.replay import ReplayBuffer
+    from asmpg.models.normalisation import Normaliser
 
     other = "policy" if which == "model" else "model"
     overrides = {f"{which}_update_every": 1, f"{other}_update_every": NEVER}
     config = asmpg.TrainConfig("timber_harvest", horizon, OTHERS.get(model, model), overrides=overrides)
     learner = config.learner()
-    env = learner.env
+    env = config.environment()
     actions = jax.random.uniform(jax.random.key(0), (16, horizon, env.action_size), minval=-1.0)
     episodes = jax.jit(jax.vmap(lambda actions: asmpg.rollout(env, actions)))(actions)
     replay = eqx.tree_at(
         lambda r: (r.episodes, r.count), ReplayBuffer.create(env, 16), (episodes, jnp.asarray(16))
     )
-    state = learner.observe_warmup(learner.init(key=jax.random.key(1)), episodes)
+    state = learner.observe_warmup(
+        learner.init(Normaliser.unknown(env.state_size), key=jax.random.key(1)), episodes
+    )
     arrays, static = eqx.partition(state, eqx.is_array)
 
     def update(arrays: Any, key: Any) -> Any:

@@ -115,6 +115,7 @@ def run_ours(steps: int, seed: int) -> list[float]:
     from asmpg.core.loops import loop
     from asmpg.core.types import Trajectory
     from asmpg.learners.replay import ReplayBuffer
+    from asmpg.models.normalisation import Normaliser
 
     learner, env = make_learner(), gymnasium.make(TASK)
     replay = ReplayBuffer.create(learner.env, steps // HORIZON)
@@ -126,7 +127,7 @@ def run_ours(steps: int, seed: int) -> list[float]:
     add = eqx.filter_jit(lambda replay, episode: replay.add(episode))
     for episode in episodes:
         replay = add(replay, Trajectory(*map(jnp.asarray, episode)))
-    state = eqx.filter_jit(learner.init)(key=jax.random.key(seed))
+    state = eqx.filter_jit(learner.init)(Normaliser.unknown(3), key=jax.random.key(seed))
     state = learner.observe_warmup(state, Trajectory(*(jnp.stack(x) for x in zip(*episodes, strict=True))))
 
     @eqx.filter_jit

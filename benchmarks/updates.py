@@ -15,6 +15,7 @@ import pytest
 
 import asmpg
 from asmpg.learners.replay import ReplayBuffer
+from asmpg.models.normalisation import Normaliser
 from asmpg.training.loop import Schedule, Trainer
 from operations import product_operations
 
@@ -43,16 +44,16 @@ def make_config(model: str, horizon: int, **overrides: Any) -> asmpg.TrainConfig
 def make_update(model: str, horizon: int, part: str) -> tuple[Any, Any, int]:
     """One update of all seeds, the state it begins with, and the operations of its matrix products."""
     other = "policy" if part == "model" else "model"
-    learner = make_config(
-        model, horizon, **{f"{part}_update_every": 1, f"{other}_update_every": NEVER}
-    ).learner()
-    env = learner.env
+    config = make_config(model, horizon, **{f"{part}_update_every": 1, f"{other}_update_every": NEVER})
+    learner, env = config.learner(), config.environment()
     actions = jax.random.uniform(jax.random.key(0), (16, horizon, env.action_size), minval=-1.0)
     episodes = jax.jit(jax.vmap(lambda actions: asmpg.rollout(env, actions)))(actions)
     empty = ReplayBuffer.create(env, 16)
     replay = eqx.tree_at(lambda r: (r.episodes, r.count), empty, (episodes, jnp.asarray(16)))
+    unknown = Normaliser.unknown(env.state_size)
     states = [
-        learner.observe_warmup(learner.init(key=jax.random.key(seed)), episodes) for seed in range(NUM_SEEDS)
+        learner.observe_warmup(learner.init(unknown, key=jax.random.key(seed)), episodes)
+        for seed in range(NUM_SEEDS)
     ]
     arrays = [eqx.partition(state, eqx.is_array)[0] for state in states]
     static = eqx.partition(states[0], eqx.is_array)[1]

@@ -24,6 +24,7 @@ from asmpg.learners.odt_policy import (
 )
 from asmpg.learners.optimisation import apply_gradient
 from asmpg.learners.replay import ReplayBuffer
+from asmpg.models.normalisation import Normaliser
 from asmpg.tasks.environment import play, rollout, uniform_actions
 from asmpg.tasks.optimum import optimal, score
 from probes import RewardIsState
@@ -327,7 +328,7 @@ def make_replay() -> ReplayBuffer:
 @functools.cache
 def start(**overrides: Any) -> tuple[DecisionTransformer, Any]:
     learner = make_learner(**overrides)
-    init = eqx.filter_jit(lambda key: learner.init(key=key))
+    init = eqx.filter_jit(lambda key: learner.init(Normaliser.from_random_episodes(ENV), key=key))
     return learner, learner.observe_warmup(init(jax.random.key(0)), make_replay().episodes)
 
 
@@ -363,7 +364,9 @@ def test_a_round_of_updates_follows_two_whole_episodes():
 def test_updates_imitate_and_leave_what_is_frozen_alone():
     learner, before = start()
     after = run(learner, before, 14, 40)
-    diagnose = eqx.filter_jit(lambda state: learner.diagnose(state, make_replay(), key=jax.random.key(6)))
+    replay, key = make_replay(), jax.random.key(6)
+    episode = jax.tree.map(lambda leaf: leaf[0], replay.episodes)
+    diagnose = eqx.filter_jit(lambda state: learner.diagnose(state, replay, episode, key=key))
     losses = [diagnose(state)[1]["negative_log_likelihood"] for state in (before, after)]
     assert losses[1] < losses[0] - 0.3
     for name in ("return_mean", "return_scale", "target_return", "normaliser"):

@@ -21,6 +21,7 @@ from asmpg.gradients.policy_gradient import imagined_return
 from asmpg.learners.replay import ReplayBuffer
 from asmpg.models import OneStepModel, Simulator
 from asmpg.models.backbones import AbstractBackbone
+from asmpg.models.normalisation import Normaliser
 from asmpg.training.runs import lifecycle
 
 
@@ -166,7 +167,10 @@ def test_a_chunk_is_what_a_derivative_keeps():
 
     def scratch(chunk):
         learner = dataclasses.replace(config, scan_chunk=chunk).learner()
-        env, state = learner.env, learner.init(key=jax.random.key(0))
+        env, state = (
+            learner.env,
+            learner.init(Normaliser.from_random_episodes(learner.env), key=jax.random.key(0)),
+        )
         replay = ReplayBuffer.create(env, 4)
         arrays, static = eqx.partition(state, eqx.is_array)
 

@@ -151,10 +151,14 @@ def test_the_loop_knows_learners_and_no_method():
     }
     own = {name for name in names if top(name) in MODULES}
     assert {name for name in own if top(name) == "learners"} == {
-        "learners.model_based.AbstractLearner",
+        "learners.base.AbstractLearner",
+        "learners.base.start_key",
         "learners.replay.ReplayBuffer",
+        "learners.settings.AbstractSettings",
+        "learners.settings.MAY_DIFFER",
     }
-    assert {top(name) for name in own} == {"core", "tasks", "learners"}
+    assert {top(name) for name in own} == {"core", "tasks", "models", "learners"}
+    assert {name for name in own if top(name) == "models"} == {"models.normalisation.Normaliser"}
 
 
 @pytest.mark.parametrize("module", TREES)

@@ -67,7 +67,7 @@ def make_replay(num_episodes: int = 4) -> tuple[ReplayBuffer, Trajectory]:
 
 @eqx.filter_jit
 def init(learner: ModelBasedLearner, key: jax.Array) -> ModelBasedState:
-    return learner.init(key=key)
+    return learner.init(Normaliser.from_random_episodes(learner.env), key=key)
 
 
 def start(learner: ModelBasedLearner) -> ModelBasedState:
@@ -214,7 +214,8 @@ def test_a_gradient_that_is_not_finite_skips_the_update_and_is_counted(slope, ex
 
 @eqx.filter_jit
 def diagnose(learner: ModelBasedLearner, state: ModelBasedState, replay: ReplayBuffer) -> Any:
-    return learner.diagnose(state, replay, key=jax.random.key(3))
+    evaluated = rollout(learner.env, learner.policy(state))
+    return learner.diagnose(state, replay, evaluated, key=jax.random.key(3))
 
 
 @pytest.mark.parametrize("kind", ["rnn", "one-step"])

@@ -15,6 +15,7 @@ from asmpg.core.loops import loop
 from asmpg.gradients.policies import ActionSequence
 from asmpg.learners.model_based import ModelBasedLearner
 from asmpg.models import AbstractDynamicsModel
+from asmpg.models.normalisation import Normaliser
 from asmpg.tasks.environment import AbstractEnvironment
 from asmpg.training.config import TrainConfig
 from asmpg.training.loop import advance_seed, init_seed, Schedule, SeedState
@@ -192,7 +193,7 @@ def test_all_models_see_the_same_draws():
             def update(step, state):
                 return spied.update(state, replay, step, key=jax.random.fold_in(jax.random.key(3), step))
 
-            start = spied.init(key=jax.random.key(1))
+            start = spied.init(Normaliser.unknown(task.state_size), key=jax.random.key(1))
             state = loop(1, 7, update, start)
             return state.model.record, state.policy.means - start.policy.means
 

@@ -16,7 +16,7 @@ from asmpg.learners.model_based import ModelBasedLearner, ModelBasedState
 from asmpg.learners.replay import ReplayBuffer
 from asmpg.learners.settings import preset
 from asmpg.models import OneStepModel, Simulator
-from asmpg.models.normalisation import RewardScale
+from asmpg.models.normalisation import Normaliser, RewardScale
 from asmpg.models.reward import fitting_loss, LearnedReward
 from asmpg.tasks.environment import rollout, trajectory_rewards, uniform_actions
 from asmpg.training.config import TrainConfig
@@ -164,7 +164,9 @@ def maker(kind: Any, env: Any) -> Any:
 
 @eqx.filter_jit
 def start(learner: ModelBasedLearner) -> ModelBasedState:
-    return learner.observe_warmup(learner.init(key=jax.random.key(0)), make_episodes())
+    return learner.observe_warmup(
+        learner.init(Normaliser.unknown(learner.env.state_size), key=jax.random.key(0)), make_episodes()
+    )
 
 
 def run(

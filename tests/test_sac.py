@@ -229,7 +229,9 @@ def make_learner(**overrides: Any) -> SoftActorCritic:
 
 @eqx.filter_jit
 def started(learner: SoftActorCritic, episodes: Trajectory) -> SoftActorCriticState:
-    return learner.observe_warmup(learner.init(key=jax.random.key(0)), episodes)
+    return learner.observe_warmup(
+        learner.init(Normaliser.unknown(learner.env.state_size), key=jax.random.key(0)), episodes
+    )
 
 
 def start(learner: SoftActorCritic, replay: ReplayBuffer) -> SoftActorCriticState:

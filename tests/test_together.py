@@ -71,9 +71,12 @@ def test_seeds_that_differ_in_numbers_are_as_they_are_alone(model, numbers, quic
     numbers = {name: values for name, values in numbers.items() if name in MAY_DIFFER}
     config = make_config(model, **fixed, **{name: values[1] for name, values in numbers.items()})
     alone = train(Trainer(config.learner(), SCHEDULE, range(NUM_SEEDS)))
-    wide = {name: np.repeat(values, NUM_SEEDS).tolist() for name, values in numbers.items()}
     learner = make_config(model, **fixed).learner()
-    both = train(Trainer(learner, SCHEDULE, [*range(NUM_SEEDS)] * 2, wide))
+    settings = [
+        dataclasses.replace(learner.settings, **{name: values[i] for name, values in numbers.items()})
+        for i in range(2)
+    ]
+    both = train(Trainer(learner, SCHEDULE, range(NUM_SEEDS), settings))
     first, second = np.split(both["return"], 2)
     assert not np.allclose(first, second, rtol=1e-3)
     for name, values in alone.items():
@@ -86,7 +89,8 @@ def test_every_number_that_may_differ_can_be_one_that_only_the_program_knows(mod
     learner = make_config(model).learner()
     own = {name: getattr(learner.settings, name) for name in MAY_DIFFER if hasattr(learner.settings, name)}
     assert {"policy_learning_rate", "gradient_clip"} < own.keys()
-    trainer = Trainer(learner, SCHEDULE, [0, 1], {name: [value, 2 * value] for name, value in own.items()})
+    doubled = dataclasses.replace(learner.settings, **{name: 2 * value for name, value in own.items()})
+    trainer = Trainer(learner, SCHEDULE, [0], [learner.settings, doubled])
     state, _ = jax.eval_shape(
         functools.partial(trainer.advance, first_episode=3, num_episodes=3), trainer.shapes
     )

@@ -16,14 +16,16 @@ import numpy as np
 import pytest
 
 from asmpg.core.types import Metrics
+from asmpg.learners.base import exploration_noise
 from asmpg.learners.model_based import ModelBasedLearner
 from asmpg.learners.settings import preset
 from asmpg.models import OneStepModel
+from asmpg.models.normalisation import Normaliser
 from asmpg.tasks.environment import AbstractEnvironment, evaluation_states, rollout, trajectory_rewards
 from asmpg.tasks.optimum import optimal, score
 from asmpg.training import loop as training
 from asmpg.training.config import TrainConfig
-from asmpg.training.loop import exploration_noise, explore, Schedule, Trainer
+from asmpg.training.loop import collect, Schedule, Trainer
 from toys import bits, Drift, flatten, relative_error
 
 
@@ -333,13 +335,13 @@ def test_exploration_noise_is_correlated_over_time_if_asked(lag):
 def test_exploration_acts_with_the_policy_and_beyond_it():
     """Without added noise, actions are the policy's own for some noise; with it, they reach the bounds, not over."""
     env = Drift(horizon=50)
-    spread = {}
+    spread, unknown = {}, Normaliser.unknown(env.state_size)
     for amplitude in (0.0, 1.0):
         learner = make_trainer([0], env, exploration_amplitude=amplitude).learner
-        state = eqx.filter_jit(lambda key, learner=learner: learner.init(key=key))(jax.random.key(1))
+        state = eqx.filter_jit(lambda key, learner=learner: learner.init(unknown, key=key))(jax.random.key(1))
         bound = state.policy.layers[-1].bias.at[:2].set(8.0)  # a policy that has settled at the upper bound
         state = eqx.tree_at(lambda s: s.policy.layers[-1].bias, state, bound)
-        run = eqx.filter_jit(lambda state, key, learner=learner: explore(learner, state, key=key))
+        run = eqx.filter_jit(lambda state, key, learner=learner: collect(learner, env, state, key=key))
         keys = jax.random.split(jax.random.key(2), 8)
         episodes = [run(state, key) for key in keys]
         assert bits(run(state, keys[0])) == bits(episodes[0])

@@ -2,12 +2,11 @@
 
 import contextlib
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 
 import asmpg
-from asmpg.learners.model_based import AbstractLearner
+from asmpg.learners.base import AbstractLearner
 
 
 class State(asmpg.AbstractPolicy):
@@ -29,9 +28,9 @@ class Wanderer(AbstractLearner):
     """Its state depends on every key, on the replayed episodes, on the number of updates and on one setting."""
 
     env: asmpg.AbstractEnvironment
-    settings: asmpg.Settings = eqx.field(static=True)
+    settings: asmpg.Settings
 
-    def init(self, *, key):
+    def init(self, normaliser, *, key):
         return State(jax.random.normal(key, (1,)))
 
     def observe_warmup(self, state, episodes):
@@ -44,7 +43,7 @@ class Wanderer(AbstractLearner):
     def policy(self, state):
         return state
 
-    def diagnose(self, state, replay, *, key):
+    def diagnose(self, state, replay, trajectory, *, key):
         return state, {"push": state.push[0], "entropy": -state.push[0]}
 
 

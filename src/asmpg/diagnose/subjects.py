@@ -13,10 +13,10 @@ from ..core.checks import check_choice, check_integer
 from ..core.types import one_line, PRNGKey, UsageError
 from ..gradients.analysis import check_fits
 from ..gradients.policies import TanhGaussianPolicy
-from ..learners.model_based import AbstractLearner, with_normaliser
+from ..learners.base import AbstractLearner
 from ..models import AbstractDynamicsModel
 from ..models.files import is_backbone, split_family
-from ..models.normalisation import Normaliser
+from ..models.normalisation import Normaliser, with_normaliser
 from ..tasks import files as task_files
 from ..tasks.environment import AbstractEnvironment, uniform_actions
 from ..tasks.validation import check_horizon, validate
@@ -104,7 +104,7 @@ def _named_model(name: str, env: AbstractEnvironment, key: PRNGKey) -> AbstractD
     make = getattr(learner, "make_model", None)
     if make is None:
         raise UsageError(f"model: {name} has no dynamics model to diagnose")
-    return make(key=key)
+    return with_normaliser(make(key=key), Normaliser.from_random_episodes(env))
 
 
 def _own_model(text: str, env: AbstractEnvironment, key: PRNGKey) -> AbstractDynamicsModel:
@@ -182,7 +182,9 @@ def _initial_model(
     """The model a run began with: its draws come from the seed, its statistics are those frozen since."""
     # The first of the three keys that `training.init_seed` makes of a seed's.
     key = jax.random.split(jax.random.key(seed), 3)[0]
-    first = eqx.filter_jit(lambda key: learner.init(key=key).model)(key)
+    first = eqx.filter_jit(
+        lambda key: learner.init(Normaliser.unknown(learner.env.state_size), key=key).model
+    )(key)
     nodes = jax.tree.leaves(model, is_leaf=lambda node: isinstance(node, Normaliser))
     frozen = next((node for node in nodes if isinstance(node, Normaliser)), None)
     return first if frozen is None else with_normaliser(first, frozen)

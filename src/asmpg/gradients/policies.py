@@ -13,7 +13,8 @@ from jaxtyping import Array, Float
 from ..core.linear import Linear
 from ..core.types import PRNGKey, Scalar, Step
 from ..models.normalisation import Normaliser
-from ..tasks.environment import AbstractActor, AbstractEnvironment
+from ..tasks.environment import AbstractActor
+from ..tasks.spec import Spec
 
 
 HIDDEN_SIZE = 64
@@ -120,7 +121,7 @@ class TanhGaussianPolicy(AbstractTanhGaussianPolicy):
 
     def __init__(
         self,
-        env: AbstractEnvironment,
+        env: Spec,
         *,
         key: PRNGKey,
         normaliser: Normaliser | None = None,
@@ -173,7 +174,7 @@ class ActionSequence(AbstractTanhGaussianPolicy):
     # all weights move together. These parameters are the output.
     learning_rate_factor: ClassVar[float] = 30.0
 
-    def __init__(self, env: AbstractEnvironment, *, key: PRNGKey):
+    def __init__(self, env: Spec, *, key: PRNGKey):
         """Centred, as a network is at first, with a standard deviation of one before the squashing.
 
         Args:

@@ -1,8 +1,7 @@
 """Algorithm 1 as a learner: fit a dynamics model on replayed episodes, improve the policy through it."""
 
-import abc
 import dataclasses
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -17,46 +16,14 @@ from ..gradients.imagination import Imagine, imagine, Imagined, Loop, resolve
 from ..gradients.policies import AbstractTanhGaussianPolicy, TanhGaussianPolicy
 from ..gradients.policy_gradient import imagined_return
 from ..models import AbstractDynamicsModel
-from ..models.normalisation import Normaliser
+from ..models.normalisation import Normaliser, RewardScale, with_normaliser
 from ..models.reward import fitting_loss, LearnedReward
-from ..tasks.environment import AbstractActor, AbstractEnvironment, AbstractReward, rollout
+from ..tasks.environment import AbstractEnvironment, AbstractReward
+from ..tasks.spec import Spec
+from .base import AbstractLearner
 from .optimisation import apply_gradient, mean_gradient, optimiser, UpdateStatistics
 from .replay import ReplayBuffer
-from .settings import AbstractSettings, Settings
-
-
-State = TypeVar("State")
-
-
-class AbstractLearner(eqx.Module, Generic[State]):
-    """What the training loop knows of a method. One seed, unbatched.
-
-    A learner is immutable and holds what is fixed in a run; everything that changes is in its state, a pytree of
-    arrays, so that a checkpoint of the state is a checkpoint of the method.
-    """
-
-    env: eqx.AbstractVar[AbstractEnvironment]
-    settings: eqx.AbstractVar[AbstractSettings]
-
-    @abc.abstractmethod
-    def init(self, *, key: PRNGKey) -> State:
-        """Initial parameters and optimiser states."""
-
-    @abc.abstractmethod
-    def observe_warmup(self, state: State, episodes: Trajectory) -> State:
-        """Takes in the warm-up episodes (leading axis), before the first update."""
-
-    @abc.abstractmethod
-    def update(self, state: State, replay: ReplayBuffer, elapsed: Int[Array, ""], *, key: PRNGKey) -> State:
-        """All updates earned by one environment step, the `elapsed`-th since the warm-up (from 1)."""
-
-    @abc.abstractmethod
-    def policy(self, state: State) -> AbstractActor:
-        """Who acts: with noise to explore, without to be evaluated."""
-
-    @abc.abstractmethod
-    def diagnose(self, state: State, replay: ReplayBuffer, *, key: PRNGKey) -> tuple[State, Metrics]:
-        """Metrics since the last call, and the state with their accumulators reset."""
+from .settings import Settings
 
 
 class FixedPoints(eqx.Module):
@@ -127,15 +94,9 @@ def _found(imagined: Imagined) -> tuple[Array, Array, Array] | None:
     return imagined.states, imagined.sweeps.number.astype(dtype), fallback.astype(dtype)
 
 
-def with_normaliser(network: Any, normaliser: Normaliser) -> Any:
-    """The network with every normaliser in it replaced."""
-
-    def is_normaliser(node: Any) -> bool:
-        return isinstance(node, Normaliser)
-
-    return jax.tree.map(
-        lambda node: normaliser if is_normaliser(node) else node, network, is_leaf=is_normaliser
-    )
+def new_policy(env: Spec, *, key: PRNGKey) -> TanhGaussianPolicy:
+    """An untrained policy that knows nothing of the world's units yet."""
+    return TanhGaussianPolicy(env, key=key, normaliser=Normaliser.unknown(env.state_size))
 
 
 class ModelBasedLearner(AbstractLearner[ModelBasedState]):
@@ -157,12 +118,12 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
     """
 
     env: AbstractEnvironment
-    settings: Settings = eqx.field(static=True)
+    settings: Settings
     make_model: Any = eqx.field(static=True)
     loop: Loop = eqx.field(static=True, default="open")
     record_cosine: bool = eqx.field(static=True, default=False)
     learned_reward: bool = eqx.field(static=True, default=False)
-    make_policy: Any = eqx.field(static=True, default=TanhGaussianPolicy)
+    make_policy: Any = eqx.field(static=True, default=new_policy)
     imagine: Imagine = eqx.field(static=True, default="auto")
     scan_chunk: int | None = eqx.field(static=True, default=None)
 
@@ -176,13 +137,16 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
         rate = settings.policy_learning_rate * policy.learning_rate_factor
         return optimiser(rate, settings.learning_rate_decay, settings.gradient_clip)
 
-    def init(self, *, key: PRNGKey) -> ModelBasedState:
+    def init(self, normaliser: Normaliser, *, key: PRNGKey) -> ModelBasedState:
         """Initial networks. The policy's draw does not depend on the kind of model."""
         policy_key, model_key, reward_key = jax.random.split(key, 3)
         start_key = jax.random.fold_in(key, 3)
-        policy = self.make_policy(self.env, key=policy_key)
-        model = self.make_model(key=model_key)
-        reward = LearnedReward(self.env, key=reward_key) if self.learned_reward else None
+        policy = with_normaliser(self.make_policy(self.env, key=policy_key), normaliser)
+        model = with_normaliser(self.make_model(key=model_key), normaliser)
+        reward = None
+        if self.learned_reward:
+            scale = RewardScale.unknown()
+            reward = LearnedReward(self.env, key=reward_key, normaliser=normaliser, scale=scale)
         return ModelBasedState(
             model,
             policy,
@@ -318,18 +282,17 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
         return state.policy
 
     def diagnose(
-        self, state: ModelBasedState, replay: ReplayBuffer, *, key: PRNGKey
+        self, state: ModelBasedState, replay: ReplayBuffer, trajectory: Trajectory, *, key: PRNGKey
     ) -> tuple[ModelBasedState, Metrics]:
         """Losses, gradient norm, entropy, standard deviation, skipped updates and, if asked, the cosine."""
         episodes = replay.sample(self.settings.model_batch_size, key=key)
-        own = rollout(self.env, state.policy, initial_state=episodes.states[0, 0])
         steps = jnp.arange(self.env.horizon)
-        std = jax.vmap(lambda s, t: state.policy.distribution(s, t).scale)(own.states[:-1], steps)
+        std = jax.vmap(lambda s, t: state.policy.distribution(s, t).scale)(trajectory.states[:-1], steps)
         statistics = state.statistics
         updates = jnp.maximum(statistics.num_updates, 1)
         metrics = {
             "model_loss": jax.vmap(state.model.loss)(episodes).mean(),
-            "model_loss_on_policy": state.model.loss(own),
+            "model_loss_on_policy": state.model.loss(trajectory),
             "gradient_norm": statistics.gradient_norm / updates * state.return_scale,
             "entropy": statistics.entropy / updates,
             "policy_std": std.mean(),
@@ -337,9 +300,9 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
         }
         if state.reward is not None:
             metrics["reward_loss"] = jax.vmap(state.reward.loss)(episodes).mean()
-            metrics["reward_loss_on_policy"] = state.reward.loss(own)
+            metrics["reward_loss_on_policy"] = state.reward.loss(trajectory)
         if self.record_cosine:
-            start, reward = own.states[0], self._reward(state)
+            start, reward = trajectory.states[0], self._reward(state)
             metrics["cosine"] = gradient_cosine(state.policy, state.model, self.env, start, reward)
             if not jax.tree.leaves(state.model.init(start)):
                 noise = jnp.zeros((self.env.horizon, self.env.action_size))

@@ -11,17 +11,19 @@ from jaxtyping import Array, Float, Int
 
 from ..core.loops import loop
 from ..core.types import global_norm, Metrics, PRNGKey, Scalar, Trajectory
-from ..models.normalisation import Normaliser
+from ..models.normalisation import Normaliser, with_normaliser
 from ..tasks.environment import AbstractEnvironment
 from ..tasks.optimum import optimal, random_return
-from .model_based import AbstractLearner, with_normaliser
+from ..tasks.spec import Spec
+from .base import AbstractLearner
 from .odt_policy import DecisionTransformerPolicy, imitation_loss, returns_to_go, sub_sequence, Window
 from .optimisation import apply_gradient, mean_gradient, optimiser, UpdateStatistics
 from .replay import ReplayBuffer
-from .settings import AbstractSettings
+from .settings import AbstractSettings, with_rates_as_leaves
 from .temperature import temperature_loss
 
 
+@with_rates_as_leaves
 @dataclasses.dataclass(frozen=True)
 class DecisionTransformerSettings(AbstractSettings):
     """What a preset of the online decision transformer fixes.
@@ -160,8 +162,8 @@ class DecisionTransformer(AbstractLearner[DecisionTransformerState]):
         target_return: what is asked for, to explore and to be evaluated.
     """
 
-    env: AbstractEnvironment
-    settings: DecisionTransformerSettings = eqx.field(static=True)
+    env: Spec
+    settings: DecisionTransformerSettings
     target_return: float = eqx.field(static=True)
 
     @property
@@ -184,11 +186,16 @@ class DecisionTransformer(AbstractLearner[DecisionTransformerState]):
         rate = settings.temperature_learning_rate
         return optimiser(rate, settings.learning_rate_decay, settings.gradient_clip)
 
-    def init(self, *, key: PRNGKey) -> DecisionTransformerState:
+    def init(self, normaliser: Normaliser, *, key: PRNGKey) -> DecisionTransformerState:
         """An untrained policy."""
         settings = self.settings
         policy = DecisionTransformerPolicy(
-            self.env, self.target_return, context=settings.context, dropout=settings.dropout, key=key
+            self.env,
+            self.target_return,
+            context=settings.context,
+            dropout=settings.dropout,
+            normaliser=normaliser,
+            key=key,
         )
         log_temperature = jnp.log(jnp.asarray(settings.temperature, float))
         return DecisionTransformerState(
@@ -267,7 +274,7 @@ class DecisionTransformer(AbstractLearner[DecisionTransformerState]):
         return state.policy
 
     def diagnose(
-        self, state: DecisionTransformerState, replay: ReplayBuffer, *, key: PRNGKey
+        self, state: DecisionTransformerState, replay: ReplayBuffer, trajectory: Trajectory, *, key: PRNGKey
     ) -> tuple[DecisionTransformerState, Metrics]:
         """Negative log-likelihood of a batch, gradient norm, entropy, temperature and skipped updates."""
         windows, weights, noise, _ = self._sample(replay, key=key)

@@ -11,7 +11,8 @@ from ..core.linear import Linear
 from ..core.types import PRNGKey, Scalar, Step, Trajectory
 from ..models.backbones.attention import Transformer
 from ..models.normalisation import Normaliser
-from ..tasks.environment import AbstractActor, AbstractEnvironment
+from ..tasks.environment import AbstractActor
+from ..tasks.spec import Spec
 
 
 # Actions are brought this close to zero before the squashing is undone: that of a bound would be infinite, and one
@@ -108,7 +109,7 @@ class DecisionTransformerPolicy(AbstractActor):
 
     def __init__(
         self,
-        env: AbstractEnvironment,
+        env: Spec,
         target_return: float,
         *,
         context: int,

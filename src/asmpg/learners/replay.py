@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from ..core.types import PRNGKey, Trajectory
-from ..tasks.environment import AbstractEnvironment
+from ..tasks.spec import Spec
 
 
 class ReplayBuffer(eqx.Module):
@@ -21,7 +21,7 @@ class ReplayBuffer(eqx.Module):
     count: Int[Array, ""]
 
     @classmethod
-    def create(cls, env: AbstractEnvironment, capacity: int) -> "ReplayBuffer":
+    def create(cls, env: Spec, capacity: int) -> "ReplayBuffer":
         """An empty buffer for `capacity` episodes."""
         return cls(
             Trajectory(

@@ -11,12 +11,12 @@ from jaxtyping import Array, Float, Int
 from ..core.loops import repeat
 from ..core.types import global_norm, Metrics, PRNGKey, Scalar, Trajectory
 from ..gradients.policies import TanhGaussianPolicy
-from ..models.normalisation import Normaliser
-from ..tasks.environment import AbstractEnvironment, rollout
-from .model_based import AbstractLearner, with_normaliser
+from ..models.normalisation import Normaliser, with_normaliser
+from ..tasks.spec import Spec
+from .base import AbstractLearner
 from .optimisation import apply_gradient, mean_gradient, optimiser, UpdateStatistics
 from .replay import ReplayBuffer
-from .settings import AbstractSettings
+from .settings import AbstractSettings, with_rates_as_leaves
 from .soft_values import (
     bootstrap_target,
     Critic,
@@ -30,6 +30,7 @@ from .soft_values import (
 from .temperature import temperature_loss
 
 
+@with_rates_as_leaves
 @dataclasses.dataclass(frozen=True)
 class SoftActorCriticSettings(AbstractSettings):
     """What a preset of soft actor-critic fixes.
@@ -157,20 +158,20 @@ class SoftActorCritic(AbstractLearner[SoftActorCriticState]):
             limit (a Gymnasium truncation): values look beyond it, and time is not observed.
     """
 
-    env: AbstractEnvironment
-    settings: SoftActorCriticSettings = eqx.field(static=True)
+    env: Spec
+    settings: SoftActorCriticSettings
     ends: bool = eqx.field(static=True, default=True)
 
     def _optimiser(self, learning_rate: float | Scalar) -> optax.GradientTransformation:
         return optimiser(learning_rate, self.settings.learning_rate_decay, self.settings.gradient_clip)
 
-    def init(self, *, key: PRNGKey) -> SoftActorCriticState:
+    def init(self, normaliser: Normaliser, *, key: PRNGKey) -> SoftActorCriticState:
         """Initial networks; the policy is drawn as that of the model-based methods is."""
         settings = self.settings
         policy_key, critic_key = jax.random.split(key)
-        policy = TanhGaussianPolicy(self.env, key=policy_key, observe_time=self.ends)
+        policy = TanhGaussianPolicy(self.env, key=policy_key, normaliser=normaliser, observe_time=self.ends)
         keys = jax.random.split(critic_key, settings.num_critics)
-        critics = tuple(Critic(self.env, key=key, normaliser=policy.normaliser) for key in keys)
+        critics = tuple(Critic(self.env, key=key, normaliser=normaliser) for key in keys)
         log_temperature = jnp.log(jnp.maximum(jnp.asarray(settings.temperature, float), 1e-30))
         return SoftActorCriticState(
             policy,
@@ -308,16 +309,14 @@ class SoftActorCritic(AbstractLearner[SoftActorCriticState]):
         return state.policy
 
     def diagnose(
-        self, state: SoftActorCriticState, replay: ReplayBuffer, *, key: PRNGKey
+        self, state: SoftActorCriticState, replay: ReplayBuffer, trajectory: Trajectory, *, key: PRNGKey
     ) -> tuple[SoftActorCriticState, Metrics]:
         """Critic loss on a batch, gradient norm, entropy, standard deviation, temperature and skipped updates."""
-        batch_key, start_key = jax.random.split(key)
-        transitions, noise = self._sample(state, replay, key=batch_key)
+        transitions, noise = self._sample(state, replay, key=jax.random.split(key)[0])
         targets = self._targets(state, transitions, noise)
         losses = jax.vmap(lambda t, y: critic_loss(state.critics, t, y))(transitions, targets)
-        own = rollout(self.env, state.policy, initial_state=replay.initial_states(1, key=start_key)[0])
         steps = jnp.arange(self.env.horizon)
-        std = jax.vmap(lambda s, t: state.policy.distribution(s, t).scale)(own.states[:-1], steps)
+        std = jax.vmap(lambda s, t: state.policy.distribution(s, t).scale)(trajectory.states[:-1], steps)
         statistics = state.statistics
         updates = jnp.maximum(statistics.num_updates, 1)
         metrics = {

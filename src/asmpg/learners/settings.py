@@ -1,12 +1,16 @@
 """Sizes, rates and intervals of a run: what every method has, and the presets of the model-based ones."""
 
 import dataclasses
-from typing import Literal
+from collections.abc import Iterable
+from typing import Any, Literal, TypeVar
+
+import jax
 
 from ..core.types import UsageError
 
 
-# Numbers that neither shape nor branch the program: seeds that differ in nothing else can share one.
+# Numbers that neither shape nor branch the program: they are the leaves of the settings, and may be traced. Seeds that
+# differ in nothing else share one program.
 MAY_DIFFER = frozenset(
     {
         *("model_learning_rate", "policy_learning_rate", "critic_learning_rate", "temperature_learning_rate"),
@@ -16,6 +20,30 @@ MAY_DIFFER = frozenset(
 )
 
 
+Class = TypeVar("Class", bound=type)
+
+
+def with_rates_as_leaves(cls: Class) -> Class:
+    """Makes a frozen dataclass of settings a pytree whose leaves are its rates; all else is static."""
+    names = [field.name for field in dataclasses.fields(cls)]
+    rates = [name for name in names if name in MAY_DIFFER]
+    others = [name for name in names if name not in MAY_DIFFER]
+
+    def flatten(settings: Any) -> tuple[list[tuple[jax.tree_util.GetAttrKey, Any]], tuple[Any, ...]]:
+        leaves = [(jax.tree_util.GetAttrKey(name), getattr(settings, name)) for name in rates]
+        return leaves, tuple(getattr(settings, name) for name in others)
+
+    def unflatten(static: tuple[Any, ...], leaves: Iterable[Any]) -> Any:
+        # Past the constructor and its checks: between two programs a rate may be an array, or anything at all.
+        settings = object.__new__(cls)
+        settings.__dict__.update(zip(others, static, strict=True), **dict(zip(rates, leaves, strict=True)))
+        return settings
+
+    jax.tree_util.register_pytree_with_keys(cls, flatten, unflatten)
+    return cls
+
+
+@with_rates_as_leaves
 @dataclasses.dataclass(frozen=True)
 class AbstractSettings:
     """What the loop and the optimisers of every method need. Each method's own settings add to it.
@@ -46,6 +74,7 @@ class AbstractSettings:
         return False
 
 
+@with_rates_as_leaves
 @dataclasses.dataclass(frozen=True)
 class Settings(AbstractSettings):
     """What a preset of the model-based methods fixes. Intervals and sizes count steps, updates or episodes as named.

@@ -9,7 +9,7 @@ from ..core.linear import Linear
 from ..core.types import PRNGKey, Scalar, Step
 from ..gradients.policies import TanhGaussianPolicy
 from ..models.normalisation import Normaliser
-from ..tasks.environment import AbstractEnvironment
+from ..tasks.spec import Spec
 from .replay import ReplayBuffer
 
 
@@ -23,7 +23,7 @@ class Critic(eqx.Module):
     normaliser: Normaliser
     horizon: int = eqx.field(static=True)
 
-    def __init__(self, env: AbstractEnvironment, *, key: PRNGKey, normaliser: Normaliser | None = None):
+    def __init__(self, env: Spec, *, key: PRNGKey, normaliser: Normaliser | None = None):
         """Random parameters; statistics of 64 random episodes unless a normaliser is given."""
         keys = jax.random.split(key, 3)
         features = env.state_size + 1 + env.action_size

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from ..core.linear import Linear
 from ..core.types import PRNGKey, Scalar, Step, Trajectory
 from ..tasks.environment import AbstractEnvironment
+from ..tasks.spec import Spec
 from .base import AbstractDynamicsModel, free_run, HIDDEN_SIZE
 from .normalisation import DifferenceUnit, Normaliser
 
@@ -51,7 +52,7 @@ class OneStepModel(AbstractDynamicsModel):
 
     def __init__(
         self,
-        env: AbstractEnvironment,
+        env: Spec,
         *,
         key: PRNGKey,
         first_step_flag: bool = False,

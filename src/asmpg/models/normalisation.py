@@ -1,6 +1,6 @@
 """Frozen input and output scales: one set of statistics for the networks of a run."""
 
-from typing import Literal
+from typing import Literal, TypeVar
 
 import equinox as eqx
 import jax
@@ -9,9 +9,11 @@ from jaxtyping import Array, Float
 
 from ..core.types import Scalar, Trajectory
 from ..tasks.environment import AbstractEnvironment, random_episodes
+from ..tasks.spec import Spec
 
 
 DifferenceUnit = Literal["typical", "state"]
+Networks = TypeVar("Networks")
 
 NUM_EPISODES = 64
 FLOOR = 1e-3
@@ -48,9 +50,19 @@ class Normaliser(eqx.Module):
         return cls(mean, scale, jnp.maximum(difference, FLOOR * scale))
 
     @classmethod
-    def from_random_episodes(cls, env: AbstractEnvironment) -> "Normaliser":
-        """The statistics of 64 episodes of uniform random actions under a fixed key."""
-        return cls.from_states(reference_episodes(env).states)
+    def from_random_episodes(cls, env: Spec) -> "Normaliser":
+        """The statistics of 64 episodes of uniform random actions under a fixed key.
+
+        Of a world outside JAX nothing is known before its first episodes.
+        """
+        if isinstance(env, AbstractEnvironment):
+            return cls.from_states(reference_episodes(env).states)
+        return cls.unknown(env.state_size)
+
+    @classmethod
+    def unknown(cls, state_size: int) -> "Normaliser":
+        """Of a world whose units are not known yet: every finite state is normalised to zero."""
+        return cls(jnp.zeros(state_size), jnp.full(state_size, jnp.inf), jnp.ones(state_size))
 
     def normalise(self, state: Float[Array, "*batch state"]) -> Float[Array, "*batch state"]:
         """Environment units to normalised ones."""
@@ -101,9 +113,35 @@ class RewardScale(eqx.Module):
     last_scale: Scalar
 
     @classmethod
+    def from_random_episodes(cls, env: Spec) -> "RewardScale":
+        """The statistics of the episodes that `Normaliser.from_random_episodes` takes."""
+        if isinstance(env, AbstractEnvironment):
+            return cls.from_rewards(reference_episodes(env).rewards)
+        return cls.unknown()
+
+    @classmethod
+    def unknown(cls) -> "RewardScale":
+        """Of a world whose units are not known yet."""
+        return cls(jnp.zeros(()), jnp.ones(()), jnp.zeros(()), jnp.ones(()))
+
+    @classmethod
     def from_rewards(cls, rewards: Float[Array, "episodes horizon"]) -> "RewardScale":
         """The statistics of whole episodes."""
         spread = jnp.maximum(rewards.sum(axis=1).std(), SPREAD_FLOOR)
         before, last = rewards[:, :-1], rewards[:, -1]
         scale = jnp.maximum(before.std(), FLOOR * spread / rewards.shape[1])
         return cls(before.mean(), scale, last.mean(), jnp.maximum(last.std(), scale))
+
+
+def with_normaliser(networks: Networks, normaliser: Normaliser) -> Networks:
+    """The networks, in any pytree, with every normaliser in it replaced; numbers keep their precision."""
+
+    def replaced(node: Normaliser) -> Normaliser:
+        return jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), normaliser, node)
+
+    def is_normaliser(node: object) -> bool:
+        return isinstance(node, Normaliser)
+
+    return jax.tree.map(
+        lambda node: replaced(node) if is_normaliser(node) else node, networks, is_leaf=is_normaliser
+    )

@@ -7,9 +7,10 @@ from jaxtyping import Array, Float
 
 from ..core.linear import Linear
 from ..core.types import PRNGKey, Scalar, Step, Trajectory
-from ..tasks.environment import AbstractEnvironment, AbstractReward, trajectory_rewards
+from ..tasks.environment import AbstractReward, trajectory_rewards
+from ..tasks.spec import Spec
 from . import AbstractDynamicsModel
-from .normalisation import Normaliser, reference_episodes, RewardScale
+from .normalisation import Normaliser, RewardScale
 
 
 HIDDEN_SIZE = 64
@@ -56,7 +57,7 @@ class LearnedReward(AbstractReward):
 
     def __init__(
         self,
-        env: AbstractEnvironment,
+        env: Spec,
         *,
         key: PRNGKey,
         normaliser: Normaliser | None = None,
@@ -74,7 +75,7 @@ class LearnedReward(AbstractReward):
         self.running = Network(env.state_size + env.action_size + 2, key=running_key)
         self.terminal = Network(env.state_size, key=terminal_key)
         self.normaliser = Normaliser.from_random_episodes(env) if normaliser is None else normaliser
-        self.scale = RewardScale.from_rewards(reference_episodes(env).rewards) if scale is None else scale
+        self.scale = RewardScale.from_random_episodes(env) if scale is None else scale
         self.horizon = env.horizon
 
     def with_statistics(self, episodes: Trajectory) -> "LearnedReward":

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from ..core.linear import Linear
 from ..core.types import PRNGKey, Scalar, Step, Trajectory
-from ..tasks.environment import AbstractEnvironment
+from ..tasks.spec import Spec
 from .backbones import AbstractBackbone, create_backbone, CreateBackbone
 from .base import AbstractDynamicsModel, free_run, HIDDEN_SIZE
 from .normalisation import DifferenceUnit, Normaliser
@@ -93,7 +93,7 @@ class ActionSequenceModel(AbstractDynamicsModel):
 
     def __init__(
         self,
-        env: AbstractEnvironment,
+        env: Spec,
         backbone: str | AbstractBackbone | CreateBackbone = "transformer",
         *,
         key: PRNGKey,
@@ -232,7 +232,7 @@ class HistoryModel(AbstractDynamicsModel):
 
     def __init__(
         self,
-        env: AbstractEnvironment,
+        env: Spec,
         backbone: str | AbstractBackbone | CreateBackbone = "transformer",
         *,
         key: PRNGKey,

@@ -11,7 +11,8 @@ from ..core.checks import check_choice, check_integer, check_number
 from ..core.precision import Precision, resolve_precision
 from ..core.types import UsageError
 from ..gradients.imagination import check_parallel, Imagine, Loop, resolve
-from ..learners.model_based import AbstractLearner, ModelBasedLearner
+from ..learners.base import AbstractLearner
+from ..learners.model_based import ModelBasedLearner
 from ..learners.settings import AbstractSettings, Settings
 from ..models import files as model_files
 from ..tasks import files as task_files

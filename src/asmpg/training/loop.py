@@ -1,9 +1,8 @@
-"""The one training loop: episodes, replay and earned updates, all seeds together, one jitted chunk at a time."""
+"""The training loop in three verbs, collect, improve, evaluate: all seeds together, one jitted chunk at a time."""
 
 import abc
-import copy
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, final
 
 import equinox as eqx
@@ -14,17 +13,12 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from ..core.loops import loop
-from ..core.types import Metrics, PRNGKey, Trajectory
-from ..learners.model_based import AbstractLearner
+from ..core.types import Metrics, PRNGKey, Trajectory, UsageError
+from ..learners.base import AbstractLearner, start_key
 from ..learners.replay import ReplayBuffer
-from ..tasks.environment import evaluation_states, play, rollout
-
-
-# Settings by name, one value each or one a seed.
-Numbers = dict[str, Array]
-
-# The added exploration noise has between 1/16 and the whole of its largest amplitude.
-AMPLITUDE_OCTAVES = 4.0
+from ..learners.settings import AbstractSettings, MAY_DIFFER
+from ..models.normalisation import Normaliser
+from ..tasks.environment import AbstractActor, AbstractEnvironment, evaluation_states, rollout
 
 
 class SeedState(eqx.Module):
@@ -66,57 +60,76 @@ class Schedule:
             first_episode = last
 
 
-def exploration_noise(
-    horizon: int, action_size: int, kind: str, *, key: PRNGKey
-) -> Float[Array, "horizon action"]:
-    """Standard normal noise for one episode, "white" or "correlated" over time.
+def collect(learner: AbstractLearner, env: AbstractEnvironment, state: Any, *, key: PRNGKey) -> Trajectory:
+    """One episode of the learner's explorer, in a world written in JAX."""
+    explorer = learner.explorer(state, key=key)
+    return rollout(env, explorer, initial_state=env.initial_state(key=start_key(key)))
 
-    Correlated: first-order autoregressive with unit variance, its correlation length drawn log-uniformly from 1
-    to the horizon. White noise averages out over a long horizon, so that all episodes look alike to the model.
+
+def improve(
+    learner: AbstractLearner, state: Any, replay: ReplayBuffer, elapsed: Int[Array, ""], *, key: PRNGKey
+) -> Any:
+    """All updates that one episode has earned.
+
+    Args:
+        learner: the method.
+        state: of the learner.
+        replay: all episodes so far, this one included.
+        elapsed: environment steps since the warm-up, before this episode.
+        key: of all updates of the episode.
     """
-    length_key, noise_key = jax.random.split(key)
-    white = jax.random.normal(noise_key, (horizon, action_size))
-    if kind == "white":
-        return white
-    length = jnp.exp(jax.random.uniform(length_key, minval=0.0, maxval=jnp.log(float(horizon))))
-    decay = jnp.exp(-1.0 / length)
 
-    def body(value: Array, fresh: Array) -> tuple[Array, Array]:
-        value = decay * value + jnp.sqrt(1.0 - decay**2) * fresh
-        return value, value
+    def update(step: Array, state: Any) -> Any:
+        return learner.update(state, replay, elapsed + step + 1, key=jax.random.fold_in(key, step))
 
-    return jnp.concatenate([white[:1], jax.lax.scan(body, white[0], white[1:])[1]])
+    return loop(0, learner.env.horizon, update, state)
 
 
-def explore(learner: AbstractLearner, state: Any, *, key: PRNGKey) -> Trajectory:
-    """One episode of the exploration policy: the policy's own noise, then the settings' noise on the action."""
-    env, settings = learner.env, learner.settings
-    start_key, noise_key, amplitude_key, added_key = jax.random.split(key, 4)
-    noise = exploration_noise(env.horizon, env.action_size, settings.exploration, key=noise_key)
-    added = exploration_noise(env.horizon, env.action_size, settings.exploration, key=added_key)
-    octaves = jax.random.uniform(amplitude_key, minval=-AMPLITUDE_OCTAVES, maxval=0.0)
-    added = settings.exploration_amplitude * 2.0**octaves * added
-    policy = learner.policy(state)
-
-    def act(carry: Any, env_state: Array, step: Array, given: tuple[Array, Array]) -> Array:
-        noise, added = given
-        return jnp.clip(policy.act(carry, env_state, step, noise) + added, -1.0, 1.0)
-
-    return play(env, act, (noise, added), env.initial_state(key=start_key), policy)
+def evaluate(
+    env: AbstractEnvironment, policy: AbstractActor, starts: Float[Array, "num_states state"]
+) -> Trajectory:
+    """An episode without noise from each initial state, along a leading axis."""
+    return jax.vmap(lambda start: rollout(env, policy, initial_state=start))(starts)
 
 
-def init_seed(learner: AbstractLearner, schedule: Schedule, capacity: int, key: PRNGKey) -> SeedState:
-    """Initial networks and the warm-up episodes of one seed."""
+def init_seed(
+    learner: AbstractLearner,
+    schedule: Schedule,
+    capacity: int,
+    key: PRNGKey,
+    normaliser: Normaliser | None = None,
+) -> SeedState:
+    """Initial networks and the warm-up episodes of one seed, in a world written in JAX.
+
+    Args:
+        learner: the method.
+        schedule: how many episodes of warm-up.
+        capacity: episodes that the replay buffer holds.
+        key: of the seed.
+        normaliser: with which the warm-up acts; by default that of random episodes.
+    """
     learner_key, warmup_key, loop_key = jax.random.split(key, 3)
-    state = learner.init(key=learner_key)
+    env = jax_world(learner)
+    known = Normaliser.from_random_episodes(env) if normaliser is None else normaliser
+    state = learner.init(known, key=learner_key)
 
     def add_episode(replay: ReplayBuffer, key: PRNGKey) -> tuple[ReplayBuffer, Trajectory]:
-        episode = explore(learner, state, key=key)
+        episode = collect(learner, env, state, key=key)
         return replay.add(episode), episode
 
     keys = jax.random.split(warmup_key, schedule.warmup_episodes)
-    replay, episodes = jax.lax.scan(add_episode, ReplayBuffer.create(learner.env, capacity), keys)
+    replay, episodes = jax.lax.scan(add_episode, ReplayBuffer.create(env, capacity), keys)
     return SeedState(learner.observe_warmup(state, episodes), replay, loop_key)
+
+
+def episode_keys(key: PRNGKey, index: Int[Array, ""] | int) -> tuple[PRNGKey, PRNGKey, PRNGKey]:
+    """Keys of the seed's episode of this index: to collect it, to improve on it, and for a record before it.
+
+    Every draw comes from the seed's key and the index of the episode, so that where a chunk begins or a run is
+    resumed makes no difference.
+    """
+    collect_key, improve_key, record_key = jax.random.split(jax.random.fold_in(key, index), 3)
+    return collect_key, improve_key, record_key
 
 
 def advance_seed(
@@ -127,33 +140,38 @@ def advance_seed(
     first_episode: Int[Array, ""],
     num_episodes: Int[Array, ""],
 ) -> tuple[SeedState, Metrics]:
-    """Runs one seed through a chunk: episodes, the updates they earn, then the record.
-
-    Every draw comes from the seed's key and the index of the episode, so that where a chunk begins or a run is
-    resumed makes no difference.
-    """
-    horizon = learner.env.horizon
+    """Runs one seed through a chunk: each episode is collected and improved on, then the policy is evaluated."""
+    env = jax_world(learner)
 
     def episode(index: Array, state: SeedState) -> SeedState:
-        explore_key, update_key, _ = jax.random.split(jax.random.fold_in(state.key, index), 3)
-        replay = state.replay.add(explore(learner, state.learner, key=explore_key))
-        elapsed = (index - warmup_episodes) * horizon
-
-        def update(step: Array, learner_state: Any) -> Any:
-            return learner.update(
-                learner_state, replay, elapsed + step + 1, key=jax.random.fold_in(update_key, step)
-            )
-
-        return SeedState(loop(0, horizon, update, state.learner), replay, state.key)
+        collect_key, improve_key, _ = episode_keys(state.key, index)
+        replay = state.replay.add(collect(learner, env, state.learner, key=collect_key))
+        elapsed = (index - warmup_episodes) * env.horizon
+        return SeedState(improve(learner, state.learner, replay, elapsed, key=improve_key), replay, state.key)
 
     last = first_episode + num_episodes
     state = loop(first_episode, last, episode, state)
-    # The third key of the episode to come, which does not use it.
-    record_key = jax.random.split(jax.random.fold_in(state.key, last), 3)[2]
-    learner_state, metrics = learner.diagnose(state.learner, state.replay, key=record_key)
-    policy = learner.policy(learner_state)
-    returns = jax.vmap(lambda s: rollout(learner.env, policy, initial_state=s).episode_return)(starts)
-    return eqx.tree_at(lambda s: s.learner, state, learner_state), {"return": returns.mean(), **metrics}
+    evaluated = evaluate(env, learner.policy(state.learner), starts)
+    one = jax.tree.map(lambda x: x[0], evaluated)
+    record_key = episode_keys(state.key, last)[2]
+    learner_state, metrics = learner.diagnose(state.learner, state.replay, one, key=record_key)
+    metrics = {"return": evaluated.episode_return.mean(), **metrics}
+    return SeedState(learner_state, state.replay, state.key), metrics
+
+
+def jax_world(learner: AbstractLearner) -> AbstractEnvironment:
+    """The world of a learner, which must be one that is written in JAX."""
+    assert isinstance(learner.env, AbstractEnvironment), f"{learner.env.name} is not written in JAX"
+    return learner.env
+
+
+def replay_capacity(learner: AbstractLearner, schedule: Schedule) -> int:
+    """Episodes that the replay buffer of a run has room for.
+
+    Runs of about the same length share a program: a second one, or a longer one, finds it compiled.
+    """
+    capacity = -(-learner.settings.replay_capacity // learner.env.horizon)
+    return min(capacity, 1 << (schedule.num_episodes - 1).bit_length())
 
 
 def over_seeds(function: Callable[..., Any], num_seeds: int) -> Callable[..., Any]:
@@ -184,20 +202,36 @@ def over_seeds(function: Callable[..., Any], num_seeds: int) -> Callable[..., An
     return local if len(devices) == 1 else sharded
 
 
-def with_numbers(learner: AbstractLearner, numbers: Numbers) -> AbstractLearner:
-    """The learner with some of its settings replaced by numbers that only the running program knows.
+Rates = dict[str, Float[Array, "..."]]
 
-    Args:
-        learner: the method.
-        numbers: by the settings' names, which must be among `asmpg.learners.settings.MAY_DIFFER`.
+
+def rates_that_differ(settings: Sequence[AbstractSettings]) -> dict[str, list[float]]:
+    """The rates in which several settings differ, one value each.
+
+    Raises:
+        UsageError: they differ in something that shapes or branches the program.
     """
-    if not numbers:
+    first = settings[0]
+    differing: dict[str, list[float]] = {}
+    for field in dataclasses.fields(first):
+        values = [getattr(one, field.name) for one in settings]
+        if any(value != values[0] for value in values):
+            if field.name not in MAY_DIFFER:
+                raise UsageError(f"settings: of one program they must not differ in {field.name}")
+            differing[field.name] = [float(value) for value in values]
+    return differing
+
+
+def with_rates(learner: AbstractLearner, rates: Rates) -> AbstractLearner:
+    """The learner with some of the rates in its settings replaced, by numbers or traced ones."""
+    if not rates:
         return learner
-    settings = copy.copy(learner.settings)
-    for name, value in numbers.items():
-        # Not `dataclasses.replace`: settings are plain numbers to everyone but a compiled program.
-        object.__setattr__(settings, name, value)
-    return dataclasses.replace(learner, settings=settings)
+
+    def chosen(settings: AbstractSettings) -> list[Any]:
+        return [getattr(settings, name) for name in rates]
+
+    settings = eqx.tree_at(chosen, learner.settings, list(rates.values()))
+    return eqx.tree_at(lambda own: own.settings, learner, settings)
 
 
 class AbstractTrainer(abc.ABC):
@@ -206,7 +240,8 @@ class AbstractTrainer(abc.ABC):
     Attributes:
         learner: the method.
         schedule: how the steps are cut.
-        seeds: one independent run each; seed i draws the same numbers alone and in company.
+        seeds: one independent run each; seed i draws the same numbers alone as among others.
+        num_rows: length of the leading axis of every array: the seeds, once for each of several settings.
         shapes: of the state of all seeds; every array has a leading seed axis.
         num_together: how many runs shared the last chunk's time.
     """
@@ -214,6 +249,7 @@ class AbstractTrainer(abc.ABC):
     learner: AbstractLearner
     schedule: Schedule
     seeds: tuple[int, ...]
+    num_rows: int
     shapes: SeedState
     num_together: int = 1
 
@@ -250,7 +286,7 @@ class Trainer(AbstractTrainer):
         learner: AbstractLearner,
         schedule: Schedule,
         seeds: Sequence[int],
-        numbers: Mapping[str, Sequence[float]] | None = None,
+        settings: Sequence[AbstractSettings] | None = None,
     ):
         """Prepares the two programs; nothing is compiled or run yet.
 
@@ -258,42 +294,49 @@ class Trainer(AbstractTrainer):
             learner: the method.
             schedule: how the steps are cut.
             seeds: one independent run each.
-            numbers: settings in which they differ, by name (see `settings.MAY_DIFFER`), one value a seed.
+            settings: several, to train all of them as one program: the leading axis of every array then has all seeds
+                with the first settings, then all seeds with the second, and so on. They may differ in rates only.
+
+        Raises:
+            UsageError: several settings differ in more than rates.
         """
         self.learner, self.schedule, self.seeds = learner, schedule, tuple(seeds)
-        self._numbers = dict(numbers or {})
-        capacity = -(-learner.settings.replay_capacity // learner.env.horizon)
-        # Runs of about the same length share a program: a second one, or a longer one, finds it compiled.
-        capacity = min(capacity, 1 << (schedule.num_episodes - 1).bit_length())
-        starts = evaluation_states(learner.env)
+        several = [learner.settings] if settings is None else list(settings)
+        self.num_rows = len(several) * len(self.seeds)
+        differing = rates_that_differ(several)
+        self._rates = {name: np.repeat(values, len(self.seeds)) for name, values in differing.items()}
+        # What the settings have in common, be it what the learner was built with or not.
+        learner = eqx.tree_at(lambda own: own.settings, learner, several[0])
+        env, capacity = jax_world(learner), replay_capacity(learner, schedule)
+        starts = evaluation_states(env)
         self._static: Any = None
 
-        def init(given: tuple[PRNGKey, Numbers]) -> SeedState:
-            key, numbers = given
-            state = init_seed(with_numbers(learner, numbers), schedule, capacity, key)
+        def init(given: tuple[PRNGKey, Rates], normaliser: Normaliser) -> SeedState:
+            key, rates = given
+            state = init_seed(with_rates(learner, rates), schedule, capacity, key, normaliser)
             # Environments and activation functions inside the networks are not arrays: they stay outside the loop.
             arrays, self._static = eqx.partition(state, eqx.is_array)
             return arrays
 
-        def advance(given: tuple[SeedState, Numbers], first: Array, num: Array) -> tuple[SeedState, Metrics]:
-            arrays, numbers = given
-            state, own = eqx.combine(arrays, self._static), with_numbers(learner, numbers)
+        def advance(given: tuple[SeedState, Rates], first: Array, num: Array) -> tuple[SeedState, Metrics]:
+            arrays, rates = given
+            state, own = eqx.combine(arrays, self._static), with_rates(learner, rates)
             state, metrics = advance_seed(own, starts, schedule.warmup_episodes, state, first, num)
             return eqx.filter(state, eqx.is_array), metrics
 
-        def init_all(keys: Array, numbers: Numbers) -> SeedState:
-            return over_seeds(init, len(self.seeds))((keys, numbers))
+        def init_all(keys: Array, rates: Rates) -> SeedState:
+            return over_seeds(init, self.num_rows)((keys, rates), Normaliser.from_random_episodes(env))
 
-        def advance_all(state: SeedState, numbers: Numbers, first: Array, num: Array) -> Any:
-            return over_seeds(advance, len(self.seeds))((state, numbers), first, num)
+        def advance_all(state: SeedState, rates: Rates, first: Array, num: Array) -> Any:
+            return over_seeds(advance, self.num_rows)((state, rates), first, num)
 
         self._init = jax.jit(init_all)
         self._advance = jax.jit(advance_all, donate_argnums=0)
         # Traces what `init` will run, once, and finds what is no array.
         self.shapes = jax.eval_shape(self.init)
 
-    def _given(self) -> Numbers:
-        return {name: jnp.asarray(values, float) for name, values in self._numbers.items()}
+    def _given(self) -> Rates:
+        return {name: jnp.asarray(values, float) for name, values in self._rates.items()}
 
     def compile(self, make_state: Callable[[], SeedState]) -> None:
         """Compiles the loop by running no episode of it."""
@@ -301,7 +344,8 @@ class Trainer(AbstractTrainer):
 
     def init(self) -> SeedState:
         """All seeds after their warm-up."""
-        return self._init(jnp.stack([jax.random.key(seed) for seed in self.seeds]), self._given())
+        keys = [jax.random.key(seed) for seed in self.seeds] * (self.num_rows // len(self.seeds))
+        return self._init(jnp.stack(keys), self._given())
 
     def advance(self, state: SeedState, first_episode: int, num_episodes: int) -> tuple[SeedState, Metrics]:
         """Runs a chunk."""
@@ -315,7 +359,7 @@ class Trainer(AbstractTrainer):
         if stats is None:
             return None
         new = stats.output_size_in_bytes - stats.alias_size_in_bytes
-        devices = len(jax.local_devices()[: len(self.seeds)]) if jax.default_backend() == "cpu" else 1
+        devices = len(jax.local_devices()[: self.num_rows]) if jax.default_backend() == "cpu" else 1
         return devices * (stats.argument_size_in_bytes + new + stats.temp_size_in_bytes)
 
     def combine(self, state: SeedState) -> SeedState:

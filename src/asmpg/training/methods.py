@@ -10,14 +10,16 @@ from typing import Any, TYPE_CHECKING
 from ..core import user_code as user_files
 from ..core.checks import check_choice, check_integer, check_number
 from ..core.types import UsageError
-from ..gradients.policies import ActionSequence, TanhGaussianPolicy
+from ..gradients.policies import ActionSequence
 from ..learners import odt as decision_transformer
 from ..learners import sac
-from ..learners.model_based import AbstractLearner, ModelBasedLearner
+from ..learners.base import AbstractLearner
+from ..learners.model_based import ModelBasedLearner, new_policy
 from ..learners.settings import AbstractSettings, PRESETS, RECURRENT_PRESETS, Settings
 from ..models import AbstractDynamicsModel, ActionSequenceModel, HistoryModel, OneStepModel, Simulator
 from ..models.backbones import BACKBONES, CreateBackbone
 from ..models.files import load_backbone, split_family
+from ..models.normalisation import Normaliser
 from ..tasks.environment import AbstractEnvironment
 
 
@@ -53,6 +55,7 @@ def _sequence(backbone: str | CreateBackbone) -> MakeModel:
         decoder=settings.decoder,
         difference_loss=settings.difference_loss,
         summed_differences=settings.summed_differences,
+        normaliser=Normaliser.unknown(env.state_size),
     )
 
 
@@ -66,13 +69,16 @@ def _history(backbone: str | CreateBackbone) -> MakeModel:
         cut_state_gradient=settings.cut_state_gradient,
         decoder=settings.decoder,
         difference_unit=settings.difference_unit,
+        normaliser=Normaliser.unknown(env.state_size),
     )
 
 
 def _one_step(env: AbstractEnvironment, settings: Settings) -> Callable[..., AbstractDynamicsModel]:
+    """The Markovian model."""
     return functools.partial(
         OneStepModel,
         env,
+        normaliser=Normaliser.unknown(env.state_size),
         difference_unit=settings.difference_unit,
         state_gradient_decay=settings.state_gradient_decay,
     )
@@ -118,8 +124,8 @@ def _decision_transformer(
 
 # What stands before a backbone's name, its dynamics model and its policy.
 _FAMILIES = {
-    "": (_sequence, TanhGaussianPolicy),
-    "history-": (_history, TanhGaussianPolicy),
+    "": (_sequence, new_policy),
+    "history-": (_history, new_policy),
     "actions-": (_sequence, ActionSequence),
 }
 
@@ -133,8 +139,8 @@ def _with_backbone(family: str, backbone: str | CreateBackbone) -> Method:
 MODELS = {
     **{f"{family}{name}": _with_backbone(family, name) for family in _FAMILIES for name in BACKBONES},
     "actions": _with_backbone("actions-", "transformer"),
-    "one-step": _model_based(_one_step, TanhGaussianPolicy, RECURRENT_PRESETS),
-    "simulator": _model_based(lambda env, settings: lambda *, key: Simulator(env), TanhGaussianPolicy),
+    "one-step": _model_based(_one_step, new_policy, RECURRENT_PRESETS),
+    "simulator": _model_based(lambda env, settings: lambda *, key: Simulator(env), new_policy),
     "sac": Method(sac.SoftActorCriticSettings, sac.PRESETS, _soft_actor_critic),
     "odt": Method(
         decision_transformer.DecisionTransformerSettings, decision_transformer.PRESETS, _decision_transformer

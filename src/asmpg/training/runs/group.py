@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from ...core.types import Metrics
-from ...learners.model_based import AbstractLearner
+from ...learners.base import AbstractLearner
 from ..loop import AbstractTrainer, Schedule, SeedState, Trainer
 
 
@@ -152,14 +152,14 @@ class Group:
         """The program of these members; it is compiled when it is first called."""
         if members not in self._trainers:
             assert self._alone is not None
-            alone, num_seeds = self._alone, len(self._alone.seeds)
-            numbers = {
-                name: [values[member] for member in members for _ in range(num_seeds)]
-                for name, values in self._numbers.items()
-            }
-            self._trainers[members] = Trainer(
-                alone.learner, alone.schedule, alone.seeds * len(members), numbers
-            )
+            alone = self._alone
+            settings = [
+                dataclasses.replace(
+                    alone.learner.settings, **{name: values[i] for name, values in self._numbers.items()}
+                )
+                for i in members
+            ]
+            self._trainers[members] = Trainer(alone.learner, alone.schedule, alone.seeds, settings)
         return self._trainers[members]
 
 
@@ -187,6 +187,7 @@ class Member(AbstractTrainer):
         self._group, self._index = group, index
         self._alone = group.trainer(learner, schedule, seeds)
         self.shapes, self.num_together = self._alone.shapes, 1
+        self.num_rows = len(self.seeds)
 
     def compile(self, make_state: Callable[[], SeedState]) -> None:
         """The first chunk compiles it."""
