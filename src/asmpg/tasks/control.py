@@ -1,5 +1,6 @@
-"""Tasks from an ordinary differential equation with a control, discretised by explicit Euler steps."""
+"""Tasks from an ordinary differential equation with a control, discretised in time."""
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any, final
@@ -10,15 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ..core.types import PRNGKey, Scalar, Step, UsageError
+from ..core.checks import check_choice, check_integer
+from ..core.types import one_line, PRNGKey, Scalar, Step, UsageError
+from .constraints import Constraints, Multipliers
 from .environment import AbstractEnvironment
+from .integrators import integrate, METHODS
 from .stability import warn_if_unstable
 from .validation import check_horizon, returned_shape
 
 
 @final
 class OdeEnvironment(AbstractEnvironment):
-    """An ordinary differential equation with a control and a running cost, in explicit Euler steps.
+    """An ordinary differential equation with a control and a running cost, in steps of constant control.
 
     Built by `from_ode`, which checks its arguments. Constants are Python floats, so that one object serves float32
     and float64 alike.
@@ -30,7 +34,11 @@ class OdeEnvironment(AbstractEnvironment):
         start: the initial state, or a function of a key.
         duration: T, in seconds.
         controls: lower and upper bound of every control component.
-        bounds: lower and upper bound of every state component, to which each step clips; or None.
+        bounds: lower and upper bound of every state component, to which each step clips the state; or None.
+        method: how a step is integrated, one of `integrators.METHODS`.
+        substeps: steps of the method in a step of the task.
+        constraints: what has to hold, or None.
+        multipliers: what a violation costs in the reward; None without constraints.
         parameters: what `make` was given, so that results can be cached; None for a user's own task.
     """
 
@@ -46,6 +54,10 @@ class OdeEnvironment(AbstractEnvironment):
     state_size: int = eqx.field(static=True)
     action_size: int = eqx.field(static=True)
     parameters: tuple[tuple[str, float], ...] | None = eqx.field(static=True, default=None)
+    method: str = eqx.field(static=True, default="euler")
+    substeps: int = eqx.field(static=True, default=1)
+    constraints: Constraints | None = None
+    multipliers: Multipliers | None = None
 
     @property
     def dt(self) -> float:
@@ -66,24 +78,83 @@ class OdeEnvironment(AbstractEnvironment):
     def transition(
         self, state: Float[Array, " state"], action: Float[Array, " action"], step: Step
     ) -> Float[Array, " state"]:
-        """`clip(s + dt f(s, u, t), bounds)` with the time at the start of the step."""
-        time = jnp.asarray(step, state.dtype) * self.dt
-        state = state + self.dt * jnp.asarray(self.dynamics(state, self.control(action), time), state.dtype)
+        """The state a step later, clipped to the bounds; the control is constant, the time runs."""
+        state = self.unclipped(state, action, step)
         if self.bounds is None:
             return state
         low, high = (jnp.asarray(bound, state.dtype) for bound in self.bounds)
         return jnp.clip(state, low, high)
 
+    def unclipped(
+        self, state: Float[Array, " state"], action: Float[Array, " action"], step: Step
+    ) -> Float[Array, " state"]:
+        """The state a step later, before it is clipped."""
+        control, time = self.control(action), self.time(step, state)
+
+        def field(state: Array, time: Array) -> Array:
+            return jnp.asarray(self.dynamics(state, control, time), state.dtype)
+
+        return integrate(field, state, time, self.dt, self.method, self.substeps)
+
+    def time(self, step: Step, state: Float[Array, " state"]) -> Scalar:
+        """The time at the start of a step, in seconds, in the precision of a state."""
+        return jnp.asarray(step, state.dtype) * self.dt
+
     def reward(self, state: Float[Array, " state"], action: Float[Array, " action"], step: Step) -> Scalar:
-        """`-cost(s, u, t) dt`."""
-        time = jnp.asarray(step, state.dtype) * self.dt
-        return -self.dt * jnp.asarray(self.cost(state, self.control(action), time), state.dtype)
+        """`-cost(s, u, t) dt`, or minus the integral of the cost over the step by the method that moves the state.
+
+        Less what the path inequalities cost.
+        """
+        control, time = self.control(action), self.time(step, state)
+        reward = -self._running_cost(state, control, time)
+        if self.constraints is None or self.multipliers is None:
+            return reward
+        values = self.constraints.inequalities(state, control, time)
+        violation = self.multipliers.inequality_cost(values, step)
+        return reward - jnp.where(jnp.asarray(step) > 0, self.dt * violation, 0.0)
+
+    def _running_cost(self, state: Array, control: Array, time: Array) -> Array:
+        if self.method == "euler" and self.substeps == 1:
+            return self.dt * jnp.asarray(self.cost(state, control, time), state.dtype)
+
+        def field(both: Array, time: Array) -> Array:
+            slope = jnp.asarray(self.dynamics(both[1:], control, time), both.dtype)
+            cost = jnp.asarray(self.cost(both[1:], control, time), both.dtype)
+            return jnp.concatenate([cost[None], slope])
+
+        both = jnp.concatenate([jnp.zeros(1, state.dtype), state])
+        return integrate(field, both, time, self.dt, self.method, self.substeps)[0]
 
     def terminal_reward(self, state: Float[Array, " state"]) -> Scalar:
-        """`-terminal_cost(s_H)`, not multiplied by dt."""
-        if self.terminal_cost is None:
-            return jnp.zeros((), state.dtype)
-        return -jnp.asarray(self.terminal_cost(state), state.dtype)
+        """`-terminal_cost(s_H)`, not multiplied by dt, less what the constraints at the end cost."""
+        reward = jnp.zeros((), state.dtype)
+        if self.terminal_cost is not None:
+            reward = -jnp.asarray(self.terminal_cost(state), state.dtype)
+        if self.constraints is None or self.multipliers is None:
+            return reward
+        middle = self.control(jnp.zeros(self.action_size, state.dtype))
+        end = self.constraints.end_inequalities(state, middle, self.time(self.horizon, state))
+        path = self.multipliers.inequality_cost(end, self.horizon)
+        return reward - self.multipliers.equality_cost(self.constraints.equalities(state)) - self.dt * path
+
+    def constraint_values(
+        self, states: Float[Array, "horizon_plus_1 state"], actions: Float[Array, "horizon action"]
+    ) -> tuple[Float[Array, " equalities"], Float[Array, "horizon_plus_1 inequalities"]]:
+        """The terminal conditions, to be 0, and the path inequalities after every step, to be at most 0."""
+        if self.constraints is None:
+            return jnp.zeros(0), jnp.zeros((self.horizon + 1, 0))
+        times = jnp.arange(self.horizon + 1, dtype=states.dtype) * self.dt
+        return self.constraints.values(states, jax.vmap(self.control)(actions), times)
+
+    def with_multipliers(self, multipliers: Multipliers | None) -> "OdeEnvironment":
+        """The same task with another cost of violations.
+
+        With the multipliers of `asmpg.optimal` its unconstrained optimum is the constrained one, so that a policy
+        can be trained, and scored, against the constraints. None: violations cost nothing.
+        """
+        if multipliers is not None:
+            multipliers = jax.tree.map(lambda leaf: jnp.asarray(leaf, float), multipliers)
+        return dataclasses.replace(self, multipliers=multipliers)
 
     def identity(self) -> tuple[tuple[str, float], ...] | None:
         """The parameters that `make` was given."""
@@ -100,12 +171,21 @@ def from_ode(
     control_bounds: tuple[Any, Any] | Any,
     state_bounds: tuple[Any, Any] | Any | None = None,
     terminal_cost: Callable[..., Any] | Any | None = None,
-    name: str = "ode",
+    terminal_constraint: Callable[..., Any] | Any | None = None,
+    path_constraint: Callable[..., Any] | Any | None = None,
+    penalty: float | Any = 1e3,
+    method: str | Any = "euler",
+    substeps: int | Any = 1,
+    name: str | Any = "ode",
 ) -> OdeEnvironment:
-    """A task from an ordinary differential equation, discretised by `horizon` explicit Euler steps.
+    """A task from an ordinary differential equation, in `horizon` steps of constant control.
 
-    The return is minus the integral of the cost minus the terminal cost. A step that is too long for the equation
-    gives a `DiscretisationWarning`, once per name and horizon.
+    The return is minus the integral of the cost minus the terminal cost. Steps that are too long for the equation give
+    a `DiscretisationWarning`.
+
+    Constraints are met by `asmpg.optimal`, up to its tolerance. Everything else sees what a violation costs: rewards
+    are reduced by `penalty / 2` times the squared violation (per second along the path), or by the terms of the
+    multipliers that `optimal` found (`env.with_multipliers(solution.multipliers)`).
 
     Args:
         dynamics: `dynamics(x, u, t) -> dx/dt`, shape [state]; x and u are vectors, t is in seconds.
@@ -114,18 +194,32 @@ def from_ode(
         duration: length of an episode in seconds.
         horizon: number of steps, an integer of at least 2.
         control_bounds: `(low, high)`, numbers or vectors; the longer of the two gives `action_size`.
-        state_bounds: `(low, high)` to which every step clips, numbers or vectors; infinite entries are allowed.
+        state_bounds: `(low, high)` to which every step CLIPS the state, numbers or vectors; infinite entries are
+            allowed. This is part of the dynamics, not a constraint: a state that would leave is put back for free.
         terminal_cost: `terminal_cost(x)`, a scalar.
+        terminal_constraint: `h(x)`, a number or a vector that has to be 0 at the end.
+        path_constraint: `g(x, u, t)`, a number or a vector that has to be at most 0 after every step, the last one
+            included (there, components that depend on the control are left out).
+        penalty: the weight of violations in the reward, positive.
+        method: how each step is integrated: "euler" (order 1), "heun" (2), "rk4" (4), or "implicit" (2, for stiff
+            equations). Other than one Euler step, it integrates the cost along with the state.
+        substeps: steps of the method in each step of the task.
         name: used in messages and run folders.
 
     Raises:
         UsageError: an argument, or what one of the functions returns, is not as described.
     """
     horizon = check_horizon(horizon)
-    if not (isinstance(duration, int | float | np.number) and 0 < float(duration) < math.inf):
-        raise UsageError(f"duration: must be a positive number of seconds, got {duration!r}")
+    if not isinstance(name, str):
+        raise UsageError(f"name: must be a string, got {name!r}")
+    duration = _positive("duration", duration, "a positive number of seconds")
+    check_choice("method", method, tuple(METHODS))
+    check_integer("substeps", substeps, 1)
     start, state_size = _check_initial_state(initial_state)
-    _check_callable(dynamics=dynamics, cost=cost, terminal_cost=terminal_cost or cost)
+    functions = {"terminal_cost": terminal_cost, "terminal_constraint": terminal_constraint}
+    functions = functions | {"path_constraint": path_constraint}
+    given = {option: function for option, function in functions.items() if function is not None}
+    _check_callable(dynamics=dynamics, cost=cost, **given)
     controls = _check_bounds("control_bounds", control_bounds)
     if not np.isfinite(controls).all():
         raise UsageError(f"control_bounds: must be finite, got {control_bounds!r}")
@@ -135,17 +229,67 @@ def from_ode(
         cost=cost,
         terminal_cost=terminal_cost,
         start=start,
-        duration=float(duration),
+        duration=duration,
         controls=controls,
         bounds=bounds,
         horizon=horizon,
         name=name,
         state_size=state_size,
         action_size=len(controls[0]),
+        method=method,
+        substeps=substeps,
     )
     _check_functions(env)
+    if terminal_constraint is not None or path_constraint is not None:
+        env = _constrained(env, terminal_constraint, path_constraint, _positive("penalty", penalty))
     warn_if_unstable(env, env.dt)
     return env
+
+
+def _positive(option: str, value: Any, wanted: str = "a positive number") -> float:
+    """The value as a positive, finite float, or a `UsageError` that names the option."""
+    plain = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if not (plain and 0 < float(value) < math.inf):
+        raise UsageError(f"{option}: must be {wanted}, got {value!r}")
+    return float(value)
+
+
+def _constrained(
+    env: OdeEnvironment,
+    terminal: Callable[..., Any] | None,
+    path: Callable[..., Any] | None,
+    penalty: float,
+) -> OdeEnvironment:
+    """The task with constraints, a violation of which costs the penalty."""
+    x, u, t = _example_arguments(env)
+    num_terminal = 0 if terminal is None else _length(f"terminal_constraint of {env.name}", terminal, x)
+    num_path = 0 if path is None else _length(f"path_constraint of {env.name}", path, x, u, t)
+    at_end = jnp.zeros(0, bool)
+    if path is not None:
+        # What is finite without a control does not depend on it.
+        without = path(env.initial_state(), jnp.full(env.action_size, jnp.nan), jnp.zeros(()))
+        at_end = jnp.isfinite(jnp.atleast_1d(jnp.asarray(without, float)))
+    multipliers = Multipliers(
+        terminal=jnp.zeros(num_terminal),
+        path=jnp.zeros((env.horizon + 1, num_path)),
+        weight=jnp.asarray(penalty, float),
+    )
+    constraints = Constraints(terminal, path, num_terminal, num_path, at_end)
+    return dataclasses.replace(env, constraints=constraints, multipliers=multipliers)
+
+
+def _length(label: str, function: Callable[..., Any], *arguments: Any) -> int:
+    """How many numbers a constraint has, or a `UsageError` that names it."""
+    try:
+        shape = jax.eval_shape(lambda *given: jnp.asarray(function(*given), float), *arguments).shape
+    except (
+        Exception,
+        SystemExit,
+    ) as error:  # whatever the user's code raises, the message names the function
+        raise UsageError(f"{label}: raised {one_line(error)}") from error
+    if len(shape) > 1 or 0 in shape:
+        raise UsageError(f"{label}: must return a number or a vector, got shape {shape}")
+    return shape[0] if shape else 1
 
 
 def _check_callable(**functions: Any) -> None:
@@ -190,9 +334,15 @@ def _check_bounds(
     return tuple(low.tolist()), tuple(high.tolist())
 
 
+def _example_arguments(env: OdeEnvironment) -> list[jax.ShapeDtypeStruct]:
+    """Shapes of a vector state, a vector control and a scalar time."""
+    dtype = jnp.result_type(float)
+    return [jax.ShapeDtypeStruct(shape, dtype) for shape in [(env.state_size,), (env.action_size,), ()]]
+
+
 def _check_functions(env: OdeEnvironment) -> None:
     """What the user's functions return for a vector state, a vector control and a scalar time."""
-    x, u, t = (jax.ShapeDtypeStruct(shape, float) for shape in [(env.state_size,), (env.action_size,), ()])
+    x, u, t = _example_arguments(env)
     returned_shape(f"dynamics of {env.name}", env.dynamics, x, u, t, shape=x.shape)
     returned_shape(f"cost of {env.name}", env.cost, x, u, t, shape=())
     if env.terminal_cost is not None:

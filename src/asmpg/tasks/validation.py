@@ -66,7 +66,9 @@ def validate(env: AbstractEnvironment) -> None:
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise UsageError(f"{attribute} of {env.name}: must be an integer >= 1, got {size!r}")
     step = jax.ShapeDtypeStruct((), jnp.asarray(0).dtype)
-    state, action = (jax.ShapeDtypeStruct((size,), float) for size in (env.state_size, env.action_size))
+    state, action = (
+        jax.ShapeDtypeStruct((size,), jnp.result_type(float)) for size in (env.state_size, env.action_size)
+    )
     start = functools.partial(_start, env)
     returned_shape(f"initial_state of {env.name}", start, jax.random.key(0), shape=state.shape)
     at = f"of {env.name}, at steps 0 to {env.horizon - 1}"

@@ -6,6 +6,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, UInt32
 
@@ -125,7 +126,9 @@ def check_fits(model: AbstractDynamicsModel, env: AbstractEnvironment) -> None:
         raise UsageError(f"model: is of horizon {horizon}, the task has horizon {env.horizon}")
     shapes = [(env.state_size,), (env.horizon, env.action_size)]
     try:
-        out = eqx.filter_eval_shape(model.predict, *(jax.ShapeDtypeStruct(shape, float) for shape in shapes))
+        out = eqx.filter_eval_shape(
+            model.predict, *(jax.ShapeDtypeStruct(shape, jnp.result_type(float)) for shape in shapes)
+        )
     except Exception as error:  # whatever the shapes break, what the user did is give a model of another task
         raise UsageError(f"model: does not take the states and actions of {env.name}") from error
     if out.shape != (env.horizon, env.state_size):
