@@ -369,3 +369,22 @@ def test_adam_its_clip_and_its_decay():
     assert relative_error(moments[0], moments[1]) < 1e-5
     unclipped = transformation.update(0.1 * direction, state)[1]
     assert relative_error(unclipped, moments[1]) > 0.1
+
+
+def test_the_average_policy_is_what_is_kept_and_nothing_else_sees_it():
+    """After every update it goes an n-th of the way to the new policy; the policy itself goes on as without it."""
+    learner, plain = make_learner(policy_average=4), make_learner()
+    states = [start(learner)]
+    for _ in range(3):
+        states.append(run(learner, states[-1], POLICY_STEP))
+    expected = flatten(states[0].policy)
+    for state in states[1:]:
+        expected = 0.75 * expected + 0.25 * flatten(state.policy)
+        np.testing.assert_allclose(flatten(learner.evaluated(state)), expected, rtol=1e-5, atol=1e-7)
+        assert learner.policy(state) is state.policy
+    assert relative_error(states[-1].average, states[-1].policy) > 1e-4
+    state = start(plain)
+    assert plain.evaluated(state) is state.policy and state.average is None
+    for _ in range(3):
+        state = run(plain, state, POLICY_STEP)
+    assert relative_error(state.policy, states[-1].policy) < 1e-5

@@ -14,6 +14,7 @@ import scipy.stats
 from asmpg.core.loops import loop
 from asmpg.core.types import Trajectory
 from asmpg.gradients.policies import TanhGaussianPolicy
+from asmpg.learners.optimisation import polyak_average
 from asmpg.learners.replay import ReplayBuffer
 from asmpg.learners.sac import PRESETS, SoftActorCritic, SoftActorCriticState
 from asmpg.learners.soft_values import (
@@ -21,7 +22,6 @@ from asmpg.learners.soft_values import (
     Critic,
     critic_loss,
     policy_loss,
-    polyak_average,
     sample_transitions,
     Transition,
 )

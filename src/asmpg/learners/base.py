@@ -149,6 +149,10 @@ class AbstractLearner(eqx.Module, Generic[State]):
         """
         return Explorer.create(self.policy(state), self.env, self.settings, key=key)
 
+    def evaluated(self, state: State) -> AbstractActor:
+        """The policy to evaluate and to keep: that of `policy`, unless it is averaged over updates."""
+        return self.policy(state)
+
     @abc.abstractmethod
     def diagnose(
         self, state: State, replay: ReplayBuffer, trajectory: Trajectory, *, key: PRNGKey

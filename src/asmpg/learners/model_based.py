@@ -21,7 +21,7 @@ from ..models.reward import fitting_loss, LearnedReward
 from ..tasks.environment import AbstractEnvironment, AbstractReward
 from ..tasks.spec import Spec
 from .base import AbstractLearner
-from .optimisation import apply_gradient, mean_gradient, optimiser, UpdateStatistics
+from .optimisation import apply_gradient, mean_gradient, optimiser, polyak_average, UpdateStatistics
 from .replay import ReplayBuffer
 from .settings import Settings
 
@@ -71,7 +71,7 @@ class ModelBasedState(eqx.Module):
     """Everything of Algorithm 1 that changes.
 
     The reward and its optimiser are None where the task's own is used, `fixed_points` where imagination goes step by
-    step.
+    step, `average` where policies are not averaged.
     """
 
     model: AbstractDynamicsModel
@@ -83,6 +83,7 @@ class ModelBasedState(eqx.Module):
     reward: LearnedReward | None = None
     reward_optimiser: Any = None
     fixed_points: FixedPoints | None = None
+    average: AbstractTanhGaussianPolicy | None = None
 
 
 def _found(imagined: Imagined) -> tuple[Array, Array, Array] | None:
@@ -157,6 +158,7 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
             reward,
             None if reward is None else self._model_optimiser.init(eqx.filter(reward, eqx.is_inexact_array)),
             FixedPoints.create(self.env, key=start_key) if resolve(self.imagine, model, self.loop) else None,
+            policy if self.settings.policy_average else None,
         )
 
     def observe_warmup(self, state: ModelBasedState, episodes: Trajectory) -> ModelBasedState:
@@ -167,6 +169,7 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
             state,
             model=with_normaliser(state.model, normaliser),
             policy=with_normaliser(state.policy, normaliser),
+            average=with_normaliser(state.average, normaliser),
             return_scale=jnp.asarray(scale, state.return_scale.dtype),
             reward=None if state.reward is None else state.reward.with_statistics(episodes),
         )
@@ -269,8 +272,11 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
             states, num_sweeps, share = found
             fixed_points = state.fixed_points.add(states, num_sweeps, share * size)
             state = dataclasses.replace(state, fixed_points=fixed_points)
+        average = state.average
+        if average is not None:
+            average = polyak_average(average, policy, 1 / self.settings.policy_average)
         return dataclasses.replace(
-            state, policy=policy, policy_optimiser=optimiser_state, statistics=statistics
+            state, policy=policy, policy_optimiser=optimiser_state, statistics=statistics, average=average
         )
 
     def _reward(self, state: ModelBasedState) -> AbstractReward:
@@ -280,6 +286,10 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
     def policy(self, state: ModelBasedState) -> AbstractTanhGaussianPolicy:
         """The current policy."""
         return state.policy
+
+    def evaluated(self, state: ModelBasedState) -> AbstractTanhGaussianPolicy:
+        """The average, if there is one."""
+        return state.policy if state.average is None else state.average
 
     def diagnose(
         self, state: ModelBasedState, replay: ReplayBuffer, trajectory: Trajectory, *, key: PRNGKey

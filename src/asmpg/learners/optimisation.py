@@ -1,7 +1,7 @@
 """One optimiser step, and what is kept about it: Adam, clipping, micro-batches, skipped updates."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import equinox as eqx
 import jax
@@ -17,6 +17,8 @@ from ..core.types import global_norm, Scalar
 # 500 steps, four at a time are best for recurrent networks, two for the transformer.
 CPU_MICRO_BATCH_SIZE = 8
 CPU_MICRO_BATCH_STEPS = 2_048
+
+Network = TypeVar("Network")
 
 
 class UpdateStatistics(eqx.Module):
@@ -98,6 +100,15 @@ def apply_gradient(
         return jnp.where(applied, new, old) if eqx.is_array(new) else new
 
     return jax.tree.map(keep, new_network, network), jax.tree.map(keep, new_state, optimiser_state), applied
+
+
+def polyak_average(slow: Network, fast: Network, rate: Scalar | float) -> Network:
+    """The slow parameters moved by a share of the way to the fast ones."""
+
+    def move(slow: Any, fast: Any) -> Any:
+        return slow + rate * (fast - slow) if eqx.is_inexact_array(slow) else slow
+
+    return jax.tree.map(move, slow, fast)
 
 
 def micro_batch_size(size: int, length: int, least: int = 1) -> int:

@@ -14,7 +14,7 @@ from ..gradients.policies import TanhGaussianPolicy
 from ..models.normalisation import Normaliser, with_normaliser
 from ..tasks.spec import Spec
 from .base import AbstractLearner
-from .optimisation import apply_gradient, mean_gradient, optimiser, UpdateStatistics
+from .optimisation import apply_gradient, mean_gradient, optimiser, polyak_average, UpdateStatistics
 from .replay import ReplayBuffer
 from .settings import AbstractSettings, with_rates_as_leaves
 from .soft_values import (
@@ -23,7 +23,6 @@ from .soft_values import (
     critic_loss,
     Critics,
     policy_loss,
-    polyak_average,
     sample_transitions,
     Transition,
 )

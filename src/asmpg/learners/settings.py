@@ -87,6 +87,8 @@ class Settings(AbstractSettings):
         model_learning_rate: of Adam.
         policy_learning_rate: of Adam.
         entropy: weight of the policy's entropy in its objective.
+        policy_average: about how many updates' policies are averaged, in their parameters, into the one that is
+            evaluated and kept (Polyak's average); exploration and updates go on from the last. 0 keeps the last one.
         entropy_over: what that entropy is: its mean per "step", or its sum over the "episode", H times as much.
         dropout: rate inside the backbone while fitting.
         decoder: how a backbone's output becomes a state: through a "hidden" layer of 64, or "linear" (Equation 2).
@@ -113,6 +115,7 @@ class Settings(AbstractSettings):
     policy_learning_rate: float
     entropy: float
     entropy_over: Literal["step", "episode"]
+    policy_average: int
     dropout: float
     decoder: Literal["hidden", "linear"]
     difference_loss: float
@@ -136,6 +139,7 @@ def paper(horizon: int) -> Settings:
         policy_learning_rate=1e-4,
         entropy=0.01,
         entropy_over="step",
+        policy_average=0,
         gradient_clip=100.0,
         replay_capacity=1_000_000,
         dropout=0.1,
@@ -170,6 +174,7 @@ def default(horizon: int) -> Settings:
         policy_learning_rate=3e-3,
         entropy=0.02,
         entropy_over="step",
+        policy_average=0,
         gradient_clip=1.0,
         replay_capacity=1_000_000,
         dropout=0.0,

@@ -146,12 +146,3 @@ def policy_loss(
     action, log_prob = policy.sample_and_log_prob(transition.state, transition.step, noise)
     value = lowest_value(critics, transition.state, transition.step, action)
     return temperature * log_prob - value, -log_prob
-
-
-def polyak_average(slow: Critics, fast: Critics, rate: Scalar | float) -> Critics:
-    """The slow parameters moved by a share of the way to the fast ones."""
-
-    def move(slow: Array, fast: Array) -> Array:
-        return slow + rate * (fast - slow) if eqx.is_inexact_array(slow) else slow
-
-    return jax.tree.map(move, slow, fast)

@@ -151,7 +151,7 @@ def advance_seed(
 
     last = first_episode + num_episodes
     state = loop(first_episode, last, episode, state)
-    evaluated = evaluate(env, learner.policy(state.learner), starts)
+    evaluated = evaluate(env, learner.evaluated(state.learner), starts)
     one = jax.tree.map(lambda x: x[0], evaluated)
     record_key = episode_keys(state.key, last)[2]
     learner_state, metrics = learner.diagnose(state.learner, state.replay, one, key=record_key)

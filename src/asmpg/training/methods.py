@@ -171,7 +171,7 @@ def is_sequence_model(model: str) -> bool:
 
 # Integers are at least one unless they are named here, where zero means none. Real numbers may be zero unless they are
 # named here; probabilities must stay below one, shares may be one.
-_MAY_BE_NONE = {"learning_rate_decay", "learning_rate_warmup"}
+_MAY_BE_NONE = {"learning_rate_decay", "learning_rate_warmup", "policy_average"}
 _POSITIVE = {
     *("model_learning_rate", "policy_learning_rate", "critic_learning_rate", "temperature_learning_rate"),
     *("gradient_clip", "target_rate"),

@@ -98,7 +98,7 @@ class Session:
         return Result(
             scores=metrics["score"][-1] if "score" in metrics else None,
             returns=metrics["return"][-1],
-            policy=self.trainer.learner.policy(state),
+            policy=self.trainer.learner.evaluated(state),
             model=getattr(state, "model", None),
             metrics=metrics,
             steps=self.steps,
