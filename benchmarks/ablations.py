@@ -58,7 +58,7 @@ def run_item(
         overrides=BASE | VARIANTS[variant],
     )
     result = asmpg.train(config, progress=False)
-    kept = ("steps", "score", "cosine", "model_loss_on_policy", "last_return", "state_growth")
+    kept = ("steps", "score", "cosine", "model_loss_on_policy", "state_growth")
     metrics = {
         name: np.asarray(values)[:, 0].astype(float).round(5).tolist()
         for name, values in result.metrics.items()
