@@ -64,11 +64,9 @@ def run_item(
         for name, values in result.metrics.items()
         if name in kept
     }
-    ends = result.reference
     return {
         **{"variant": variant, "model": model, "horizon": horizon, "task": task, "seed": seed},
         "code": asmpg.__version__,
-        "ends": [ends.random_return, ends.optimal_return],
         "settings": dataclasses.asdict(config.settings()),
         "metrics": metrics,
     }
