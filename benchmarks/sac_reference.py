@@ -66,7 +66,7 @@ def make_learner() -> Any:
 
     import jax.numpy as jnp
 
-    from asmpg.learners.sac import PRESETS, SoftActorCritic
+    from asmpg.learners.sac import SoftActorCritic, SoftActorCriticSettings
     from asmpg.tasks.environment import AbstractEnvironment
 
     class Shell(AbstractEnvironment):
@@ -87,7 +87,7 @@ def make_learner() -> Any:
             return jnp.zeros(())
 
     settings = dataclasses.replace(
-        PRESETS["default"](HORIZON),
+        SoftActorCriticSettings.default(HORIZON),
         critic_learning_rate=SHARED["learning_rate"],
         policy_learning_rate=SHARED["learning_rate"],
         temperature_learning_rate=SHARED["learning_rate"],

@@ -7,19 +7,30 @@ import typing
 
 import equinox as eqx
 import jax
+import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
+from msgspec import Meta
 
-from asmpg import make, TASKS, train, TrainConfig, UsageError
+from asmpg import (
+    DecisionTransformerSettings,
+    make,
+    SoftActorCriticSettings,
+    TASKS,
+    train,
+    TrainConfig,
+    UsageError,
+)
+from asmpg.core.checks import allowed, check, field_types, meaning, parse
 from asmpg.gradients.policies import ActionSequence, TanhGaussianPolicy
 from asmpg.learners.model_based import ModelBasedLearner
-from asmpg.learners.settings import PRESETS, Settings
+from asmpg.learners.settings import number_names, Preset, Settings
 from asmpg.models import ActionSequenceModel, HistoryModel
 from asmpg.models.backbones import BACKBONES
 from asmpg.models.files import load_backbone, split_family
 from asmpg.tasks.files import load_task, sha256
-from asmpg.training.methods import check_setting, MODELS
+from asmpg.training.methods import MODELS
 from asmpg.training.stored_config import from_json, to_json
 from probes import RewardIsAction, RewardIsState
 
@@ -111,7 +122,13 @@ def task_file(tmp_path):
         ({"seed": 2**31}, "seed"),
         ({"chunk_steps": 0}, "chunk_steps"),
         ({"stop_score": float("nan")}, "stop_score"),
-        ({"overrides": {"speed": 3}}, "setting"),
+        ({"steps": 10**30}, "steps"),
+        ({"num_seeds": 10**9}, "num_seeds"),
+        ({"horizon": 10**30}, "horizon"),
+        ({"chunk_steps": 10**12}, "chunk_steps"),
+        ({"overrides": {"model_update_every": 10**12}}, "model_update_every"),
+        ({"overrides": {"model_batch_size": 10**9}}, "model_batch_size"),
+        ({"overrides": {"speed": 3}}, "speed"),
         ({"overrides": {"entropy": -0.1}}, "entropy"),
         ({"overrides": {"dropout": 1.0}}, "dropout"),
         ({"overrides": {"predicted_state_share": 1.5}}, "predicted_state_share"),
@@ -163,7 +180,7 @@ def test_a_value_of_a_wrong_type_is_named_on_one_line(field, value, words):
 
 @pytest.mark.parametrize("field", ["task", "model", "preset"])
 def test_the_message_lists_what_is_allowed(field):
-    allowed = {"task": TASKS, "model": MODELS, "preset": PRESETS}[field]
+    allowed = {"task": TASKS, "model": MODELS, "preset": typing.get_args(Preset)}[field]
     with pytest.raises(UsageError) as error:
         dataclasses.replace(CONFIG, **{field: "nonsense"}).checked()
     assert all(name in str(error.value) for name in allowed)
@@ -192,24 +209,26 @@ def test_an_environment_brings_its_own_horizon():
     assert TrainConfig(RewardIsState(horizon=9), horizon=50).checked().horizon == 9
 
 
-@pytest.mark.parametrize(
-    ("model", "field"),
-    [
-        (model, field)
-        for model in ("transformer", "sac", "odt")
-        for field in dataclasses.fields(MODELS[model].settings)
-    ],
-    ids=lambda value: getattr(value, "name", value),
-)
-def test_every_setting_has_a_range(model, field):
-    """What the presets say is allowed; something absurd is refused by its name."""
-    method = MODELS[model]
-    for make_preset in method.presets.values():
-        check_setting(field.name, getattr(make_preset(50), field.name), method.settings)
-    is_word = typing.get_origin(field.type) is not None
-    absurd = -1 if field.name != "target_entropy" else float("nan")
-    with pytest.raises(UsageError, match=f"^{field.name}: "):
-        check_setting(field.name, "nonsense" if is_word or field.type is bool else absurd, method.settings)
+SETTINGS = [
+    pytest.param(method.settings, name, id=f"{model}-{name}")
+    for model, method in MODELS.items()
+    if model in ("transformer", "sac", "odt")
+    for name in field_types(method.settings)
+]
+
+
+@pytest.mark.parametrize(("kind", "name"), SETTINGS)
+def test_every_setting_has_a_range_and_a_meaning(kind, name):
+    """What the presets say is allowed, as a value and as text; anything absurd is refused by its name."""
+    for preset in typing.get_args(Preset):
+        value = getattr(kind.preset(preset, 50), name)
+        assert kind.checked(name, value) == value and type(kind.checked(name, value)) is type(value)
+        assert parse(name, json.dumps(value).strip('"'), field_types(kind)[name]) == value
+    for absurd in (float("nan"), float("inf"), 10**31, 1e300, "nonsense", None, [], {}, object()):
+        with pytest.raises(UsageError, match=f"^{name}: must be .*, got ") as error:
+            kind.checked(name, absurd)
+        assert "\n" not in str(error.value)
+    assert meaning(field_types(kind)[name])
 
 
 def test_a_setting_of_the_same_name_is_of_the_same_type():
@@ -217,7 +236,60 @@ def test_a_setting_of_the_same_name_is_of_the_same_type():
     kinds = {}
     for method in MODELS.values():
         for field in dataclasses.fields(method.settings):
-            assert kinds.setdefault(field.name, field.type) == field.type
+            kind = typing.get_type_hints(method.settings)[field.name]
+            assert kinds.setdefault(field.name, kind) == kind
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "words"),
+    [
+        (typing.Annotated[int, Meta(ge=1, le=5)], 6, "an integer from 1 to 5, got 6"),
+        (typing.Annotated[float, Meta(gt=0, lt=1)], 1.0, "a number > 0 and < 1, got 1.0"),
+        (typing.Literal["a", "b"] | float, "c", "a, b or a number, got 'c'"),
+        (bool, 1, "true or false, got 1"),
+        (str | None, 3, "a text, got 3"),
+    ],
+)
+def test_what_a_type_allows_is_said_in_words(kind, value, words):
+    with pytest.raises(UsageError, match=f"^x: must be {words}$"):
+        check("x", value, kind)
+    assert words.startswith(allowed(kind))
+
+
+@pytest.mark.parametrize("text", ["١٢", "1_0", " 12", "0x1", "1,000", "", "--", "nan", "1e999"])
+def test_a_number_is_typed_in_plain_digits(text):
+    with pytest.raises(UsageError, match=r"^x: must be an integer"):
+        parse("x", text, int)
+
+
+def test_a_number_of_numpy_is_a_number():
+    config = dataclasses.replace(CONFIG, overrides={"entropy": np.float64(0.5), "dropout": 0})
+    object.__setattr__(config, "horizon", np.int64(8))  # in the tests, the constructor checks types too
+    object.__setattr__(config, "steps", np.int32(100))
+    checked = config.checked()
+    assert (checked.horizon, checked.steps, checked.overrides) == (8, 100, {"entropy": 0.5, "dropout": 0.0})
+    assert {type(value) for value in checked.overrides.values()} == {float} and type(checked.steps) is int
+    json.dumps(to_json(checked))
+
+
+def test_settings_are_replaced_by_name():
+    settings = Settings.default(50).replace(entropy=1)
+    assert dataclasses.asdict(settings) == dataclasses.asdict(Settings.default(50)) | {"entropy": 1.0}
+    for changes, words in (({"entropi": 1}, "did you mean entropy"), ({"dropout": 1}, "^dropout: must be")):
+        with pytest.raises(UsageError, match=words):
+            settings.replace(**changes)
+
+
+@pytest.mark.parametrize("kind", [Settings, SoftActorCriticSettings, DecisionTransformerSettings])
+def test_settings_are_a_tree_of_the_numbers_that_shape_nothing(kind):
+    settings = kind.default(9)
+    leaves = jax.tree_util.tree_leaves_with_path(settings)
+    assert tuple(path[0].name for path, _ in leaves) == number_names(kind)
+    doubled = jax.tree.map(lambda x: 2 * x, settings)
+    for field in dataclasses.fields(kind):
+        factor = 2 if field.name in number_names(kind) else 1
+        assert factor == 2 or getattr(doubled, field.name) == getattr(settings, field.name)
+        assert factor == 1 or getattr(doubled, field.name) == 2 * getattr(settings, field.name)
 
 
 configurations = st.builds(
@@ -228,7 +300,7 @@ configurations = st.builds(
     steps=st.integers(60, 10**6),
     seed=st.integers(0, 1000),
     num_seeds=st.integers(1, 20),
-    preset=st.sampled_from([*PRESETS]),
+    preset=st.sampled_from(typing.get_args(Preset)),
     out=st.none() | st.text(min_size=1),
     loop=st.sampled_from(["open", "closed"]),
     record_cosine=st.booleans(),
@@ -245,10 +317,31 @@ configurations = st.builds(
 @settings(max_examples=40, deadline=None)
 @given(configurations)
 def test_json_round_trip(config):
+    try:
+        config = config.checked()
+    except UsageError:
+        reject()
     text = json.dumps(to_json(config), allow_nan=False)
     again = from_json(json.loads(text))
-    assert again == config
+    assert again.checked() == config
     assert again.settings() == config.settings()
+
+
+ANYTHING = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.just([]) | st.just({})
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from([field.name for field in dataclasses.fields(TrainConfig)]), ANYTHING)
+def test_what_is_accepted_can_be_stored_and_read_back(name, value):
+    config = dataclasses.replace(CONFIG)
+    object.__setattr__(config, name, value)  # in the tests, the constructor checks types too
+    try:
+        checked = config.checked()
+    except UsageError as error:
+        assert "\n" not in str(error)
+        return
+    again = from_json(json.loads(json.dumps(to_json(checked), allow_nan=False)))
+    assert again.checked() == checked
 
 
 def test_changed_constants_of_a_built_in_task_are_kept():
@@ -260,7 +353,7 @@ def test_changed_constants_of_a_built_in_task_are_kept():
 
 def test_the_settings_of_a_run_outlive_a_change_of_the_preset(monkeypatch):
     content = to_json(CONFIG)
-    monkeypatch.setitem(PRESETS, "default", lambda horizon: PRESETS["paper"](horizon))
+    monkeypatch.setattr(Settings, "default", Settings.paper)
     assert CONFIG.settings() != Settings(**content["settings"])
     assert from_json(content).settings() == Settings(**content["settings"])
 

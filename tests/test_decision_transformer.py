@@ -13,7 +13,7 @@ import scipy.stats
 
 from asmpg.core.loops import loop
 from asmpg.core.types import Trajectory
-from asmpg.learners.odt import DecisionTransformer, PRESETS, target_return
+from asmpg.learners.odt import DecisionTransformer, DecisionTransformerSettings, target_return
 from asmpg.learners.odt_policy import (
     Carry,
     DecisionTransformerPolicy,
@@ -314,7 +314,7 @@ def test_the_gradient_of_the_loss_is_its_slope(x64):
 
 def make_learner(**overrides: Any) -> DecisionTransformer:
     small = {"batch_size": 4, "context": 4, "updates_per_iteration": 3, "episodes_per_iteration": 2}
-    settings = dataclasses.replace(PRESETS["default"](ENV.horizon), **(small | overrides))
+    settings = dataclasses.replace(DecisionTransformerSettings.default(ENV.horizon), **(small | overrides))
     return DecisionTransformer(ENV, settings, TARGET)
 
 

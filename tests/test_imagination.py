@@ -216,13 +216,13 @@ def test_what_is_left_open_is_decided_once_for_a_run(tmp_path, monkeypatch):
     """A run begun on one kind of device is read, and goes on, on another; what decides is in one place."""
     config = dataclasses.replace(CONFIG, model="attention", imagine="auto", out=str(tmp_path / "run"))
     monkeypatch.setattr(imagination.jax, "default_backend", lambda: "gpu")
-    assert config.imagine_here() == "parallel"
-    assert dataclasses.replace(config, model="lstm").imagine_here() == "sequential"
-    assert dataclasses.replace(config, model="one-step").imagine_here() == "sequential"
-    assert dataclasses.replace(config, imagine="sequential").imagine_here() == "sequential"
+    assert config.resolve().imagine_here() == "parallel"
+    assert dataclasses.replace(config, model="lstm").resolve().imagine_here() == "sequential"
+    assert dataclasses.replace(config, model="one-step").resolve().imagine_here() == "sequential"
+    assert dataclasses.replace(config, imagine="sequential").resolve().imagine_here() == "sequential"
     done = lifecycle.start(config.checked(), lambda progress: None, lambda: True)
     monkeypatch.undo()
-    assert config.imagine_here() == "sequential" and not done.finished
+    assert config.resolve().imagine_here() == "sequential" and not done.finished
     assert asmpg.load(tmp_path / "run").config.imagine == "parallel"
     assert "num_sweeps" in asmpg.train(dataclasses.replace(config, steps=96)).metrics
 

@@ -18,7 +18,7 @@ from asmpg.gradients.policy_gradient import imagined_return
 from asmpg.learners.model_based import gradient_cosine, ModelBasedLearner, ModelBasedState
 from asmpg.learners.optimisation import CPU_MICRO_BATCH_STEPS, mean_gradient, micro_batch_size, optimiser
 from asmpg.learners.replay import ReplayBuffer
-from asmpg.learners.settings import preset
+from asmpg.learners.settings import Settings
 from asmpg.models import ActionSequenceModel, OneStepModel, Simulator
 from asmpg.models.backbones import BACKBONES
 from asmpg.models.normalisation import Normaliser
@@ -52,7 +52,7 @@ def make_learner(
         "learning_rate_decay": 0,
         "gradient_clip": 100.0,
     }
-    settings = dataclasses.replace(preset("default", env.horizon), **(small | overrides))
+    settings = dataclasses.replace(Settings.default(env.horizon), **(small | overrides))
     return ModelBasedLearner(env, settings, maker(kind, Drift()))
 
 

@@ -14,7 +14,7 @@ from asmpg.core.loops import loop
 from asmpg.core.types import Trajectory
 from asmpg.learners.model_based import ModelBasedLearner, ModelBasedState
 from asmpg.learners.replay import ReplayBuffer
-from asmpg.learners.settings import preset
+from asmpg.learners.settings import Settings
 from asmpg.models import OneStepModel, Simulator
 from asmpg.models.normalisation import Normaliser, RewardScale
 from asmpg.models.reward import fitting_loss, LearnedReward
@@ -153,7 +153,7 @@ def test_the_share_of_predicted_states():
 def make_learner(kind: Any = OneStepModel, env: Any = None, **overrides: Any) -> ModelBasedLearner:
     env = Drift() if env is None else env
     small = {"model_batch_size": 8, "policy_batch_size": 4, "model_update_every": 2, "policy_update_every": 3}
-    settings = dataclasses.replace(preset("default", HORIZON), **(small | overrides))
+    settings = dataclasses.replace(Settings.default(HORIZON), **(small | overrides))
     return ModelBasedLearner(env, settings, maker(kind, env), learned_reward=True)
 
 

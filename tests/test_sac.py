@@ -16,7 +16,7 @@ from asmpg.core.types import Trajectory
 from asmpg.gradients.policies import TanhGaussianPolicy
 from asmpg.learners.optimisation import polyak_average
 from asmpg.learners.replay import ReplayBuffer
-from asmpg.learners.sac import PRESETS, SoftActorCritic, SoftActorCriticState
+from asmpg.learners.sac import SoftActorCritic, SoftActorCriticSettings, SoftActorCriticState
 from asmpg.learners.soft_values import (
     bootstrap_target,
     Critic,
@@ -223,7 +223,7 @@ CRITIC_STEP, POLICY_STEP, BOTH = 2, 3, 6
 def make_learner(**overrides: Any) -> SoftActorCritic:
     small = {"batch_size": 8, "critic_update_every": CRITIC_STEP, "policy_update_every": POLICY_STEP}
     small |= {"target_rate": 0.01, "target_entropy": -1.0}
-    settings = dataclasses.replace(PRESETS["default"](ENV.horizon), **(small | overrides))
+    settings = dataclasses.replace(SoftActorCriticSettings.default(ENV.horizon), **(small | overrides))
     return SoftActorCritic(ENV, settings)
 
 
@@ -344,14 +344,17 @@ def test_a_tuned_temperature_keeps_the_entropy_at_its_target():
 
 
 def test_the_presets_are_those_of_table_2():
-    paper = PRESETS["paper"](50)
+    paper = SoftActorCriticSettings.paper(50)
     assert (paper.critic_update_every, paper.policy_update_every, paper.batch_size) == (2, 16, 128)
     assert (paper.discount, paper.target_rate, paper.warmup_steps) == (0.995, 0.005, 1500)
     assert (paper.replay_capacity, paper.num_critics, paper.tune_temperature) == (10**6, 1, False)
     assert paper.critic_learning_rate in (1e-3, 1e-4, 1e-5) and paper.temperature in (1.0, 0.01, 0.001)
     critic = networks()[1][0]
     assert [layer.weight.shape for layer in critic.layers] == [(6, 256), (256, 256), (256, 1)]
-    assert PRESETS["default"](50).discount == 1.0 and PRESETS["default"](50).num_critics == 2
+    assert (
+        SoftActorCriticSettings.default(50).discount == 1.0
+        and SoftActorCriticSettings.default(50).num_critics == 2
+    )
 
 
 def test_the_clock_is_an_input_of_critic_and_policy():

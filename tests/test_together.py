@@ -14,11 +14,11 @@ import asmpg
 import sweeping
 import wanderer
 from asmpg import TrainConfig
-from asmpg.learners.settings import MAY_DIFFER
 from asmpg.sweeps import look, open_store, sweep, timing, together, work
 from asmpg.sweeps.engines import InProcess, Local
 from asmpg.sweeps.together import kin, numbers_of
 from asmpg.training.loop import Schedule, Trainer
+from asmpg.training.methods import MAY_DIFFER
 from asmpg.training.runs import group as groups
 from asmpg.training.runs import RunWarning
 from asmpg.training.runs.group import DisbandedError, Group

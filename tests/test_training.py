@@ -18,7 +18,7 @@ import pytest
 from asmpg.core.types import Metrics
 from asmpg.learners.base import exploration_noise
 from asmpg.learners.model_based import ModelBasedLearner
-from asmpg.learners.settings import preset
+from asmpg.learners.settings import Settings
 from asmpg.models import OneStepModel
 from asmpg.models.normalisation import Normaliser
 from asmpg.tasks.environment import AbstractEnvironment, evaluation_states, rollout, trajectory_rewards
@@ -46,7 +46,7 @@ SCHEDULE = Schedule(num_episodes=13, warmup_episodes=3, chunk_episodes=4)
 def make_trainer(seeds: Any, env: AbstractEnvironment | None = None, **overrides: Any) -> Trainer:
     env = Scattered(horizon=HORIZON) if env is None else env
     small: dict[str, Any] = {"model_batch_size": 2, "policy_batch_size": 2, "dropout": 0.0} | INTERVALS
-    settings = dataclasses.replace(preset("default", env.horizon), **(small | overrides))
+    settings = dataclasses.replace(Settings.default(env.horizon), **(small | overrides))
     return Trainer(ModelBasedLearner(env, settings, functools.partial(OneStepModel, env)), SCHEDULE, seeds)
 
 

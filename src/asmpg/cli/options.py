@@ -2,60 +2,57 @@
 
 import dataclasses
 import functools
-import inspect
 import operator
-import re
-import types
+import types as types_module
 import typing
 from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from ..learners.settings import AbstractSettings
+from ..core.checks import field_types, meaning
 from ..training.methods import MODELS
 
 
-def _option(default: Any, name: str | None = None) -> Any:
+def _option(default: Any, help: str | None = None) -> Any:
     """How an option is shown that is None unless it was given."""
-    return tyro.conf.arg(name=name, help_behavior_hint=f"(default: {default})")
+    return tyro.conf.arg(help=help, help_behavior_hint=f"(default: {default})")
 
 
-def _settings() -> tuple[dict[str, Any], str]:
-    """The settings of all methods, by name with their types, and the lines that describe them.
+def _settings() -> list[tuple[str, Any, Any]]:
+    """One option for every setting of any method; None leaves the preset's value.
 
     Where two methods have a setting of the same name, it is of the same type and means the same.
     """
-    kinds: dict[str, Any] = {}
-    lines: dict[str, str] = {}
-    for method in MODELS.values():
-        for part in reversed(method.settings.__mro__):
-            if issubclass(part, AbstractSettings):
-                described = (inspect.getdoc(part) or "").partition("Attributes:\n")[2]
-                for entry in re.split(r"\n(?=    \w)", described.rstrip()):
-                    lines.setdefault(entry.split(":")[0].strip(), entry)
-        kinds |= {field.name: field.type for field in dataclasses.fields(method.settings)}
-    return kinds, "\n".join(lines.values())
-
-
-# One option for every setting of a preset; None leaves the preset's value.
-_KINDS, _LINES = _settings()
-SettingOptions = dataclasses.make_dataclass(
-    "SettingOptions",
-    [
+    kinds = {
+        name: kind
+        for method in reversed(MODELS.values())
+        for name, kind in field_types(method.settings).items()
+    }
+    return [
         (
             name,
             # A truth value is typed out, since leaving it to the preset is a third possibility.
-            Annotated[kind | None, _option("the preset's"), tyro.conf.FlagConversionOff],
+            Annotated[
+                _plain(kind) | None, _option("the preset's", meaning(kind)), tyro.conf.FlagConversionOff
+            ],
             dataclasses.field(default=None),
         )
-        for name, kind in _KINDS.items()
-    ],
-    frozen=True,
-)
-SettingOptions.__doc__ = (
-    f"Each replaces what the preset says. A method has only some of them.\n\nAttributes:\n{_LINES}\n"
-)
+        for name, kind in kinds.items()
+    ]
+
+
+def _plain(kind: Any) -> Any:
+    """A type without what describes it."""
+    if typing.get_origin(kind) is Annotated:
+        return _plain(typing.get_args(kind)[0])
+    if typing.get_origin(kind) in (typing.Union, types_module.UnionType):
+        return functools.reduce(operator.or_, map(_plain, typing.get_args(kind)))
+    return kind
+
+
+SettingOptions = dataclasses.make_dataclass("SettingOptions", _settings(), frozen=True)
+SettingOptions.__doc__ = "Each replaces what the preset says. A method has only some of them."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -315,7 +312,7 @@ _RULES = ConstructorRegistry()
 def _without_none(info: PrimitiveTypeInfo) -> Any:
     """An option that is None unless it was given is read as if it had no None, which would be listed as a choice."""
     kinds = typing.get_args(info.type)
-    if info.type_origin not in (typing.Union, types.UnionType) or type(None) not in kinds:
+    if info.type_origin not in (typing.Union, types_module.UnionType) or type(None) not in kinds:
         return None
     kind = functools.reduce(operator.or_, (kind for kind in kinds if kind is not type(None)))
     spec = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(kind, info.markers))

@@ -1,14 +1,16 @@
 """Online decision transformer (Zheng et al., 2022; Appendix F.3): imitation of one's own episodes, in hindsight."""
 
 import dataclasses
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
+from msgspec import Meta
 
+from ..core.checks import about, Count, MAX_HORIZON, NotNegative, Number
 from ..core.loops import loop
 from ..core.types import global_norm, Metrics, PRNGKey, Scalar, Trajectory
 from ..models.normalisation import Normaliser, with_normaliser
@@ -19,108 +21,83 @@ from .base import AbstractLearner
 from .odt_policy import DecisionTransformerPolicy, imitation_loss, returns_to_go, sub_sequence, Window
 from .optimisation import apply_gradient, mean_gradient, optimiser, UpdateStatistics
 from .replay import ReplayBuffer
-from .settings import AbstractSettings, with_rates_as_leaves
+from .settings import (
+    AbstractSettings,
+    FittingDropout,
+    Rate,
+    TargetEntropy,
+    TemperatureRate,
+    TransitionBatch,
+)
 from .temperature import temperature_loss
 
 
-@with_rates_as_leaves
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class DecisionTransformerSettings(AbstractSettings):
-    """What a preset of the online decision transformer fixes.
+    """Of the online decision transformer: the values of Zheng et al. (2022) that F.3 refers to.
 
-    Attributes:
-        episodes_per_iteration: episodes gathered between two rounds of updates.
-        updates_per_iteration: updates in a round.
-        batch_size: transitions (odt: sub-sequences) per update.
-        policy_learning_rate: of the policy's optimiser.
-        policy_optimiser: "adam", or "lamb", which scales the step of every array by that array's norm.
-        weight_decay: of the policy's optimiser; 0 for none.
-        learning_rate_warmup: updates over which the policy's learning rate rises linearly from zero; 0 for none.
-        dropout: rate inside the backbone while fitting.
-        context: steps that the policy sees at once.
-        return_target: the return that is asked for while acting: "expert", the optimum; "overshot", the return whose
-            score is 2; or a number.
-        temperature: the first weight of the policy's entropy against the likelihood; it is tuned.
-        target_entropy: entropy per action component that a tuned temperature aims at, in nats; uniform actions
-            have log 2 = 0.69.
-        temperature_learning_rate: of Adam, on the logarithm.
+    One episode an iteration, which F.3 sweeps. Not theirs: the size of the transformer, which is that of our other
+    transformers, and the warm-up episodes, which are those of all other methods.
     """
 
-    episodes_per_iteration: int
-    updates_per_iteration: int
-    batch_size: int
-    policy_learning_rate: float
-    policy_optimiser: Literal["adam", "lamb"]
-    weight_decay: float
-    learning_rate_warmup: int
-    dropout: float
-    context: int
-    return_target: Literal["expert", "overshot"] | float
-    temperature: float
-    target_entropy: float
-    temperature_learning_rate: float
+    episodes_per_iteration: Annotated[Count, about("episodes gathered between two rounds of updates")] = 1
+    updates_per_iteration: Annotated[Count, about("updates in a round")] = 300
+    batch_size: TransitionBatch = 256
+    policy_learning_rate: Annotated[Rate, about("of the policy's optimiser")] = 1e-4
+    policy_optimiser: Annotated[
+        Literal["adam", "lamb"],
+        about("adam, or lamb, which scales the step of every array by that array's norm"),
+    ] = "lamb"
+    weight_decay: Annotated[NotNegative, about("of the policy's optimiser; 0 for none")] = 5e-4
+    learning_rate_warmup: Annotated[
+        int,
+        Meta(ge=0, le=1_000_000_000),
+        about("updates over which the policy's learning rate rises linearly from zero; 0 for none"),
+    ] = 10_000
+    dropout: FittingDropout = 0.1
+    context: Annotated[int, Meta(ge=1, le=MAX_HORIZON), about("steps that the policy sees at once")] = 20
+    return_target: Annotated[
+        Literal["expert", "overshot"] | Number,
+        about(
+            "the return that is asked for while acting: expert, the optimum; overshot, the return whose score is 2; or "
+            "a number"
+        ),
+    ] = "expert"
+    temperature: Annotated[
+        Rate,
+        about("the first weight of the policy's entropy against the likelihood; it is tuned"),
+    ] = 0.1
+    target_entropy: TargetEntropy = -1.0
+    temperature_learning_rate: TemperatureRate = 1e-4
+    gradient_clip: Annotated[Rate, about("largest global norm of a gradient")] = 0.25
+
+    @classmethod
+    def paper(cls, horizon: int) -> "DecisionTransformerSettings":
+        """Theirs: the last thousand episodes are kept."""
+        return cls(replay_capacity=1000 * horizon)
+
+    @classmethod
+    def default(cls, horizon: int) -> "DecisionTransformerSettings":
+        """Ours: small and frequent updates, one for every environment step, and noise on the action as well."""
+        return cls(
+            updates_per_iteration=horizon,
+            batch_size=32,
+            policy_learning_rate=1e-3,
+            policy_optimiser="adam",
+            weight_decay=0.0,
+            learning_rate_warmup=0,
+            dropout=0.0,
+            temperature_learning_rate=1e-3,
+            warmup_steps=max(500, 4 * horizon),
+            gradient_clip=1.0,
+            exploration="correlated",
+            exploration_amplitude=1.0,
+        )
 
     @property
     def needs_optimum(self) -> bool:
         """Both words are about it."""
         return isinstance(self.return_target, str)
-
-
-def paper(horizon: int) -> DecisionTransformerSettings:
-    """The values of Zheng et al. (2022) that F.3 refers to, with one episode an iteration, which F.3 sweeps.
-
-    Not theirs: the size of the transformer, which is that of our other transformers, and the warm-up episodes, which
-    are those of all other methods.
-    """
-    return DecisionTransformerSettings(
-        episodes_per_iteration=1,
-        updates_per_iteration=300,
-        batch_size=256,
-        policy_learning_rate=1e-4,
-        policy_optimiser="lamb",
-        weight_decay=5e-4,
-        learning_rate_warmup=10_000,
-        dropout=0.1,
-        context=20,
-        return_target="expert",
-        temperature=0.1,
-        target_entropy=-1.0,
-        temperature_learning_rate=1e-4,
-        warmup_steps=1500,
-        gradient_clip=0.25,
-        replay_capacity=1000 * horizon,
-        learning_rate_decay=0,
-        exploration="white",
-        exploration_amplitude=0.0,
-    )
-
-
-def default(horizon: int) -> DecisionTransformerSettings:
-    """Ours: small and frequent updates, one for every environment step, and noise on the action as well."""
-    return DecisionTransformerSettings(
-        episodes_per_iteration=1,
-        updates_per_iteration=horizon,
-        batch_size=32,
-        policy_learning_rate=1e-3,
-        policy_optimiser="adam",
-        weight_decay=0.0,
-        learning_rate_warmup=0,
-        dropout=0.0,
-        context=20,
-        return_target="expert",
-        temperature=0.1,
-        target_entropy=-1.0,
-        temperature_learning_rate=1e-3,
-        warmup_steps=max(500, 4 * horizon),
-        gradient_clip=1.0,
-        replay_capacity=1_000_000,
-        learning_rate_decay=0,
-        exploration="correlated",
-        exploration_amplitude=1.0,
-    )
-
-
-PRESETS = {"default": default, "paper": paper}
 
 
 def target_return(env: AbstractEnvironment, return_target: str | float | int) -> float:

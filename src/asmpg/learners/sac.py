@@ -1,13 +1,16 @@
 """Soft actor-critic (Haarnoja et al., 2018; Appendix E.2): no model, credit by temporal differences."""
 
 import dataclasses
+from typing import Annotated
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
+from msgspec import Meta
 
+from ..core.checks import about, Count, Share
 from ..core.loops import repeat
 from ..core.types import global_norm, Metrics, PRNGKey, Scalar, Trajectory
 from ..gradients.policies import TanhGaussianPolicy
@@ -16,7 +19,18 @@ from ..tasks.spec import Spec
 from .base import AbstractLearner
 from .optimisation import apply_gradient, mean_gradient, optimiser, polyak_average, UpdateStatistics
 from .replay import ReplayBuffer
-from .settings import AbstractSettings, with_rates_as_leaves
+from .settings import (
+    AbstractSettings,
+    NormaliseReturn,
+    NUMBER,
+    PolicyInterval,
+    PolicyRate,
+    Rate,
+    TargetEntropy,
+    TemperatureRate,
+    TransitionBatch,
+    Weight,
+)
 from .soft_values import (
     bootstrap_target,
     Critic,
@@ -29,101 +43,76 @@ from .soft_values import (
 from .temperature import temperature_loss
 
 
-@with_rates_as_leaves
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SoftActorCriticSettings(AbstractSettings):
-    """What a preset of soft actor-critic fixes.
+    """Of soft actor-critic (Table 2, Appendix E.2), with the middle ones of the learning rates and entropy weights."""
 
-    Attributes:
-        critic_update_every: environment steps per critic update.
-        policy_update_every: environment steps per policy update.
-        batch_size: transitions (odt: sub-sequences) per update.
-        critic_learning_rate: of Adam.
-        policy_learning_rate: of Adam.
-        num_critics: critics that are fitted side by side; the lowest of their values counts.
-        discount: of one step; 1 is the undiscounted return that scores count.
-        target_rate: the share of the way that the slow copies of the critics go after every update.
-        temperature: weight of the policy's entropy against the return (odt: against the likelihood); the first one,
-            where it is tuned.
-        tune_temperature: whether the temperature is adapted to keep the entropy at its target.
-        target_entropy: entropy per action component that a tuned temperature aims at, in nats; uniform actions
-            have log 2 = 0.69.
-        temperature_learning_rate: of Adam, on the logarithm.
-        normalise_return: whether the policy's objective counts returns in units of their spread over the warm-up
-            episodes, so that the entropy weight means the same for every task.
-    """
+    critic_update_every: Annotated[Count, about("environment steps per critic update")] = 2
+    policy_update_every: PolicyInterval = 16
+    batch_size: TransitionBatch = 128
+    critic_learning_rate: Annotated[Rate, about("of the critics' Adam")] = 1e-4
+    policy_learning_rate: PolicyRate = 1e-4
+    num_critics: Annotated[
+        int,
+        Meta(ge=1, le=1000),
+        about("critics that are fitted side by side; the lowest of their values counts"),
+    ] = 1
+    discount: Annotated[
+        Share, NUMBER, about("of one step; 1 is the undiscounted return that scores count")
+    ] = 0.995
+    target_rate: Annotated[
+        float,
+        Meta(gt=0, le=1),
+        NUMBER,
+        about("the share of the way that the slow copies of the critics go after every update"),
+    ] = 0.005
+    temperature: Annotated[
+        Weight,
+        about(
+            "weight of the policy's entropy against the return (odt: against the likelihood); the first one, where it "
+            "is tuned"
+        ),
+    ] = 0.01
+    tune_temperature: Annotated[
+        bool, about("whether the temperature is adapted to keep the entropy at its target")
+    ] = False
+    target_entropy: TargetEntropy = -1.0
+    temperature_learning_rate: TemperatureRate = 1e-4
+    normalise_return: NormaliseReturn = False
 
-    critic_update_every: int
-    policy_update_every: int
-    batch_size: int
-    critic_learning_rate: float
-    policy_learning_rate: float
-    num_critics: int
-    discount: float
-    target_rate: float
-    temperature: float
-    tune_temperature: bool
-    target_entropy: float
-    temperature_learning_rate: float
-    normalise_return: bool
+    @classmethod
+    def default(cls, horizon: int) -> "SoftActorCriticSettings":
+        """Ours: the method at its best, so that the comparison is a fair one.
 
+        Against what is customary: undiscounted values need as many rounds of bootstrapping as there are steps before
+        they know of a reward at the end, so the slow critics follow ten times as fast; and optimal actions at a bound
+        need a policy narrower than an entropy of -1 allows.
+        """
+        return cls(
+            warmup_steps=max(500, 4 * horizon),
+            critic_update_every=1,
+            policy_update_every=1,
+            critic_learning_rate=1e-3,
+            policy_learning_rate=1e-3,
+            num_critics=2,
+            discount=1.0,
+            target_rate=0.05,
+            tune_temperature=True,
+            target_entropy=-3.0,
+            temperature_learning_rate=1e-3,
+            normalise_return=True,
+            gradient_clip=10.0,
+            exploration="correlated",
+            exploration_amplitude=1.0,
+        )
 
-def paper(horizon: int) -> SoftActorCriticSettings:
-    """Table 2 and Appendix E.2, with the middle ones of the learning rates and entropy weights searched there."""
-    return SoftActorCriticSettings(
-        warmup_steps=1500,
-        critic_update_every=2,
-        policy_update_every=16,
-        batch_size=128,
-        critic_learning_rate=1e-4,
-        policy_learning_rate=1e-4,
-        num_critics=1,
-        discount=0.995,
-        target_rate=0.005,
-        temperature=0.01,
-        tune_temperature=False,
-        target_entropy=-1.0,
-        temperature_learning_rate=1e-4,
-        normalise_return=False,
-        gradient_clip=100.0,
-        replay_capacity=1_000_000,
-        learning_rate_decay=0,
-        exploration="white",
-        exploration_amplitude=0.0,
-    )
-
-
-def default(horizon: int) -> SoftActorCriticSettings:
-    """Ours: the method at its best, so that the comparison is a fair one.
-
-    Against what is customary: undiscounted values need as many rounds of bootstrapping as there are steps before they
-    know of a reward at the end, so the slow critics follow ten times as fast; and optimal actions at a bound need a
-    policy narrower than an entropy of -1 allows.
-    """
-    return SoftActorCriticSettings(
-        warmup_steps=max(500, 4 * horizon),
-        critic_update_every=1,
-        policy_update_every=1,
-        batch_size=128,
-        critic_learning_rate=1e-3,
-        policy_learning_rate=1e-3,
-        num_critics=2,
-        discount=1.0,
-        target_rate=0.05,
-        temperature=0.01,
-        tune_temperature=True,
-        target_entropy=-3.0,
-        temperature_learning_rate=1e-3,
-        normalise_return=True,
-        gradient_clip=10.0,
-        replay_capacity=1_000_000,
-        learning_rate_decay=0,
-        exploration="correlated",
-        exploration_amplitude=1.0,
-    )
-
-
-PRESETS = {"default": default, "paper": paper}
+    @property
+    def problem(self) -> str | None:
+        """A tuned temperature is kept as its logarithm."""
+        needs_logarithm = self.tune_temperature and self.temperature == 0
+        return (
+            f"temperature: must be > 0 where it is tuned, got {self.temperature}" if needs_logarithm else None
+        )
 
 
 class SoftActorCriticState(eqx.Module):

@@ -1,72 +1,146 @@
-"""Sizes, rates and intervals of a run: what every method has, and the presets of the model-based ones."""
+"""Sizes, rates and intervals of a run: what every method has, and those of the model-based ones.
 
+A setting's type, bounds, meaning and default stand at its field. The default is the paper's value, so that the preset
+`paper` is the class as it is, and another preset says what differs.
+"""
+
+import abc
 import dataclasses
+import functools
+import typing
 from collections.abc import Iterable
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import jax
+from msgspec import Meta
 
-from ..core.types import UsageError
-
-
-# Numbers that neither shape nor branch the program: they are the leaves of the settings, and may be traced. Seeds that
-# differ in nothing else share one program.
-MAY_DIFFER = frozenset(
-    {
-        *("model_learning_rate", "policy_learning_rate", "critic_learning_rate", "temperature_learning_rate"),
-        *("entropy", "temperature", "target_entropy", "discount", "target_rate"),
-        *("gradient_clip", "exploration_amplitude"),
-    }
-)
+from ..core.checks import about, check, check_choice, Count, field_types, NotNegative, Number, Positive, Share
 
 
-Class = TypeVar("Class", bound=type)
+Preset = Literal["default", "paper"]
+OfKind = TypeVar("OfKind", bound="AbstractSettings")
 
 
-def with_rates_as_leaves(cls: Class) -> Class:
-    """Makes a frozen dataclass of settings a pytree whose leaves are its rates; all else is static."""
-    names = [field.name for field in dataclasses.fields(cls)]
-    rates = [name for name in names if name in MAY_DIFFER]
-    others = [name for name in names if name not in MAY_DIFFER]
-
-    def flatten(settings: Any) -> tuple[list[tuple[jax.tree_util.GetAttrKey, Any]], tuple[Any, ...]]:
-        leaves = [(jax.tree_util.GetAttrKey(name), getattr(settings, name)) for name in rates]
-        return leaves, tuple(getattr(settings, name) for name in others)
-
-    def unflatten(static: tuple[Any, ...], leaves: Iterable[Any]) -> Any:
-        # Past the constructor and its checks: between two programs a rate may be an array, or anything at all.
-        settings = object.__new__(cls)
-        settings.__dict__.update(zip(others, static, strict=True), **dict(zip(rates, leaves, strict=True)))
-        return settings
-
-    jax.tree_util.register_pytree_with_keys(cls, flatten, unflatten)
-    return cls
+class _Number:
+    """Marks a number that neither shapes nor branches the program: seeds that differ in nothing else can share one."""
 
 
-@with_rates_as_leaves
-@dataclasses.dataclass(frozen=True)
-class AbstractSettings:
+NUMBER = _Number()
+Batch = Annotated[int, Meta(ge=1, le=1_000_000)]
+Width = Annotated[int, Meta(ge=1, le=65_536)]
+Rate = Annotated[Positive, NUMBER]
+Weight = Annotated[NotNegative, NUMBER]
+Dropout = Annotated[float, Meta(ge=0, lt=1)]
+
+# Of more than one method.
+TargetEntropy = Annotated[
+    Number,
+    NUMBER,
+    about(
+        "entropy per action component that a tuned temperature aims at, in nats; uniform actions have log 2 = 0.69"
+    ),
+]
+TemperatureRate = Annotated[Rate, about("of the temperature's Adam, on its logarithm")]
+PolicyRate = Annotated[Rate, about("of the policy's Adam")]
+TransitionBatch = Annotated[Batch, about("transitions (odt: sub-sequences) per update")]
+FittingDropout = Annotated[Dropout, about("rate inside the backbone while fitting")]
+PolicyInterval = Annotated[Count, about("environment steps per policy update")]
+NormaliseReturn = Annotated[
+    bool,
+    about(
+        "whether the policy's objective counts returns in units of their spread over the warm-up episodes, so that the "
+        "entropy weight means the same for every task"
+    ),
+]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AbstractSettings(abc.ABC):
     """What the loop and the optimisers of every method need. Each method's own settings add to it.
 
-    Attributes:
-        warmup_steps: environment steps before the first update, rounded up to whole episodes.
-        gradient_clip: largest global norm of a gradient.
-        replay_capacity: environment steps kept, whole episodes.
-        learning_rate_decay: number of updates n_0 after which the learning rates fall noticeably: update n uses
-            rate / sqrt(1 + n / n_0), which needs no knowledge of the end; 0 keeps them constant.
-        exploration: "white": independent noise at every step; "correlated": first-order autoregressive noise
-            whose correlation length is drawn log-uniformly from 1 to the horizon, once an episode.
-        exploration_amplitude: largest standard deviation of further noise of that kind, added to the action itself
-            (and clipped to the bounds) outside of imagination; drawn log-uniformly over a factor of 16, once an
-            episode. Without it, a policy at a bound gathers no data on what leaving the bound would do.
+    A pytree, whose leaves are the numbers that do not shape the program.
     """
 
-    warmup_steps: int
-    gradient_clip: float
-    replay_capacity: int
-    learning_rate_decay: int
-    exploration: Literal["white", "correlated"]
-    exploration_amplitude: float
+    warmup_steps: Annotated[
+        Count, about("environment steps before the first update, rounded up to whole episodes")
+    ] = 1500
+    gradient_clip: Annotated[Rate, about("largest global norm of a gradient")] = 100.0
+    replay_capacity: Annotated[Count, about("environment steps kept, whole episodes")] = 1_000_000
+    learning_rate_decay: Annotated[
+        int,
+        Meta(ge=0, le=1_000_000_000),
+        about(
+            "number of updates n_0 after which the learning rates fall noticeably: update n uses "
+            "rate / sqrt(1 + n / n_0), which needs no knowledge of the end; 0 keeps them constant"
+        ),
+    ] = 0
+    exploration: Annotated[
+        Literal["white", "correlated"],
+        about(
+            "noise of the policy: white is independent at every step; correlated is first-order autoregressive with a "
+            "correlation length drawn log-uniformly from 1 to the horizon, once an episode"
+        ),
+    ] = "white"
+    exploration_amplitude: Annotated[
+        Weight,
+        about(
+            "largest standard deviation of further noise of that kind, added to the action itself (and clipped to the "
+            "bounds) outside of imagination; drawn log-uniformly over a factor of 16, once an episode. Without it, a "
+            "policy at a bound gathers no data on what leaving the bound would do"
+        ),
+    ] = 0.0
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        jax.tree_util.register_pytree_with_keys(
+            cls, _flatten, lambda fixed, numbers: _unflatten(cls, fixed, numbers)
+        )
+
+    @classmethod
+    def paper(cls: type[OfKind], horizon: int) -> OfKind:
+        """The paper's values at a horizon."""
+        return cls()
+
+    @classmethod
+    @abc.abstractmethod
+    def default(cls: type[OfKind], horizon: int) -> OfKind:
+        """Ours at a horizon."""
+
+    @classmethod
+    def preset(cls: type[OfKind], name: str, horizon: int) -> OfKind:
+        """The values of a preset at a horizon.
+
+        Raises:
+            UsageError: there is no such preset.
+        """
+        check_choice("preset", name, typing.get_args(Preset))
+        return cls.paper(horizon) if name == "paper" else cls.default(horizon)
+
+    def replace(self: OfKind, **changes: Any) -> OfKind:
+        """The same but for some settings.
+
+        Raises:
+            UsageError: there is no such setting, or a value is not allowed.
+        """
+        return dataclasses.replace(
+            self, **{name: self.checked(name, value) for name, value in changes.items()}
+        )
+
+    @classmethod
+    def checked(cls, name: str, value: Any) -> Any:
+        """One setting's value, as its type says.
+
+        Raises:
+            UsageError: there is no such setting, or the value is not allowed.
+        """
+        kinds = field_types(cls)
+        check_choice("setting", name, kinds)
+        return check(name, value, kinds[name])
+
+    @property
+    def problem(self) -> str | None:
+        """Why values that are allowed one by one do not fit together; None where they do."""
+        return None
 
     @property
     def needs_optimum(self) -> bool:
@@ -74,139 +148,120 @@ class AbstractSettings:
         return False
 
 
-@with_rates_as_leaves
-@dataclasses.dataclass(frozen=True)
+@functools.cache
+def number_names(settings: type[AbstractSettings]) -> tuple[str, ...]:
+    """The settings that do not shape the program."""
+    return tuple(name for name, kind in field_types(settings).items() if NUMBER in typing.get_args(kind))
+
+
+def _flatten(settings: AbstractSettings) -> tuple[list[tuple[Any, Any]], tuple[Any, ...]]:
+    numbers = number_names(type(settings))
+    fixed = tuple((name, value) for name, value in vars(settings).items() if name not in numbers)
+    return [(jax.tree_util.GetAttrKey(name), getattr(settings, name)) for name in numbers], fixed
+
+
+def _unflatten(kind: type[AbstractSettings], fixed: tuple[Any, ...], numbers: Iterable[Any]) -> Any:
+    """Not by the constructor: inside of a program the numbers are arrays, or whatever else a leaf may be."""
+    settings = object.__new__(kind)
+    vars(settings).update(fixed, **dict(zip(number_names(kind), numbers, strict=True)))
+    return settings
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings(AbstractSettings):
-    """What a preset of the model-based methods fixes. Intervals and sizes count steps, updates or episodes as named.
+    """Of the model-based methods (Table 1, Appendix E.1). Intervals and sizes count what their names say."""
 
-    Attributes:
-        model_update_every: environment steps per model update.
-        policy_update_every: environment steps per policy update.
-        model_batch_size: episodes per model update.
-        policy_batch_size: imagined episodes per policy update.
-        model_learning_rate: of Adam.
-        policy_learning_rate: of Adam.
-        entropy: weight of the policy's entropy in its objective.
-        policy_average: about how many updates' policies are averaged, in their parameters, into the one that is
-            evaluated and kept (Polyak's average); exploration and updates go on from the last. 0 keeps the last one.
-        entropy_over: what that entropy is: its mean per "step", or its sum over the "episode", H times as much.
-        dropout: rate inside the backbone while fitting.
-        decoder: how a backbone's output becomes a state: through a "hidden" layer of 64, or "linear" (Equation 2).
-        difference_loss: of an action-sequence model: weight of the error of the differences of successive predictions,
-            in units of the typical difference, beside that of the states.
-        summed_differences: whether an action-sequence model's decoder gives differences of states, which are summed.
-        difference_unit: what one-step and history models count the difference of two successive states in, in their
-            output and in their loss: the "typical" difference of one step, or the spread of the "state" (Equation 1).
-        state_gradient_decay: of the one-step model: what the gradient through the state is multiplied by at every
-            imagined step; 1 is the true derivative.
-        normalise_return: whether the policy's objective counts returns in units of their spread over the warm-up
-            episodes, so that the entropy weight means the same for every task.
-        predicted_state_share: weight, from 0 to 1, of the states that the model predicts in a learned reward's fit;
-            the rest is that of the true states.
-        cut_state_gradient: whether a history model's own states are constants to the policy gradient, so that it
-            runs through the backbone's paths from the actions only.
-    """
+    model_update_every: Annotated[Count, about("environment steps per model update")] = 2
+    policy_update_every: PolicyInterval = 16
+    model_batch_size: Annotated[Batch, about("episodes per model update")] = 64
+    policy_batch_size: Annotated[Batch, about("imagined episodes per policy update")] = 16
+    model_learning_rate: Annotated[Rate, about("of the model's Adam")] = 1e-3
+    policy_learning_rate: PolicyRate = 1e-4
+    # The middle one of the three that Appendix E.1 sweeps.
+    entropy: Annotated[Weight, about("weight of the policy's entropy in its objective")] = 0.01
+    entropy_over: Annotated[
+        Literal["step", "episode"],
+        about("what that entropy is: its mean per step, or its sum over the episode, H times as much"),
+    ] = "step"
+    policy_average: Annotated[
+        int,
+        Meta(ge=0, le=1_000_000_000),
+        about(
+            "about how many updates' policies are averaged, in their parameters, into the one that is evaluated and "
+            "kept (Polyak's average); exploration and updates go on from the last. 0 keeps the last one"
+        ),
+    ] = 0
+    dropout: FittingDropout = 0.1
+    decoder: Annotated[
+        Literal["hidden", "linear"],
+        about(
+            "how a backbone's output becomes a state: through a hidden layer of 64, or linear (Equation 2)"
+        ),
+    ] = "hidden"
+    difference_loss: Annotated[
+        NotNegative,
+        about(
+            "of an action-sequence model: weight of the error of the differences of successive predictions, in units "
+            "of the typical difference, beside that of the states"
+        ),
+    ] = 0.0
+    summed_differences: Annotated[
+        bool,
+        about("whether an action-sequence model's decoder gives differences of states, which are summed"),
+    ] = False
+    difference_unit: Annotated[
+        Literal["typical", "state"],
+        about(
+            "what one-step and history models count the difference of two successive states in, in their output and in "
+            "their loss: the typical difference of one step, or the spread of the state (Equation 1)"
+        ),
+    ] = "state"
+    state_gradient_decay: Annotated[
+        Share,
+        about(
+            "of the one-step model: what the gradient through the state is multiplied by at every imagined step; 1 is "
+            "the true derivative"
+        ),
+    ] = 1.0
+    normalise_return: NormaliseReturn = False
+    predicted_state_share: Annotated[
+        Share,
+        about(
+            "weight of the states that the model predicts in a learned reward's fit; the rest is that of the "
+            "true states"
+        ),
+    ] = 0.0
+    cut_state_gradient: Annotated[
+        bool,
+        about(
+            "whether a history model's own states are constants to the policy gradient, so that it runs through the "
+            "backbone's paths from the actions only"
+        ),
+    ] = False
 
-    model_update_every: int
-    policy_update_every: int
-    model_batch_size: int
-    policy_batch_size: int
-    model_learning_rate: float
-    policy_learning_rate: float
-    entropy: float
-    entropy_over: Literal["step", "episode"]
-    policy_average: int
-    dropout: float
-    decoder: Literal["hidden", "linear"]
-    difference_loss: float
-    summed_differences: bool
-    difference_unit: Literal["typical", "state"]
-    state_gradient_decay: float
-    normalise_return: bool
-    predicted_state_share: float
-    cut_state_gradient: bool
+    @classmethod
+    def default(cls, horizon: int) -> "Settings":
+        """Ours: a given score in few environment steps and little time.
 
-
-def paper(horizon: int) -> Settings:
-    """Table 1 and Appendix E.1, with the middle one of the three entropy weights swept there."""
-    return Settings(
-        warmup_steps=1500,
-        model_update_every=2,
-        policy_update_every=16,
-        model_batch_size=64,
-        policy_batch_size=16,
-        model_learning_rate=1e-3,
-        policy_learning_rate=1e-4,
-        entropy=0.01,
-        entropy_over="step",
-        policy_average=0,
-        gradient_clip=100.0,
-        replay_capacity=1_000_000,
-        dropout=0.1,
-        decoder="hidden",
-        difference_loss=0.0,
-        summed_differences=False,
-        difference_unit="state",
-        state_gradient_decay=1.0,
-        learning_rate_decay=0,
-        exploration="white",
-        exploration_amplitude=0.0,
-        normalise_return=False,
-        predicted_state_share=0.0,
-        cut_state_gradient=False,
-    )
-
-
-def default(horizon: int) -> Settings:
-    """Ours: a given score in few environment steps and little time.
-
-    Against the table's values: small and frequent updates; a larger, decaying learning rate for the model, made safe
-    by a tight clip (the first episodes of an improved policy are far from the warm-up's and give gradients that would
-    dominate Adam's second moment for a thousand updates); noise on the action as well as in the policy.
-    """
-    return Settings(
-        warmup_steps=max(500, 4 * horizon),
-        model_update_every=1,
-        policy_update_every=2,
-        model_batch_size=16,
-        policy_batch_size=8,
-        model_learning_rate=4e-3,
-        policy_learning_rate=3e-3,
-        entropy=0.02,
-        entropy_over="step",
-        policy_average=0,
-        gradient_clip=1.0,
-        replay_capacity=1_000_000,
-        dropout=0.0,
-        decoder="hidden",
-        difference_loss=0.0,
-        summed_differences=False,
-        difference_unit="typical",
-        state_gradient_decay=1.0,
-        learning_rate_decay=1000,
-        exploration="correlated",
-        exploration_amplitude=1.0,
-        normalise_return=True,
-        predicted_state_share=0.5,
-        cut_state_gradient=False,
-    )
-
-
-def paper_recurrent(horizon: int) -> Settings:
-    """`paper` for a backbone other than the transformer: dropout is GPT-2's alone, and Equation 2's output linear."""
-    return dataclasses.replace(paper(horizon), dropout=0.0, decoder="linear")
-
-
-PRESETS = {"default": default, "paper": paper}
-RECURRENT_PRESETS = {"default": default, "paper": paper_recurrent}
-
-
-def preset(name: str, horizon: int) -> Settings:
-    """The model-based settings of a preset at a horizon.
-
-    Raises:
-        UsageError: an unknown preset.
-    """
-    if name not in PRESETS:
-        raise UsageError(f"preset: {name!r} is not one of {', '.join(PRESETS)}")
-    return PRESETS[name](horizon)
+        Against the table's values: small and frequent updates; a larger, decaying learning rate for the model, made
+        safe by a tight clip (the first episodes of an improved policy are far from the warm-up's and give gradients
+        that would dominate Adam's second moment for a thousand updates); noise on the action as well as in the policy.
+        """
+        return cls(
+            warmup_steps=max(500, 4 * horizon),
+            model_update_every=1,
+            policy_update_every=2,
+            model_batch_size=16,
+            policy_batch_size=8,
+            model_learning_rate=4e-3,
+            policy_learning_rate=3e-3,
+            entropy=0.02,
+            gradient_clip=1.0,
+            dropout=0.0,
+            difference_unit="typical",
+            learning_rate_decay=1000,
+            exploration="correlated",
+            exploration_amplitude=1.0,
+            normalise_return=True,
+            predicted_state_share=0.5,
+        )

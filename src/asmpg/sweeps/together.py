@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 
 import jax
 
-from ..learners.settings import MAY_DIFFER
 from ..tasks.optimum import optimal, random_return
 from ..training.config import TrainConfig
+from ..training.methods import MAY_DIFFER
 from ..training.runs import RunWarning, StorageError
 from ..training.runs.group import run_together
 from ..training.runs.session import MakeTrainer

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from ..core.checks import check_integer, MAX_HORIZON
 from ..core.types import one_line, PRNGKey, Trajectory, UsageError, vector_text
 from .environment import AbstractEnvironment, rollout
 
@@ -17,11 +18,9 @@ def check_horizon(horizon: Any) -> int:
     """The horizon as an int.
 
     Raises:
-        UsageError: it is not an integer of at least 2.
+        UsageError: it is not an integer, or not from 2 to a million.
     """
-    if isinstance(horizon, bool) or not isinstance(horizon, int | np.integer) or horizon < 2:
-        raise UsageError(f"horizon: must be an integer >= 2, got {horizon!r}")
-    return int(horizon)
+    return check_integer("horizon", horizon, 2, MAX_HORIZON)
 
 
 def returned_shape(label: str, function: Callable[..., Any], *arguments: Any, shape: tuple[int, ...]) -> None:

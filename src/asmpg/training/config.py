@@ -1,202 +1,277 @@
-"""What a run is: `TrainConfig`, its checks and the learner it describes."""
+"""What a run is: `TrainConfig`, and what its names stand for once it is checked, `Resolved`."""
 
 import dataclasses
-import typing
-from typing import Any
+import functools
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import equinox as eqx
 import jax
+from msgspec import Meta
 
-from ..core.checks import check_choice, check_integer, check_number
+from ..core.checks import (
+    about,
+    check,
+    check_choice,
+    Count,
+    did_you_mean,
+    field_types,
+    MAX_COUNT,
+    MAX_SEED,
+    MAX_SEEDS,
+    Number,
+)
 from ..core.precision import Precision, resolve_precision
 from ..core.types import UsageError
 from ..gradients.imagination import check_parallel, Imagine, Loop, resolve
 from ..learners.base import AbstractLearner
 from ..learners.model_based import ModelBasedLearner
-from ..learners.settings import AbstractSettings, Settings
+from ..learners.settings import AbstractSettings
 from ..models import files as model_files
 from ..tasks import files as task_files
 from ..tasks import make, TASKS
 from ..tasks.environment import AbstractEnvironment
 from ..tasks.validation import check_horizon, validate
-from .methods import check_setting, find_method, is_sequence_model
-
-
-# What only means something to a method that differentiates through a model.
-_OF_MODELS = {"loop", "record_cosine", "learned_reward", "imagine", "scan_chunk"}
-# More seeds than this would not be told apart by a 32-bit key.
-_MAX_SEED = 2**31 - 1
+from .methods import find_method, Method, MODELS, Options
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """A complete description of a run, except for the code of a task or a backbone of the user's own.
+    """A complete description of a run, except for the code of a task or a backbone of the user's own."""
 
-    Attributes:
-        task: a name of `asmpg.TASKS`, `FILE.py:NAME`, or an environment.
-        horizon: actions in an episode; an environment given as `task` has its own.
-        model: a name of `MODELS`, the method. A backbone means an action-sequence model, `history-BACKBONE` one over
-            states and actions, `actions-BACKBONE` that the actions themselves are optimised through an action-sequence
-            model; BACKBONE may be `FILE.py:NAME`, one of your own.
-        steps: environment steps, rounded up to whole episodes, the warm-up included.
-        seed: the first seed.
-        num_seeds: number of independent runs, with seeds `seed .. seed + num_seeds - 1`.
-        preset: "default" (ours) or "paper"; what it says depends on the method.
-        out: run folder; nothing is written without one.
-        loop: which policy gradient, "open" or "closed".
-        record_cosine: whether to record the cosine to the true policy gradient.
-        learned_reward: whether the reward is learned too, instead of being known (Appendix C).
-        chunk_steps: environment steps between two records and checkpoints.
-        stop_score: stop early once every seed held this score for three records in a row.
-        optimum: whether to solve a task of the user's own too, so that scores are known. A built-in one always is.
-        imagine: how the states of an imagined episode are found: "sequential", step by step; "parallel", as a fixed
-            point of whole sequences; "auto", sequential on a CPU, where it was measured
-            faster, and on an accelerator parallel for a backbone that is parallel over time.
-        scan_chunk: steps between two carries that a derivative taken step by step keeps; None: all of up to 512 steps,
-            else about the square root of the horizon.
-        precision: "float32", "float64", or "bfloat16-matmul" for float32 with matrix products of that precision, which
-            a CPU does not have; "auto", float64 where JAX has it enabled, else float32.
-        overrides: settings that replace the preset's, by name.
-    """
-
-    task: str | AbstractEnvironment
-    horizon: int = 100
-    model: str = "transformer"
-    steps: int = 20_000
-    seed: int = 0
-    num_seeds: int = 1
-    preset: str = "default"
-    out: str | None = None
-    loop: Loop = "open"
-    record_cosine: bool = False
-    learned_reward: bool = False
-    chunk_steps: int = 500
-    stop_score: float | None = None
-    optimum: bool = False
-    imagine: Imagine = "auto"
-    scan_chunk: int | None = None
-    precision: Precision = "auto"
-    overrides: dict[str, Any] = dataclasses.field(default_factory=dict)
+    task: Annotated[
+        str | AbstractEnvironment, about("a built-in task (see asmpg list), FILE.py:NAME, or an environment")
+    ]
+    horizon: Annotated[int, about("number of actions in an episode; an environment has its own")] = 100
+    model: Annotated[
+        str,
+        about(
+            "which method (see asmpg list); a backbone's name means an action-sequence model; FILE.py:NAME is a "
+            "backbone of your own, behind history- and actions- too"
+        ),
+    ] = "transformer"
+    steps: Annotated[
+        Count, about("environment steps per seed, the warm-up included, rounded up to whole episodes")
+    ] = 20_000
+    seed: Annotated[int, Meta(ge=0, le=MAX_SEED), about("the first seed")] = 0
+    num_seeds: Annotated[
+        int, Meta(ge=1, le=MAX_SEEDS), about("number of independent runs, with seeds SEED, SEED + 1, ...")
+    ] = 1
+    preset: Annotated[str, about("default (ours) or paper; what it says depends on the method")] = "default"
+    out: Annotated[str | None, about("the run folder; nothing is written without one")] = None
+    loop: Annotated[
+        Loop, about("which policy gradient: states as constants (open) or differentiated too (closed)")
+    ] = "open"
+    record_cosine: Annotated[
+        bool, about("record the cosine between the model's policy gradient and the true one")
+    ] = False
+    learned_reward: Annotated[bool, about("learn the reward too instead of knowing it (Appendix C)")] = False
+    chunk_steps: Annotated[Count, about("environment steps between two records and checkpoints")] = 500
+    stop_score: Annotated[
+        Number | None, about("stop once every seed held this score for three records in a row")
+    ] = None
+    optimum: Annotated[
+        bool,
+        about(
+            "solve a task of your own for its optimum too, so that scores are known; a built-in one always is solved"
+        ),
+    ] = False
+    imagine: Annotated[
+        Imagine,
+        about(
+            "how imagined states are found: step by step (sequential), as a fixed point of whole sequences (parallel), "
+            "or sequential on a CPU and, for a backbone that can, parallel on an accelerator (auto)"
+        ),
+    ] = "auto"
+    scan_chunk: Annotated[
+        Annotated[int, Meta(ge=1, le=MAX_COUNT)] | None,
+        about(
+            "steps between two carries that a derivative taken step by step keeps, fewer take less memory; by default "
+            "all of up to 512 steps, else about the square root of the horizon"
+        ),
+    ] = None
+    precision: Annotated[
+        Precision,
+        about(
+            "of all numbers, or with bfloat16-matmul of the factors of matrix products alone, which a CPU does not "
+            "have; auto is float64 where JAX has it enabled, else float32"
+        ),
+    ] = "auto"
+    overrides: Annotated[dict[str, Any], about("settings that replace the preset's, by name")] = (
+        dataclasses.field(default_factory=dict)
+    )
 
     @property
     def model_name(self) -> str:
         """The model without a folder of the user's."""
         return model_files.short_name(self.model)
 
-    def environment(self) -> AbstractEnvironment:
-        """The task.
-
-        Raises:
-            UsageError: an unknown task, or a horizon that is not allowed.
-        """
-        if not isinstance(self.task, str):
-            return self.task
-        horizon = check_horizon(self.horizon)
-        if task_files.is_task_file(self.task):
-            return task_files.load_task(self.task, horizon)
-        check_choice("task", self.task, TASKS)
-        return make(self.task, horizon)
-
-    def settings(self) -> AbstractSettings:
-        """The method's preset at this horizon with the overrides applied.
-
-        Raises:
-            UsageError: an unknown model, preset or setting, or a value out of range.
-        """
-        horizon = self.horizon if isinstance(self.task, str) else self.task.horizon
-        method = find_method(self.model)
-        for name, value in self.overrides.items():
-            check_setting(name, value, method.settings)
-        check_choice("preset", self.preset, method.presets)
-        return dataclasses.replace(method.presets[self.preset](horizon), **self.overrides)
-
-    def learner(self) -> AbstractLearner:
-        """The method.
-
-        Raises:
-            UsageError: an unknown task, model, preset or setting, or a value that is not allowed.
-        """
-        settings = self.settings()
-        return find_method(self.model).learner(self, self.environment(), settings)
-
-    def imagine_here(self) -> Imagine:
-        """How imagination is done on this device, where that is left open; what a run folder keeps."""
-        if self.imagine != "auto" or find_method(self.model).settings is not Settings:
-            return self.imagine
-        if jax.default_backend() == "cpu" or not is_sequence_model(self.model):
-            return "sequential"
-        learner = self.learner()
-        assert isinstance(learner, ModelBasedLearner)
-        model = eqx.filter_eval_shape(lambda: learner.make_model(key=jax.random.key(0)))
-        return "parallel" if resolve("auto", model, self.loop) else "sequential"
-
-    def _refuse_what_needs_a_model(self) -> None:
-        for field in dataclasses.fields(self):
-            if field.name in _OF_MODELS and getattr(self, field.name) != field.default:
-                value = getattr(self, field.name)
-                raise UsageError(
-                    f"{field.name}: {value!r} has no meaning for {self.model}, which imagines nothing"
-                )
-
-    def _check_types(self) -> None:
-        """Those of the fields that say what the others mean."""
-        if isinstance(self.task, type):
-            raise UsageError(
-                f"task: {self.task.__name__} is a class, give an instance: {self.task.__name__}()"
-            )
-        if not isinstance(self.task, str | AbstractEnvironment):
-            raise UsageError(f"task: must be a name, FILE.py:NAME or an environment, got {self.task!r}")
-        for name in ("model", "preset"):
-            if not isinstance(getattr(self, name), str):
-                raise UsageError(f"{name}: must be a name, got {getattr(self, name)!r}")
-        if self.out is not None and (not isinstance(self.out, str) or not self.out):
-            raise UsageError(f"out: must be the name of a folder, or None for no folder, got {self.out!r}")
-        if not isinstance(self.overrides, dict):
-            raise UsageError(f"overrides: must be a dict of settings by name, got {self.overrides!r}")
-
-    def checked(self) -> "TrainConfig":
-        """The same with the task's own horizon filled in, once everything about it has been checked.
+    def resolve(self) -> "Resolved":
+        """What the names stand for, once everything about the configuration has been checked.
 
         Raises:
             UsageError: one line that names the first field with a value that is not allowed.
         """
-        self._check_types()
-        env = self.environment()
-        check_choice("precision", self.precision, typing.get_args(Precision))
-        precision = resolve_precision(self.precision)
-        config = dataclasses.replace(self, horizon=check_horizon(env.horizon), precision=precision)
-        method = find_method(config.model)
-        check_choice("preset", config.preset, method.presets)
-        check_choice("loop", config.loop, typing.get_args(Loop))
-        check_choice("imagine", config.imagine, typing.get_args(Imagine))
-        if config.scan_chunk is not None:
-            check_integer("scan_chunk", config.scan_chunk, 1)
-        if config.imagine == "parallel":
-            check_parallel(is_sequence_model(config.model), config.loop)
-        if method.settings is not Settings:
-            self._refuse_what_needs_a_model()
-        for name, least in {"steps": 1, "num_seeds": 1, "seed": 0, "chunk_steps": 1}.items():
-            check_integer(name, getattr(config, name), least)
-        if config.steps < env.horizon:
-            raise UsageError(f"steps: must be at least one episode, {env.horizon} steps, got {config.steps}")
-        if config.seed + config.num_seeds - 1 > _MAX_SEED:
+        return vars(self).get(_RESOLVED) or _resolve(self)
+
+    def checked(self) -> "TrainConfig":
+        """The same with the task's own horizon and the precision filled in; it is resolved already.
+
+        Raises:
+            UsageError: as for `resolve`.
+        """
+        return self.resolve().config
+
+    def environment(self) -> AbstractEnvironment:
+        """The task; see `resolve`."""
+        return self.resolve().env
+
+    def settings(self) -> AbstractSettings:
+        """The method's preset at this horizon with the overrides applied; see `resolve`."""
+        return self.resolve().settings
+
+    def learner(self) -> AbstractLearner:
+        """The method, ready to train; see `resolve`."""
+        return self.resolve().learner
+
+
+# Where a checked configuration keeps what it stands for.
+_RESOLVED = "_resolved"
+# The fields whose type says all that is allowed. The others name things, and are checked where those are looked up.
+CHECKED: Mapping[str, Any] = {
+    name: kind
+    for name, kind in field_types(TrainConfig).items()
+    if name not in ("task", "horizon", "model", "preset", "out", "overrides")
+}
+# What only means something to a method that differentiates through a model.
+_OF_MODELS = tuple(field.name for field in dataclasses.fields(Options))
+
+
+@dataclasses.dataclass(frozen=True)
+class Resolved:
+    """What a configuration stands for: nothing in here is a name that has to be looked up.
+
+    Attributes:
+        config: checked, with the task's horizon and the precision filled in.
+        env: the task.
+        method: what `config.model` stands for.
+        settings: its preset at this horizon, with the overrides applied.
+    """
+
+    config: TrainConfig
+    env: AbstractEnvironment
+    method: Method
+    settings: AbstractSettings
+
+    @functools.cached_property
+    def learner(self) -> AbstractLearner:
+        """The method, ready to train. One that has to know the optimum solves the task here."""
+        options = Options(**{name: getattr(self.config, name) for name in _OF_MODELS})
+        return self.method.learner(self.env, self.settings, options)
+
+    def imagine_here(self) -> Imagine:
+        """How imagination is done on this device, where that is left open; what a run folder keeps."""
+        if self.config.imagine != "auto" or not self.method.imagines:
+            return self.config.imagine
+        if jax.default_backend() == "cpu" or not self.method.is_sequence:
+            return "sequential"
+        assert isinstance(self.learner, ModelBasedLearner)
+        make_model = self.learner.make_model
+        model = eqx.filter_eval_shape(lambda: make_model(key=jax.random.key(0)))
+        return "parallel" if resolve("auto", model, self.config.loop) else "sequential"
+
+
+def _resolve(config: TrainConfig) -> Resolved:
+    _check_names(config)
+    env = (
+        config.task
+        if isinstance(config.task, AbstractEnvironment)
+        else _find_task(config.task, config.horizon)
+    )
+    values = {name: check(name, getattr(config, name), kind) for name, kind in CHECKED.items()}
+    values["precision"] = resolve_precision(values["precision"])
+    method = find_method(config.model)
+    settings = _with_overrides(method, config.preset, env.horizon, config.overrides)
+    overrides = {name: getattr(settings, name) for name in config.overrides}
+    config = dataclasses.replace(config, horizon=check_horizon(env.horizon), overrides=overrides, **values)
+    _check_together(config, env, method, settings)
+    if env.identity() is None:
+        validate(env)
+    elif config.optimum:
+        config = dataclasses.replace(config, optimum=False)
+    resolved = Resolved(config, env, method, settings)
+    vars(config)[_RESOLVED] = resolved
+    return resolved
+
+
+def _check_names(config: TrainConfig) -> None:
+    """The types of the fields that name something."""
+    if isinstance(config.task, type):
+        name = config.task.__name__
+        raise UsageError(f"task: {name} is a class, give an instance: {name}()")
+    if not isinstance(config.task, str | AbstractEnvironment):
+        raise UsageError(f"task: must be a name, FILE.py:NAME or an environment, got {config.task!r}")
+    for name in ("model", "preset"):
+        if not isinstance(getattr(config, name), str):
+            raise UsageError(f"{name}: must be a name, got {getattr(config, name)!r}")
+    if config.out is not None and (not isinstance(config.out, str) or not config.out):
+        raise UsageError(f"out: must be the name of a folder, or None for no folder, got {config.out!r}")
+    if not isinstance(config.overrides, dict):
+        raise UsageError(f"overrides: must be a dict of settings by name, got {config.overrides!r}")
+
+
+def _find_task(task: str, horizon: Any) -> AbstractEnvironment:
+    horizon = check_horizon(horizon)
+    if task_files.is_task_file(task):
+        return task_files.load_task(task, horizon)
+    check_choice("task", task, TASKS)
+    return make(task, horizon)
+
+
+def _with_overrides(
+    method: Method, preset: str, horizon: int, overrides: Mapping[str, Any]
+) -> AbstractSettings:
+    """The method's preset, with settings replaced."""
+    known = field_types(method.settings)
+    for name, value in overrides.items():
+        if name not in known:
+            elsewhere = any(name in field_types(other.settings) for other in MODELS.values())
+            what = "has no meaning for" if elsewhere else "is given, which is no setting of"
             raise UsageError(
-                f"seed: the last one must be at most {_MAX_SEED}, got {config.seed + config.num_seeds - 1}"
+                f"{name}: {value!r} {what} {method.name}; it has {', '.join(known)}{did_you_mean(name, known)}"
             )
-        if config.stop_score is not None:
-            check_number("stop_score", config.stop_score)
-            if env.identity() is None and not config.optimum:
-                raise UsageError("stop_score: a task of your own has no score unless optimum is set too")
-        settings = config.settings()
-        temperature = getattr(settings, "temperature", None)
-        if temperature == 0 and getattr(settings, "tune_temperature", True):
-            raise UsageError(f"temperature: must be > 0 where it is tuned, got {temperature!r}")
-        if settings.needs_optimum and env.identity() is None and not config.optimum:
+    settings = method.preset(preset, horizon).replace(**overrides)
+    if settings.problem is not None:
+        raise UsageError(settings.problem)
+    return settings
+
+
+def _check_together(
+    config: TrainConfig, env: AbstractEnvironment, method: Method, settings: AbstractSettings
+) -> None:
+    """What the type of one field alone cannot say."""
+    if config.imagine == "parallel":
+        check_parallel(method.is_sequence, config.loop)
+    if not method.imagines:
+        _refuse_what_needs_a_model(config)
+    if config.steps < env.horizon:
+        raise UsageError(f"steps: must be at least one episode, {env.horizon} steps, got {config.steps}")
+    last = config.seed + config.num_seeds - 1
+    if last > MAX_SEED:
+        raise UsageError(f"seed: the last one must be at most {MAX_SEED}, got {last}")
+    has_optimum = env.identity() is not None or config.optimum
+    if config.stop_score is not None and not has_optimum:
+        raise UsageError("stop_score: a task of your own has no score unless optimum is set too")
+    if settings.needs_optimum and not has_optimum:
+        raise UsageError(
+            "return_target: of a task of your own it must be a number, unless optimum is set too"
+        )
+
+
+def _refuse_what_needs_a_model(config: TrainConfig) -> None:
+    for field in dataclasses.fields(config):
+        if field.name in _OF_MODELS and getattr(config, field.name) != field.default:
+            value = getattr(config, field.name)
             raise UsageError(
-                "return_target: of a task of your own it must be a number, unless optimum is set too"
+                f"{field.name}: {value!r} has no meaning for {config.model}, which imagines nothing"
             )
-        if env.identity() is None:
-            validate(env)
-        elif config.optimum:
-            config = dataclasses.replace(config, optimum=False)
-        return config

@@ -16,7 +16,7 @@ from ..core.loops import loop
 from ..core.types import Metrics, PRNGKey, Trajectory, UsageError
 from ..learners.base import AbstractLearner, start_key
 from ..learners.replay import ReplayBuffer
-from ..learners.settings import AbstractSettings, MAY_DIFFER
+from ..learners.settings import AbstractSettings, number_names
 from ..models.normalisation import Normaliser
 from ..tasks.environment import AbstractActor, AbstractEnvironment, evaluation_states, rollout
 
@@ -216,7 +216,7 @@ def rates_that_differ(settings: Sequence[AbstractSettings]) -> dict[str, list[fl
     for field in dataclasses.fields(first):
         values = [getattr(one, field.name) for one in settings]
         if any(value != values[0] for value in values):
-            if field.name not in MAY_DIFFER:
+            if field.name not in number_names(type(first)):
                 raise UsageError(f"settings: of one program they must not differ in {field.name}")
             differing[field.name] = [float(value) for value in values]
     return differing

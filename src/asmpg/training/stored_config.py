@@ -1,12 +1,11 @@
 """A `TrainConfig` as plain JSON, in which nothing is ever run, and back."""
 
 import dataclasses
-import typing
 from collections.abc import Mapping
 from typing import Any
 
 from ..core import user_code as user_files
-from ..core.checks import check_choice
+from ..core.checks import check, check_choice, field_types
 from ..core.types import UsageError
 from ..models.files import split_family
 from ..tasks import files as task_files
@@ -14,11 +13,17 @@ from ..tasks import make, TASKS
 from ..tasks.environment import AbstractEnvironment
 from ..tasks.validation import check_horizon
 from .config import TrainConfig
-from .methods import find_method, MODELS, setting_names
+from .methods import find_method, MODELS
 
 
-# What stands in a stored configuration beside the fields of `TrainConfig`.
+# What stands in a stored configuration beside the fields of `TrainConfig`, and the types of both.
 _BESIDE_FIELDS = ("settings", "task_source", "model_source")
+KINDS: Mapping[str, Any] = {
+    **field_types(TrainConfig),
+    "task": str,
+    "overrides": dict,
+    **dict.fromkeys(_BESIDE_FIELDS, dict),
+}
 
 
 def to_json(config: TrainConfig) -> dict[str, Any]:
@@ -26,16 +31,17 @@ def to_json(config: TrainConfig) -> dict[str, Any]:
 
     Of those, only names, sizes and the hash of the file are kept. Nothing in here is ever run.
     """
+    resolved = config.resolve()
+    config, env = resolved.config, resolved.env
     content = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     content["overrides"] = dict(config.overrides)
-    content["settings"] = dataclasses.asdict(config.settings())
+    content["settings"] = dataclasses.asdict(resolved.settings)
     content["model"], content["model_source"] = config.model_name, {"kind": "built-in"}
     if user_files.is_file(config.model):
         content["model_source"] = {
             "kind": "file",
             "sha256": user_files.sha256("model", split_family(config.model)[1]),
         }
-    env = config.environment()
     identity = env.identity()
     if identity is not None:
         return content | {"task": env.name, "task_source": {"kind": "built-in", "parameters": dict(identity)}}
@@ -66,48 +72,31 @@ def from_json(
     values["model"] = _model_again(content, model)
     config = TrainConfig(**values)
     # A preset may mean something else in another version: what the run was started with counts.
-    stored = content["settings"]
-    if stored.keys() != setting_names(find_method(config.model).settings):
+    stored, method = content["settings"], find_method(config.model)
+    if stored.keys() != field_types(method.settings).keys():
         raise UsageError(
             f"config: the settings of this {config.model} run are those of another version of asmpg"
         )
-    if stored != dataclasses.asdict(config.settings()):
+    preset = method.preset(config.preset, config.horizon)
+    if stored != dataclasses.asdict(preset.replace(**config.overrides)):
         config = dataclasses.replace(config, overrides=dict(stored))
     return config
 
 
 def check_stored(content: Mapping[str, Any]) -> None:
     """Raises a UsageError unless stored content has the fields of a configuration, each of its type."""
-    fields = {field.name: field.type for field in dataclasses.fields(TrainConfig)}
-    for name in [*fields, *_BESIDE_FIELDS]:
+    for name in KINDS:
         if name not in content:
             raise UsageError(f"config: {name!r} is missing")
     for name, value in content.items():
-        check_choice("config", name, [*fields, *_BESIDE_FIELDS])
-        if name in fields:
-            _check_field(name, value, fields[name])
-        elif not isinstance(value, dict):
-            raise UsageError(f"config: {name} has the value {value!r}, which is not of its type")
+        check_choice("config", name, KINDS)
+        check(f"config: {name}", value, KINDS[name])
     source = content["task_source"]
     check_choice("config: task_source", source.get("kind"), ("built-in", "file", "object"))
     wanted = {"parameters": dict} if source["kind"] == "built-in" else {"state_size": int, "action_size": int}
     for name, kind in wanted.items():
-        if not isinstance(source.get(name), kind):
-            raise UsageError(f"config: task_source has no {name}")
+        check(f"config: {name} of task_source", source.get(name), kind)
     check_choice("config: model_source", content["model_source"].get("kind"), ("built-in", "file"))
-
-
-def _check_field(name: str, value: Any, kind: Any) -> None:
-    """Raises a UsageError unless a value from a file has the type of its field."""
-    kinds: Any = (str,) if name == "task" else typing.get_args(kind) or (kind,)
-    if typing.get_origin(kind) is typing.Literal:
-        check_choice(name, value, kinds)
-        return
-    plain = tuple(typing.get_origin(kind) or kind for kind in kinds)
-    plain = (*plain, int) if float in plain else plain
-    wrong_truth = isinstance(value, bool) and bool not in plain
-    if wrong_truth or not isinstance(value, dict if name == "overrides" else plain):
-        raise UsageError(f"config: {name} has the value {value!r}, which is not of its type")
 
 
 def _task_again(

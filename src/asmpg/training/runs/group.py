@@ -58,7 +58,7 @@ class Group:
         """A group that has not begun.
 
         Args:
-            numbers: settings in which the members differ, by name (see `settings.MAY_DIFFER`); one value each.
+            numbers: settings in which the members differ, by name (see `methods.MAY_DIFFER`); one value each.
             stop: whether all members are to stop after their record.
         """
         self._stop = stop

@@ -127,7 +127,7 @@ def _start_in(
     with folder.writing():
         if not folder.is_run():
             # A run goes on as it began, on whatever device.
-            config = dataclasses.replace(config, imagine=config.imagine_here())
+            config = dataclasses.replace(config, imagine=config.resolve().imagine_here())
             content = to_json(config)
             folder.write_config(content, versions())
             return _drive(Session(config, report, folder, content, make_trainer), folder, report, stop)
