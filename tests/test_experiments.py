@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from asmpg.cli import main
+from asmpg.core.plain import plain
 from asmpg.core.types import UsageError
 from asmpg.experiments import (
     attention,
@@ -24,7 +25,7 @@ from asmpg.experiments import (
 )
 from asmpg.experiments.table import Table
 from asmpg.experiments.training import Training
-from asmpg.experiments.verdicts import both, decide, plain, three_way
+from asmpg.experiments.verdicts import both, decide, three_way
 from asmpg.gradients.policies import TanhGaussianPolicy
 from asmpg.learners.replay import ReplayBuffer
 from asmpg.models import OneStepModel

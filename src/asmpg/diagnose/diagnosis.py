@@ -12,11 +12,10 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from ..core.files import write
+from ..core.plain import plain
 from ..core.types import UsageError
-from ..experiments.drawing import encode
-from ..experiments.experiment import make_folder, Report, silent
-from ..experiments.verdicts import plain
+from ..drawing.figures import encode
+from ..experiments.experiment import make_folder, Report, silent, write
 from ..gradients.analysis import (
     check_fits,
     cosine_similarity,

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ..experiments.drawing import finish, heat_map, panels
+from ..drawing.figures import finish, heat_map, panels
 
 
 def _numbers(values: list[float | int | None]) -> np.ndarray:

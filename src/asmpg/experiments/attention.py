@@ -11,13 +11,13 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ..core.types import UsageError
+from ..drawing.figures import heat_map, panels
 from ..gradients.analysis import jacobian_norms
 from ..models import AbstractDynamicsModel, ActionSequenceModel
 from ..models.backbones import BACKBONES, Transformer
 from ..models.backbones.attention import attention_weights
 from ..training.config import TrainConfig
 from ..training.runs import Progress, Result, train
-from .drawing import heat_map, panels
 from .experiment import Experiment, Report, Scale, Tables
 from .table import Table
 from .verdicts import decide, three_way, Verdict

@@ -11,11 +11,11 @@ import numpy as np
 from jaxtyping import Array
 
 from ..core.types import PRNGKey, Trajectory
+from ..drawing.figures import colour, finish, panels
 from ..gradients.analysis import action_return, return_landscape
 from ..models import AbstractDynamicsModel, Simulator
 from ..tasks import make
 from ..tasks.environment import AbstractEnvironment, random_episodes, rollout
-from .drawing import colour, finish, panels
 from .experiment import Experiment, Report, Scale, Tables
 from .offline import add_fit, Fit, fit, FLAGGED, for_seeds, if_fitted, make_models, seed_keys
 from .table import Table

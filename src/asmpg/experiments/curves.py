@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from ..drawing.charts import Panel, Series
 from ..statistics import bootstrap_interval, interquartile_mean, Scores
-from .charts import Panel, Series
 from .trained_runs import pick, Run, to_scores, unique
 
 

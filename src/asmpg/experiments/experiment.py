@@ -3,22 +3,23 @@
 import dataclasses
 import importlib.util
 import json
+import os
 import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
-from ..core import files
 from ..core.checks import check_choice
-from ..core.files import write
+from ..core.plain import plain
 from ..core.types import UsageError
+from ..drawing.charts import Chart, render_all
+from ..drawing.figures import encode
 from ..sweeps import Scale, SCALES, tidy
-from .charts import Chart, render_all
-from .drawing import encode
+from ..training.runs import StorageError
 from .protocol import protocol
 from .table import Table
 from .training import measure_suite, Sweeping, Training
-from .verdicts import plain, Verdict
+from .verdicts import Verdict
 
 
 Tables = dict[str, Table]
@@ -201,5 +202,22 @@ def make_folder(out: str | pathlib.Path) -> pathlib.Path:
         UsageError: it cannot be made.
     """
     folder = pathlib.Path(out)
-    files.make_folder("out", folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"out: cannot make the folder {folder}: {error.strerror}") from error
     return folder
+
+
+def write(path: pathlib.Path, data: bytes) -> None:
+    """A whole file, written beside its place and renamed.
+
+    Raises:
+        StorageError: the disk refused.
+    """
+    beside = path.with_name(f".{path.name}.tmp")
+    try:
+        beside.write_bytes(data)
+        os.replace(beside, path)
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror or type(error).__name__}") from error

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .charts import Chart
+from ..drawing.charts import Chart
 from .comparison import by_preset, compare
 from .curves import curve_panel, iqm_spread
 from .experiment import Experiment, Tables

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+from ..drawing.charts import Chart
 from ..statistics import bootstrap_interval, interquartile_mean
-from .charts import Chart
 from .comparison import by_preset, compare, decide_runs, difference, MARGIN, opposite, separated
 from .curves import curve_panel, horizon_panel, iqm_spread
 from .experiment import Experiment, Tables

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..drawing.charts import Chart, Panel
 from ..statistics import bootstrap_interval, interquartile_mean
-from .charts import Chart, Panel
 from .comparison import by_preset, compare, decide_runs, difference, MARGIN, opposite, separated
 from .curves import curve_panel, horizon_panel, std_spread
 from .experiment import Experiment, Tables

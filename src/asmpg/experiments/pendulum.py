@@ -10,12 +10,12 @@ import numpy as np
 from jaxtyping import Array
 
 from ..core.types import PRNGKey, Trajectory
+from ..drawing.figures import colour, finish, panels
 from ..gradients.analysis import first_action_jacobian, gradient_norms, operator_norm
 from ..models import AbstractDynamicsModel, Simulator
 from ..tasks import make
 from ..tasks.environment import AbstractEnvironment, random_episodes, uniform_actions
 from .bounce import first_action_landscape
-from .drawing import colour, finish, panels
 from .experiment import Experiment, Report, Scale, Tables
 from .offline import add_fit, Fit, fit, FLAGGED, for_seeds, make_models, seed_keys
 from .pendulum_claims import judge, norms_by_horizon, REGULAR

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from .charts import Chart
+from ..drawing.charts import Chart
 from .comparison import by_preset, compare, MARGIN
 from .curves import curve_panel, spread_panel, std_spread
 from .experiment import Experiment, Tables

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array
 
 from ..core.types import PRNGKey, Trajectory
+from ..drawing.figures import colour, finish, panels
 from ..gradients.analysis import cosine_similarity, gradient_norm
 from ..gradients.policies import HIDDEN_SIZE, TanhGaussianPolicy
 from ..gradients.policy_gradient import policy_gradient
@@ -18,7 +19,6 @@ from ..models import AbstractDynamicsModel, Simulator
 from ..models.normalisation import Normaliser
 from ..tasks import make
 from ..tasks.environment import AbstractEnvironment
-from .drawing import band, finish, panels
 from .experiment import Experiment, Report, Scale, Tables
 from .offline import (
     add_fit,
@@ -194,6 +194,16 @@ def _markov(table: Table) -> Verdict:
         for name, values in best.items()
     )
     return decide("toy_offline.markov", claim, both(*outcomes), reason, numbers)
+
+
+def band(axes: Any, table: Table, x: str, y: str, model: str, style: str = "-") -> None:
+    """A model's mean against x, with one standard deviation over the rows of each x around it (10 seeds +- std)."""
+    places = sorted(table.unique(x))
+    columns = [table.select(**{x: place}).values(y) for place in places]
+    mean = np.array([values.mean() for values in columns])
+    spread = np.array([values.std() for values in columns])
+    axes.plot(places, mean, style, color=colour(model), marker="o", markersize=3, label=model)
+    axes.fill_between(places, mean - spread, mean + spread, color=colour(model), alpha=0.15, linewidth=0)
 
 
 def draw(tables: Tables, scale: Scale) -> dict[str, Any]:

@@ -5,6 +5,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
+from ..core.plain import plain
+
 
 Outcome = Literal["holds", "does not hold", "undecided"]
 
@@ -77,14 +79,3 @@ def in_range(values: Sequence[float]) -> str:
     """A number, or the least and the most of several, in words."""
     low, high = f"{min(values):.3g}", f"{max(values):.3g}"
     return low if low == high else f"{low} to {high}"
-
-
-def plain(value: Any) -> Any:
-    """Plain JSON: lists for tuples, Python's numbers for NumPy's, None for what is not finite."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if hasattr(value, "tolist"):
-        return plain(value.tolist())
-    return None if isinstance(value, float) and not math.isfinite(value) else value

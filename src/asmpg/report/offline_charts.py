@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ..experiments.charts import Chart, Panel, Series
+from ..drawing.charts import Chart, Panel, Series
 from ..experiments.experiment import Tables
 from ..experiments.table import Table
 

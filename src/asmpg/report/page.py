@@ -12,9 +12,14 @@ from typing import Any
 
 from ..core.files import write
 from ..core.types import UsageError
+from ..drawing.charts import Chart, measured
 from ..experiments import EXPERIMENTS
+<<<<<<< HEAD
 from ..experiments.charts import Chart, measured
 from ..experiments.experiment import make_folder, read_tables, Tables, VERDICTS
+=======
+from ..experiments.experiment import make_folder, read_tables, Tables, VERDICTS, write
+>>>>>>> ba352b2 (Move what all pictures share into a room of its own)
 from ..training.runs import RunWarning
 from .offline_charts import offline_charts
 from .pictures import data_url

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from ..drawing import finish, panels
+from ...drawing.figures import finish, panels
 from ..experiment import Experiment, Report, Scale, Tables
 from ..table import Table
 from ..verdicts import Verdict

@@ -6,8 +6,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .table import Table
-
 
 # Known from afar on every figure; a model without an entry gets a colour of its own.
 COLOURS = {
@@ -59,16 +57,6 @@ def encode(figure: Any, suffix: Literal["png", "svg"] | str) -> bytes:
         metadata = {"Date": None} if suffix == "svg" else {"Software": None}
         figure.savefig(stream, format=suffix, dpi=150, metadata=metadata)
     return stream.getvalue()
-
-
-def band(axes: Any, table: Table, x: str, y: str, model: str, style: str = "-") -> None:
-    """A model's mean against x, with one standard deviation over the rows of each x around it (10 seeds +- std)."""
-    places = sorted(table.unique(x))
-    columns = [table.select(**{x: place}).values(y) for place in places]
-    mean = np.array([values.mean() for values in columns])
-    spread = np.array([values.std() for values in columns])
-    axes.plot(places, mean, style, color=colour(model), marker="o", markersize=3, label=model)
-    axes.fill_between(places, mean - spread, mean + spread, color=colour(model), alpha=0.15, linewidth=0)
 
 
 def heat_map(

@@ -5,8 +5,8 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from .drawing import colour, finish, panels
-from .verdicts import plain
+from ..core.plain import plain
+from .figures import colour, finish, panels
 
 
 Number = float | int
