@@ -11,8 +11,16 @@ from ..core.checks import check_choice
 from ..core.types import UsageError
 from ..diagnose.diagnosis import diagnose
 from ..diagnose.subjects import fresh_subjects, parse_horizons, trained_subjects
-from ..experiments import EXPERIMENTS, redraw, reproduce, SCALES, StoppedError, Sweeping
-from ..experiments.training import Training
+from ..experiments import (
+    AbstractSweepExperiment,
+    EXPERIMENTS,
+    find_experiment,
+    redraw,
+    reproduce,
+    SCALES,
+    StoppedError,
+    Sweeping,
+)
 from ..report import build_report
 from ..sweeps import make_engine
 from ..training.runs.progress import duration
@@ -25,18 +33,19 @@ from .sweep import share_compiled, stay_on_cpu
 
 def run_reproduce(options: Reproduce) -> int:
     """`asmpg reproduce`."""
-    check_choice("figure", options.figure, EXPERIMENTS)
     check_choice("scale", options.scale, SCALES)
-    experiment = EXPERIMENTS[options.figure]
-    out = options.out or str(pathlib.Path("figures") / f"{options.figure}-{options.scale}")
+    if options.preset is not None:
+        check_choice("preset", options.preset, ("default", "paper"))
+    experiment = find_experiment(options.figure, EXPERIMENTS)
+    out = options.out or str(pathlib.Path("figures") / _default_name(options, experiment.name))
     if options.redraw:
         _refuse_sweeping(options, "--redraw trains nothing")
         command = typed_command(options, out)
         return _print_verdicts(
             redraw(experiment, options.figure, options.scale, out, command=command), options.json
         )
-    trains = isinstance(experiment.measure, Training)
-    again = f"{'go on' if trains else 'begin anew'} with: asmpg {shlex.join(sys.argv[1:])}"
+    trains = isinstance(experiment, AbstractSweepExperiment)
+    again = f"{'go on' if trains else 'begin again'} with: asmpg {shlex.join(sys.argv[1:])}"
     if trains:
         if options.workers != 0:
             stay_on_cpu()
@@ -53,6 +62,7 @@ def run_reproduce(options: Reproduce) -> int:
             options.only_finished,
             options.mix_versions,
             lambda: interrupts.requested,
+            options.preset,
         )
         try:
             content = reproduce(
@@ -63,6 +73,12 @@ def run_reproduce(options: Reproduce) -> int:
             sys.stderr.write(f"asmpg: {error}; {again}\n")
             return INTERRUPTED
     return _print_verdicts(content, options.json)
+
+
+def _default_name(options: Reproduce, name: str) -> str:
+    """The folder's name: figure, or the name of an experiment of the user's own; scale, and preset if it was given."""
+    figure = options.figure if options.figure in EXPERIMENTS else name
+    return "-".join([figure, options.scale, *([options.preset] if options.preset else [])])
 
 
 def _print_verdicts(content: Mapping[str, Any], as_json: bool) -> int:
@@ -80,7 +96,7 @@ def _print_verdicts(content: Mapping[str, Any], as_json: bool) -> int:
 
 def _refuse_sweeping(options: Reproduce, why: str) -> None:
     """Options of a sweep mean nothing to a figure that has none."""
-    for name in ("sweep", "workers", "only_finished", "mix_versions"):
+    for name in ("sweep", "workers", "only_finished", "mix_versions", "preset"):
         if getattr(options, name) not in (None, False):
             raise UsageError(f"{name}: is only for figures of trained policies, and {why}")
 
@@ -88,6 +104,7 @@ def _refuse_sweeping(options: Reproduce, why: str) -> None:
 def typed_command(options: Reproduce, out: str) -> str:
     """The command that makes the same table and figures."""
     words = ["asmpg", "reproduce", options.figure, "--scale", options.scale, "--out", out]
+    words += ["--preset", options.preset] * (options.preset is not None)
     words += ["--sweep", options.sweep] * (options.sweep is not None)
     words += ["--only-finished"] * options.only_finished + ["--mix-versions"] * options.mix_versions
     return shlex.join(words)

@@ -153,19 +153,21 @@ class Reproduce:
     table are made together.
 
     Attributes:
-        figure: which (see asmpg list --figures).
+        figure: which (see asmpg list --figures); or an experiment of your own, FILE.py:NAME or package.module:NAME.
         scale: smoke (seconds), cpu (reduced, minutes to hours) or paper (the paper's own numbers, for an accelerator).
+        preset: of trained policies, train under this preset alone: default or paper.
         out: the folder for tables, figures and verdicts.
         sweep: of trained policies, the folder or URL of the sweep; the --out of asmpg sweep.
         workers: of trained policies, items at once; 0 runs them in this process, one after another.
         only_finished: of trained policies, train nothing and take what is finished.
         mix_versions: of trained policies, take results of another version of the code too.
-        redraw: measure nothing; make verdicts and figures anew from the tables in --out.
+        redraw: measure nothing; make verdicts and figures again from the tables in --out.
         json: print one JSON object, and nothing else, on standard output.
     """
 
     figure: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FIGURE")]
     scale: str = "cpu"
+    preset: Annotated[str | None, _option("those of the scale")] = None
     out: Annotated[str | None, _option("figures/FIGURE-SCALE")] = None
     sweep: Annotated[str | None, _option("sweeps/SUITE-SCALE")] = None
     workers: Annotated[int | None, _option("one a GPU, or one a core")] = None

@@ -10,7 +10,8 @@ import jax
 
 from ..core.checks import check_integer
 from ..core.types import UsageError
-from ..sweeps import BUILT_IN, calibrate, load_suite, look, make_engine, open_store, run_sweep
+from ..experiments import SUITES
+from ..sweeps import calibrate, load_suite, look, make_engine, open_store, run_sweep
 from ..sweeps.engines import AbstractEngine
 from ..sweeps.state import predict, State, summary
 from ..sweeps.sweep import table_name
@@ -30,7 +31,7 @@ def run_sweep_command(options: Sweep) -> int:
     if options.engine != "local" or options.workers != 0:
         stay_on_cpu()
     share_compiled()
-    suite = load_suite(options.suite, options.scale, BUILT_IN)
+    suite = load_suite(options.suite, options.scale, SUITES)
     out = options.out or str(pathlib.Path("sweeps") / f"{suite.name}-{suite.scale}")
     again = f"go on with: asmpg {shlex.join(sys.argv[1:])}"
     if options.status:

@@ -1,28 +1,43 @@
-"""Experiments of the paper: tables, the figures drawn from them, and verdicts on its claims."""
+"""Experiments: tables, the figures drawn from them, and verdicts on claims; those of the paper, and yours."""
 
+from ..drawing.charts import Chart as Chart
+from ..drawing.charts import Panel as Panel
+from ..drawing.charts import Series as Series
+from ..sweeps import SCALES as SCALES
 from . import attention, bounce, learned_reward, myriad, odt, pendulum, pendulum_training, theory, toy_offline
-from .experiment import Experiment as Experiment
-from .experiment import redraw as redraw
-from .experiment import reproduce as reproduce
-from .experiment import SCALES as SCALES
+from .experiment import AbstractExperiment as AbstractExperiment
+from .experiment import find_experiment as find_experiment
+from .experiment import Text as Text
+from .reproduce import redraw as redraw
+from .reproduce import reproduce as reproduce
+from .table import Table as Table
+from .training import AbstractSweepExperiment as AbstractSweepExperiment
 from .training import StoppedError as StoppedError
 from .training import Sweeping as Sweeping
+from .verdicts import decide as decide
+from .verdicts import Verdict as Verdict
+
+
+_ALL: tuple[AbstractExperiment, ...] = (
+    toy_offline.EXPERIMENT,
+    bounce.EXPERIMENT,
+    pendulum_training.EXPERIMENT,
+    pendulum.EXPERIMENT,
+    myriad.EXPERIMENT,
+    learned_reward.EXPERIMENT,
+    attention.EXPERIMENT,
+    odt.EXPERIMENT,
+    theory.EXPERIMENT,
+)
+
+
+def _place(figure: str) -> tuple[int, str]:
+    return (int(figure), "") if figure.isdigit() else (10**6, figure)
 
 
 # By what is typed. Figures that share a table are made together, whichever of them is asked for.
-EXPERIMENTS: dict[str, Experiment] = {
-    "2": toy_offline.EXPERIMENT,
-    "3": bounce.EXPERIMENT,
-    "4": pendulum_training.EXPERIMENT,
-    "5": pendulum.EXPERIMENT,
-    "6": myriad.EXPERIMENT,
-    "7": myriad.EXPERIMENT,
-    "8": learned_reward.EXPERIMENT,
-    "9": attention.EXPERIMENT,
-    "10": pendulum_training.EXPERIMENT,
-    "11": odt.EXPERIMENT,
-    "12": odt.EXPERIMENT,
-    "13": myriad.EXPERIMENT,
-    "14": myriad.EXPERIMENT,
-    "theory": theory.EXPERIMENT,
-}
+_FIGURES = {figure: experiment for experiment in _ALL for figure in experiment.texts}
+EXPERIMENTS: dict[str, AbstractExperiment] = {name: _FIGURES[name] for name in sorted(_FIGURES, key=_place)}
+
+# What `asmpg sweep` knows by name: the grids of a scale.
+SUITES = {one.suite_name or one.name: one.grids for one in _ALL if isinstance(one, AbstractSweepExperiment)}

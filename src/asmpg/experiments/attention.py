@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar, final
 
 import equinox as eqx
 import jax
@@ -16,17 +16,16 @@ from ..gradients.analysis import jacobian_norms
 from ..models import AbstractDynamicsModel, ActionSequenceModel
 from ..models.backbones import BACKBONES, Transformer
 from ..models.backbones.attention import attention_weights
+from ..sweeps import Scale
 from ..training.config import TrainConfig
 from ..training.runs import Progress, Result, train
-from .experiment import Experiment, Report, Scale, Tables
+from .experiment import AbstractExperiment, Report, Tables, Text
+from .rules import ATTENDED, IGNORED, judged, SOLVED
 from .table import Table
-from .verdicts import decide, three_way, Verdict
+from .verdicts import three_way, Verdict
 
 
 NUM_EPISODES = 10
-# The first action is attended to where it gets this many times what even attention would give it.
-ATTENDED, IGNORED = 5.0, 2.0
-SOLVED = 0.9
 COLUMNS = 5
 
 
@@ -153,33 +152,45 @@ def to_matrix(table: Table, value: str) -> np.ndarray:
     return matrix
 
 
-def judge(tables: Tables) -> Sequence[Verdict]:
-    """The claim about the figure, and its counterpart for the Jacobian."""
-    claim = (
-        "the trained transformer attends to the first action: in some head it is the action with the most weight, and "
-        f"has at least {ATTENDED:g} times that of even attention"
-    )
-    runs, weights = tables["attention_runs"], tables["attention"]
-    score = runs.mean("score", model="transformer")
-    heads = []
-    for layer in weights.unique("layer"):
-        for head in weights.select(layer=layer).unique("head"):
-            matrix = to_matrix(weights.select(layer=layer, head=head), "weight")
-            heads.append({"layer": layer, "head": head, **first_action(matrix)})
-    numbers = {"score": score, "heads": heads}
-    if not heads:
-        return [decide("attention.first_action", claim, None, "no transformer was trained", numbers)]
+def _heads(weights: Table) -> list[dict[str, Any]]:
+    """What every head gives to the first action."""
+    return [
+        {
+            "layer": layer,
+            "head": head,
+            **first_action(to_matrix(weights.select(layer=layer, head=head), "weight")),
+        }
+        for layer in weights.unique("layer")
+        for head in weights.select(layer=layer).unique("head")
+    ]
+
+
+def _if_solved(
+    id: str, holds: bool | None, reason: str, score: float, heads: Sequence[Mapping[str, Any]]
+) -> Verdict:
+    if not score >= SOLVED:
+        holds, reason = None, f"the run has not solved the task, its score is {score:.3g}; {reason}"
+    return judged(id, holds, reason, {"score": score, "heads": heads})
+
+
+def _attends(heads: Sequence[Mapping[str, Any]], score: float) -> Verdict:
     best = max(heads, key=lambda head: head["times_even"] if head["is_largest"] else 0.0)
-    holds = three_way(
-        best["times_even"] if best["is_largest"] else 0.0, true_above=ATTENDED, false_below=IGNORED
-    )
+    times = best["times_even"] if best["is_largest"] else 0.0
+    holds = three_way(times, true_above=ATTENDED, false_below=IGNORED)
     reason = (
         f"in head {best['head'] + 1} of layer {best['layer'] + 1} the first action has {best['times_even']:.3g} "
         f"times the weight of even attention, {best['weight']:.3g} of all"
     )
-    if not score >= SOLVED:
-        holds, reason = None, f"the run has not solved the task, its score is {score:.3g}; {reason}"
-    return [decide("attention.first_action", claim, holds, reason, numbers)]
+    return _if_solved("attention.first_action", holds, reason, score, heads)
+
+
+def _second_layer(heads: Sequence[Mapping[str, Any]], score: float) -> Verdict:
+    most = [max((h["weight"] for h in heads if h["layer"] == layer), default=np.nan) for layer in (0, 1)]
+    reason = (
+        f"the first action's largest weight is {most[0]:.3g} in the first layer, {most[1]:.3g} in the second"
+    )
+    holds = None if np.isnan(most).any() else bool(most[1] > most[0])
+    return _if_solved("attention.second_layer", holds, reason, score, heads)
 
 
 def first_action(matrix: np.ndarray) -> dict[str, Any]:
@@ -194,7 +205,7 @@ def first_action(matrix: np.ndarray) -> dict[str, Any]:
 
 
 def draw(tables: Tables, scale: Scale) -> dict[str, Any]:
-    """Figure 9: one panel a layer and head; and one panel a model with its Jacobian norms."""
+    """One panel a layer and head; and one panel a model with its Jacobian norms."""
     figures = {}
     weights, runs = tables["attention"], tables["attention_runs"]
     layers, heads = weights.unique("layer"), weights.unique("head")
@@ -222,10 +233,35 @@ def draw(tables: Tables, scale: Scale) -> dict[str, Any]:
     return figures
 
 
-EXPERIMENT = Experiment(
-    "attention",
-    "what a transformer trained online attends to, and every model's Jacobian",
-    measure,
-    judge,
-    draw,
-)
+@final
+class Attention(AbstractExperiment):
+    """Figure 9."""
+
+    name = "attention"
+    title = "what a transformer trained online attends to, and every model's Jacobian"
+    texts: ClassVar = {
+        "9": Text(
+            "What a trained transformer attends to",
+            "Trained online on the toy task, the transformer attends straight to the first action, the one that "
+            "every later state depends on; mostly in its second layer.",
+        )
+    }
+
+    def measure(self, scale: Scale, report: Report) -> Tables:
+        return measure(scale, report)
+
+    def judge(self, tables: Tables) -> Sequence[Verdict]:
+        score, heads = (
+            tables["attention_runs"].mean("score", model="transformer"),
+            _heads(tables["attention"]),
+        )
+        if not heads:
+            ids = ("attention.first_action", "attention.second_layer")
+            return [judged(id, None, "no transformer was trained") for id in ids]
+        return [_attends(heads, score), _second_layer(heads, score)]
+
+    def pictures(self, tables: Tables, scale: Scale) -> Mapping[str, Any]:
+        return draw(tables, scale)
+
+
+EXPERIMENT = Attention()

@@ -5,14 +5,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..statistics import difference_interval, interquartile_mean, Interval
+from .rules import ENOUGH_SEEDS, ENOUGH_STEPS, judged
 from .trained_runs import pick, Run, to_scores, unique, Value
-from .verdicts import decide, Verdict
+from .verdicts import Verdict
 
 
-# Shorter runs and fewer of them say nothing about methods.
-ENOUGH_STEPS, ENOUGH_SEEDS = 4_000, 3
-# Two scores that differ by less are as good as equal.
-MARGIN = 0.02
 # So many tasks and horizons are named in a sentence, more are counted.
 FEW = 3
 
@@ -109,35 +106,42 @@ def too_little(runs: Sequence[Run]) -> str | None:
 
 
 def decide_runs(
-    id: str, claim: str, holds: bool | None, reason: str, numbers: Mapping[str, Any], runs: Sequence[Run]
+    id: str, holds: bool | None, reason: str, numbers: Mapping[str, Any], runs: Sequence[Run], **words: Any
 ) -> Verdict:
     """A verdict about runs, undecided where they are too short or too few or not all there are to be."""
     why = too_little(runs)
-    counted = {**numbers, "num_floored": sum(run.num_floored for run in runs)}
-    return decide(id, claim, None if why else holds, f"{why}; {reason}" if why else reason, counted)
+    counts = {"num_floored": sum(run.num_floored for run in runs), "num_seeds": len(unique(runs, "seed"))}
+    reason = f"{why}; {reason}" if why else reason
+    return judged(id, None if why else holds, reason, {**numbers, **counts}, **words)
 
 
 def compare(
-    id: str, claim: str, runs: Sequence[Run], pair: tuple[str, str], threshold: float, **options: Any
+    id: str,
+    runs: Sequence[Run],
+    pair: tuple[str, str],
+    threshold: float,
+    value: Value = "score",
+    negated: bool = False,
+    **words: Any,
 ) -> Verdict:
     """The verdict that one method is better than another.
 
     Args:
-        id: of the claim.
-        claim: in words.
+        id: of the rule.
         runs: of all methods.
         pair: the method that is to be better, and the other.
         threshold: by how much, at least; a claim that the one is *worse* is about the swapped pair.
-        options: `value` of `difference`, and `negated`: whether the claim is that it is not.
+        value: what is compared.
+        negated: whether the claim is that it is not.
+        words: what the claim names.
     """
-    negated = options.get("negated", False)
     one, other = (pick(runs, method=method) for method in pair)
-    found = difference(one, other, options.get("value", "score"))
+    found = difference(one, other, value)
     if found is None:
-        return decide(id, claim, None, f"needs {pair[0]} and {pair[1]} on the same task and horizon", {})
+        return judged(id, None, f"needs {pair[0]} and {pair[1]} on the same task and horizon", **words)
     holds = opposite(found.above(threshold)) if negated else found.above(threshold)
     reason = f"{pair[0]} against {pair[1]}: {found}"
-    return decide_runs(id, claim, holds, reason, found.summary(), [*one, *other])
+    return decide_runs(id, holds, reason, found.summary(), [*one, *other], **words)
 
 
 def by_preset(runs: Sequence[Run], judge: Callable[[Sequence[Run]], Sequence[Verdict]]) -> list[Verdict]:

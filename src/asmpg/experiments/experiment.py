@@ -1,223 +1,136 @@
-"""What an experiment is: tables that are measured, verdicts and figures that are made from them."""
+"""What an experiment is: a table that is measured, and the verdicts and figures that are made from it."""
 
+import abc
 import dataclasses
-import importlib.util
-import json
-import os
+import importlib
+import inspect
 import pathlib
-import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
-from ..core.checks import check_choice
-from ..core.plain import plain
-from ..core.types import UsageError
-from ..drawing.charts import Chart, render_all
-from ..drawing.figures import encode
-from ..sweeps import Scale, SCALES, tidy
-from ..training.runs import StorageError
-from .protocol import protocol
+from ..core import user_code
+from ..core.types import one_line, UsageError
+from ..drawing.charts import Chart
+from ..sweeps import Scale
 from .table import Table
-from .training import measure_suite, Sweeping, Training
 from .verdicts import Verdict
 
 
 Tables = dict[str, Table]
-VERDICTS = "verdicts.json"
 
-
-# Who is told how far an experiment is: `report(done, total, message)`, so many of its parts are done and what is next.
+# Told how far an experiment is: `report(done, total, message)`, so many of its parts are done and what is next.
 Report = Callable[[int, int, str], None]
 
 
-def silent(done: int, total: int, message: str) -> None:
-    """Tells nobody."""
-
-
 @dataclasses.dataclass(frozen=True)
-class Experiment:
-    """One table of section 4 and what is made from it.
+class Text:
+    """What is said about one figure.
 
     Attributes:
-        name: of the table.
-        title: in a few words.
-        measure: `measure(scale, report)` gives the tables; or the sweep that they come from.
-        judge: the verdicts, from the tables as they are stored.
-        draw: `draw(tables, scale)` gives figures by file name, from what is stored, for what is no chart.
-        charts: figures as data, which are drawn here and by the report.
-        summarise: what else the report shows: `scores` by method and horizon, `selection` from swept settings.
+        title: what it shows.
+        claim: what the paper, or who made the experiment, says about it.
     """
 
-    name: str
     title: str
-    measure: Callable[[Scale, Report], Tables] | Training
-    judge: Callable[[Tables], Sequence[Verdict]]
-    draw: Callable[[Tables, Scale], Mapping[str, Any]] = lambda tables, scale: {}
-    charts: Callable[[Tables], Sequence[Chart]] = lambda tables: ()
-    summarise: Callable[[Tables], dict[str, list[dict]]] = lambda tables: {}
+    claim: str = ""
 
 
-def reproduce(
-    experiment: Experiment,
-    figure: str,
-    scale: str,
-    out: str | pathlib.Path,
-    report: Report = silent,
-    *,
-    sweeping: Sweeping | None = None,
-    command: str | None = None,
-) -> dict[str, Any]:
-    """Measures, stores the tables, and makes verdicts and figures from what was stored.
+class AbstractExperiment(abc.ABC):
+    """One table and everything that is made from it; a subclass of your own goes to `asmpg reproduce FILE.py:NAME`.
+
+    Attributes:
+        name: of the table, a word.
+        title: in a few words.
+        texts: what is said about each figure, by the figure's number or name. Without any, the class's docstring is.
+    """
+
+    name: str = ""
+    title: str = ""
+    texts: Mapping[str, Text] = {}
+
+    @abc.abstractmethod
+    def measure(self, scale: Scale, report: Report) -> Tables:
+        """Measures the tables.
+
+        Args:
+            scale: "smoke" (seconds), "cpu" (reduced) or "paper" (everything).
+            report: told how far it is.
+
+        Returns:
+            Tables by name, each with at least one row.
+        """
+
+    @abc.abstractmethod
+    def judge(self, tables: Tables) -> Sequence[Verdict]:
+        """The verdicts, from the tables as they are stored."""
+
+    def charts(self, tables: Tables) -> Sequence[Chart]:
+        """Line figures as data, which are drawn as PNG and SVG and by the report."""
+        return ()
+
+    def pictures(self, tables: Tables, scale: Scale) -> Mapping[str, Any]:
+        """Matplotlib figures by file name, of what is no line figure."""
+        return {}
+
+    def summarise(self, tables: Tables) -> dict[str, list[dict[str, Any]]]:
+        """What else the report shows: `scores` by method and horizon, `selection` from swept settings."""
+        return {}
+
+    def described(self) -> dict[str, Text]:
+        """The texts; of an experiment that has none, its title and its docstring, so that it is shown all the same."""
+        own = inspect.getdoc(type(self)) if "__doc__" in vars(type(self)) else ""
+        return dict(self.texts) or {self.name: Text(self.title or self.name, own or "")}
+
+
+def find_experiment(figure: str, known: Mapping[str, AbstractExperiment]) -> AbstractExperiment:
+    """A built-in experiment by the number of a figure, or one of the user's own.
 
     Args:
-        experiment: which.
-        figure: what it is called on the command line.
-        scale: "smoke" (seconds), "cpu" (reduced) or "paper" (the paper's numbers).
-        out: the folder for tables (Parquet; CSV without pyarrow), figures (PNG and SVG) and `verdicts.json`; made if
-            need be.
-        report: is told how far it is.
-        sweeping: how a table of trained policies is swept; by default in this process.
-        command: what was typed.
-
-    Returns:
-        What `verdicts.json` holds: figure, scale, verdicts, out, seconds; experiment, protocol, command and what
-        `summarise` gives.
+        figure: a key of `known`, `FILE.py:NAME` or `package.module:NAME`: a subclass of `AbstractExperiment`, or one
+            already made.
+        known: the built-in ones.
 
     Raises:
-        UsageError: an unknown scale, or `out` cannot be a folder.
-        StorageError: the disk refused.
-        StoppedError: a sweep was asked to stop; nothing was written to `out`.
+        UsageError: there is no such figure, or NAME is no experiment, or it lacks something.
     """
-    check_choice("scale", scale, SCALES)
-    known = cast(Scale, scale)
-    folder = make_folder(out)
-    begin = time.monotonic()
-    if isinstance(experiment.measure, Training):
-        measured = measure_suite(experiment.measure.suite, known, report, sweeping or Sweeping())
-    else:
-        measured = experiment.measure(known, report)
-    tables = {name: write_table(folder, name, table) for name, table in measured.items()}
-    seconds = time.monotonic() - begin
-    return conclude(experiment, figure, known, folder, tables, seconds=seconds, command=command)
-
-
-def redraw(
-    experiment: Experiment, figure: str, scale: str, out: str | pathlib.Path, *, command: str | None = None
-) -> dict[str, Any]:
-    """Makes verdicts and figures anew from the tables of a folder; measures nothing.
-
-    Args:
-        experiment: which.
-        figure: what it is called on the command line.
-        scale: at which the tables were made.
-        out: the folder.
-        command: what was typed.
-
-    Returns:
-        As for `reproduce`; seconds and hardware are those of the measurement.
-
-    Raises:
-        UsageError: an unknown scale, or the folder does not hold this experiment at this scale.
-        StorageError: the disk refused.
-    """
-    check_choice("scale", scale, SCALES)
-    folder = pathlib.Path(out)
-    try:
-        before = json.loads((folder / VERDICTS).read_text())
-        seconds, named = float(before["seconds"]), (before["figure"], before["scale"])
-        hardware = [str(name) for name in before["protocol"]["hardware"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"out: {folder} holds no results to make verdicts and figures of anew") from error
-    if named != (figure, scale):
+    if figure in known:
+        return known[figure]
+    if ":" not in figure:
+        names = ", ".join(known)
         raise UsageError(
-            f"out: {folder} holds figure {named[0]} at scale {named[1]}, not {figure} at {scale}"
+            f"figure: must be one of {names}, FILE.py:NAME or package.module:NAME, got {figure!r}"
         )
-    tables = read_tables(folder)
-    command = before.get("command") or command
-    made = {"seconds": seconds, "hardware": hardware, "command": command}
-    return conclude(experiment, figure, cast(Scale, scale), folder, tables, **made)
+    made = _defined(figure)
+    if inspect.isclass(made) and issubclass(made, AbstractExperiment):
+        made = _make(figure, made)
+    if not isinstance(made, AbstractExperiment):
+        kind = made.__name__ if inspect.isclass(made) else type(made).__name__
+        raise UsageError(f"figure: {figure} is a {kind}, not an asmpg.experiments.AbstractExperiment")
+    if not isinstance(made.name, str) or not made.name.replace("_", "a").isalnum():
+        raise UsageError(f"figure: {figure} must have a name of letters, digits and '_', got {made.name!r}")
+    return made
 
 
-def conclude(
-    experiment: Experiment,
-    figure: str,
-    scale: Scale,
-    folder: pathlib.Path,
-    tables: Tables,
-    *,
-    seconds: float,
-    command: str | None,
-    hardware: Sequence[str] | None = None,
-) -> dict[str, Any]:
-    """Verdicts and figures, written beside the tables they are made from."""
-    seconds = round(seconds, 1)  # what is written is what is read back
-    content = {
-        "figure": figure,
-        "experiment": experiment.name,
-        "title": experiment.title,
-        "scale": scale,
-        "verdicts": [verdict.as_json() for verdict in experiment.judge(tables)],
-        "out": str(folder),
-        "seconds": seconds,
-        "protocol": protocol(tables, seconds, hardware),
-        "command": command or f"asmpg reproduce {figure} --scale {scale} --out {folder}",
-        **plain(experiment.summarise(tables)),
-    }
-    drawn = {**experiment.draw(tables, scale), **render_all(experiment.charts(tables), scale)}
-    for name, picture in drawn.items():
-        for suffix in ("png", "svg"):
-            write(folder / f"{name}.{suffix}", encode(picture, suffix))
-    write(folder / VERDICTS, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
-    return content
-
-
-def write_table(folder: pathlib.Path, name: str, table: Table) -> Table:
-    """Stores a table, and gives it as it will be read back."""
-    parquet, csv = folder / f"{name}.parquet", folder / f"{name}.csv"
-    if importlib.util.find_spec("pyarrow") is None:
-        write(csv, table.to_csv())
-        parquet.unlink(missing_ok=True)
-    else:
-        write(parquet, tidy.to_parquet(table.columns()))
-        csv.unlink(missing_ok=True)
-    return read_table(parquet if parquet.exists() else csv)
-
-
-def read_table(path: pathlib.Path) -> Table:
-    """A table that `write_table` wrote."""
-    data = path.read_bytes()
-    return Table.from_csv(data) if path.suffix == ".csv" else Table.from_columns(tidy.from_parquet(data))
-
-
-def read_tables(folder: pathlib.Path) -> Tables:
-    """All tables of a folder, by name."""
-    paths = sorted(path for path in folder.iterdir() if path.suffix in (".parquet", ".csv"))
-    return {path.stem: read_table(path) for path in paths}
-
-
-def make_folder(out: str | pathlib.Path) -> pathlib.Path:
-    """Makes the folder that results go to.
-
-    Raises:
-        UsageError: it cannot be made.
-    """
-    folder = pathlib.Path(out)
+def _defined(figure: str) -> Any:
+    if ".py:" in figure:
+        return user_code.define("figure", figure, lambda value: isinstance(value, AbstractExperiment))
+    module, _, name = figure.partition(":")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"out: cannot make the folder {folder}: {error.strerror}") from error
-    return folder
+        return getattr(importlib.import_module(module), name)
+    except Exception as error:  # whatever importing the user's package raises, the message names it
+        raise UsageError(f"figure: {figure}: {one_line(error)}") from error
 
 
-def write(path: pathlib.Path, data: bytes) -> None:
-    """A whole file, written beside its place and renamed.
-
-    Raises:
-        StorageError: the disk refused.
-    """
-    beside = path.with_name(f".{path.name}.tmp")
+def _make(figure: str, kind: type[AbstractExperiment]) -> AbstractExperiment:
+    missing = sorted(getattr(kind, "__abstractmethods__", ()))
+    if missing:
+        raise UsageError(f"figure: {figure} has no method {' and no method '.join(missing)}")
     try:
-        beside.write_bytes(data)
-        os.replace(beside, path)
-    except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror or type(error).__name__}") from error
+        return kind()
+    except Exception as error:  # whatever the user's code raises, the message names it
+        raise UsageError(f"figure: {figure} raised {one_line(error)}") from error
+
+
+def short_figure(figure: str) -> str:
+    """The figure without a folder of the user's."""
+    return pathlib.PurePath(figure).name if ".py:" in figure else figure

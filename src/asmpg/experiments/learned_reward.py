@@ -1,66 +1,81 @@
 """Figure 8: the toy credit-assignment task with its reward known and learned (Appendix C)."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar, final
 
 from ..drawing.charts import Chart
+from ..sweeps import Grid, Scale
+from . import scales
 from .comparison import by_preset, compare
 from .curves import curve_panel, iqm_spread
-from .experiment import Experiment, Tables
-from .trained_runs import pick, Run, selected, summarise, unique
-from .training import Training
+from .experiment import Tables, Text
+from .rules import COST
+from .trained_runs import pick, Run, selected, unique
+from .training import AbstractSweepExperiment
 from .verdicts import Verdict
 
 
-# A learned reward costs nothing if it loses less than this much score.
-COST = 0.05
 _LEARNED = ", learned reward"
 
 
-def method(row: Mapping[str, Any]) -> str:
-    """The model, and whether its reward was learned."""
-    return row["model"] + _LEARNED * bool(row["learned_reward"])
+@final
+class LearnedReward(AbstractSweepExperiment):
+    """Figure 8."""
+
+    name = "learned_reward"
+    title = "the toy task with its reward known and learned"
+    texts: ClassVar = {
+        "8": Text(
+            "A learned reward",
+            "On the toy task, learning the reward function along with the dynamics costs nothing noticeable.",
+        )
+    }
+
+    def grids(self, scale: Scale) -> list[Grid]:
+        task, both = ("credit_assignment",), {"learned_reward": [False, True]}
+        if scale == "smoke":
+            return [Grid(task, (10,), ("lstm",), {**scales.SMOKE, **both}, scales.SMOKE_SETTINGS)]
+        if scale == "cpu":
+            return [Grid(task, (20,), ("transformer", "lstm"), {**scales.CPU, "seeds": 10, **both})]
+        paper, default = scales.both_presets({**scales.PAPER, **both})
+        return [
+            Grid(task, (20,), scales.ACTION_SEQUENCE_MODELS, paper, scales.ENTROPIES),
+            Grid(task, (20,), scales.ACTION_SEQUENCE_MODELS, default),
+        ]
+
+    def method(self, row: Mapping[str, Any]) -> str:
+        return row["model"] + _LEARNED * bool(row["learned_reward"])
+
+    def judge(self, tables: Tables) -> Sequence[Verdict]:
+        return by_preset(selected(tables, self.method), _judge)
+
+    def charts(self, tables: Tables) -> list[Chart]:
+        runs, found = selected(tables, self.method), []
+        for preset in sorted(unique(runs, "preset")):
+            own = pick(runs, preset=preset)
+            suffix = "" if preset == "default" else f"_{preset}"
+            curves = [
+                curve_panel(pick(own, method=(model, model + _LEARNED)), model, iqm_spread)
+                for model in _models(own)
+            ]
+            title = "known and learned reward, toy credit assignment, interquartile mean and 95% interval"
+            found.append(Chart("8", f"figure_8{suffix}", title, curves))
+        return found
 
 
-def judge(tables: Tables) -> Sequence[Verdict]:
+def _models(runs: Sequence[Run]) -> list[str]:
+    return [name for name in unique(runs, "method") if not name.endswith(_LEARNED)]
+
+
+def _judge(runs: Sequence[Run]) -> list[Verdict]:
     """Of every model: what learning the reward costs in the end, and on the way."""
-    return by_preset(selected(tables, method), _judge)
-
-
-def _judge(runs: Sequence[Run]) -> Sequence[Verdict]:
     verdicts = []
-    models = [name for name in unique(runs, "method") if not name.endswith(_LEARNED)] or ["transformer"]
-    for model in models:
+    for model in _models(runs) or ["transformer"]:
         pair = (model + _LEARNED, model)
-        for part, value, what in (
-            ("final", "score", "final score"),
-            ("efficiency", "area", "mean score over all steps"),
-        ):
-            claim = f"a learned reward costs the {model} model less than {COST} of its {what}"
-            verdicts.append(compare(f"learned_reward.{part}.{model}", claim, runs, pair, -COST, value=value))
+        for part, value in (("final", "score"), ("efficiency", "area")):
+            id = f"learned_reward.{part}.{model}"
+            verdicts.append(compare(id, runs, pair, -COST, value=value, model=model))
     return verdicts
 
 
-def charts(tables: Tables) -> list[Chart]:
-    """Figure 8: learning curves, one panel a model."""
-    runs, found = selected(tables, method), []
-    for preset in sorted(unique(runs, "preset")):
-        own = pick(runs, preset=preset)
-        suffix = "" if preset == "default" else f"_{preset}"
-        models = [name for name in unique(own, "method") if not name.endswith(_LEARNED)]
-        curves = [
-            curve_panel(pick(own, method=(model, model + _LEARNED)), model, iqm_spread) for model in models
-        ]
-        title = "known and learned reward, toy credit assignment, interquartile mean and 95% interval"
-        found.append(Chart("8", f"figure_8{suffix}", title, curves))
-    return found
-
-
-EXPERIMENT = Experiment(
-    "learned_reward",
-    "the toy task with its reward known and learned",
-    Training("learned_reward"),
-    judge,
-    charts=charts,
-    summarise=lambda tables: summarise(tables, method),
-)
+EXPERIMENT = LearnedReward()

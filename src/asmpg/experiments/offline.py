@@ -1,16 +1,18 @@
 """Models fitted to a fixed set of episodes (Appendix F.1): the model update of Algorithm 1 without the rest of it."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Key
 
 from ..core.loops import loop
 from ..core.types import PRNGKey, Scalar, Trajectory
+from ..drawing.charts import Series
 from ..gradients.policies import AbstractPolicy
 from ..learners.optimisation import apply_gradient, mean_gradient, optimiser
 from ..learners.replay import ReplayBuffer
@@ -19,12 +21,14 @@ from ..models.backbones import BACKBONES
 from ..models.normalisation import Normaliser
 from ..tasks.environment import AbstractEnvironment, trajectory_rewards
 from ..training.loop import over_seeds
+from .rules import ENOUGH_UPDATES
 from .table import Table
 from .verdicts import decide, Verdict
 
 
 FLAGGED = "one-step with flag"
-ENOUGH_UPDATES = 1000
+# Points of a line that are kept.
+_MOST = 120
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,3 +211,33 @@ def if_fitted(verdict: Verdict, fits: Table) -> Verdict:
     return decide(
         verdict.id, verdict.claim, None, reason, {k: v for k, v in verdict.numbers.items() if k != "reason"}
     )
+
+
+def seeds_of(table: Table) -> list[Any]:
+    """The seeds of a table; None alone for one that was made with a single seed."""
+    return table.unique("seed") or [None]
+
+
+def mean_lines(table: Table, x: str, y: str) -> list[Series]:
+    """One line a model: mean over everything else, with one standard deviation around it."""
+    lines = []
+    for model in table.unique("model"):
+        rows = table.select(model=model)
+        places, values = rows.values(x), rows.values(y)
+        found = np.unique(places)
+        groups = [values[places == place] for place in found]
+        mean, spread = np.array([g.mean() for g in groups]), np.array([g.std() for g in groups])
+        band = () if not spread.any() else ((mean - spread).tolist(), (mean + spread).tolist())
+        lines.append(Series(model, found.tolist(), mean.tolist(), *band))
+    return lines
+
+
+def seed_lines(table: Table, models: Sequence[str], x: str, y: str) -> list[Series]:
+    """One line a model and seed, so that a diverging one hides no other."""
+    return [
+        Series(model, rows.values(x)[::every].tolist(), rows.values(y)[::every].tolist())
+        for model in models
+        for seed in seeds_of(table.select(model=model))
+        if len(rows := table.select(model=model, seed=seed))
+        for every in [max(1, len(rows) // _MOST)]
+    ]

@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar, final
 
 import jax
 import jax.numpy as jnp
@@ -10,16 +11,19 @@ import numpy as np
 from jaxtyping import Array
 
 from ..core.types import PRNGKey, Trajectory
-from ..drawing.figures import colour, finish, panels
+from ..drawing.charts import Chart, Panel, Series
 from ..gradients.analysis import first_action_jacobian, gradient_norms, operator_norm
 from ..models import AbstractDynamicsModel, Simulator
+from ..sweeps import Scale
 from ..tasks import make
 from ..tasks.environment import AbstractEnvironment, random_episodes, uniform_actions
 from .bounce import first_action_landscape
-from .experiment import Experiment, Report, Scale, Tables
-from .offline import add_fit, Fit, fit, FLAGGED, for_seeds, make_models, seed_keys
-from .pendulum_claims import judge, norms_by_horizon, REGULAR
+from .experiment import AbstractExperiment, Report, Tables, Text
+from .offline import add_fit, Fit, fit, FLAGGED, for_seeds, make_models, seed_keys, seed_lines
+from .pendulum_claims import judge, norms_by_horizon
+from .rules import REGULAR
 from .table import Table
+from .verdicts import Verdict
 
 
 MODELS = ("one-step", FLAGGED, "rnn", "lstm", "transformer")
@@ -36,6 +40,7 @@ class Setting:
         horizons: of the models.
         true_horizons: of the simulator, which need not be fitted. Twice as long as the models': the growth laws are
             told apart by the second half, as the first second of every motion is alike.
+        num_seeds: draws of data and of initial parameters.
         transitions: of random episodes.
         fit: how models are fitted.
         grid_size: initial actions in a landscape.
@@ -44,16 +49,19 @@ class Setting:
 
     horizons: tuple[int, ...]
     true_horizons: tuple[int, ...]
+    num_seeds: int
     transitions: int
     fit: Fit
     grid_size: int
     models: tuple[str, ...] = MODELS
 
 
+_TEN = (5, 10, 15, 20, 25, 35, 50, 65, 80, 100)
+_TRUE = tuple(range(5, 201, 5))
 SETTINGS: dict[Scale, Setting] = {
-    "smoke": Setting((8,), (4, 6, 8, 10, 12), 240, Fit.reduced(8), 21, ("one-step",)),
-    "cpu": Setting((5, 10, 20, 35, 50, 100), tuple(range(5, 201, 5)), 30_000, Fit.reduced(1500), 201),
-    "paper": Setting((5, 10, 20, 35, 50, 75, 100), tuple(range(5, 201, 5)), 100_000, Fit.paper(20_000), 401),
+    "smoke": Setting((8,), (4, 6, 8, 10, 12), 1, 240, Fit.reduced(8), 21, ("one-step",)),
+    "cpu": Setting(_TEN, _TRUE, 3, 30_000, Fit.reduced(1500), 201),
+    "paper": Setting(_TEN, _TRUE, 10, 100_000, Fit.paper(20_000), 401),
 }
 
 
@@ -102,7 +110,7 @@ def measure(scale: Scale, report: Report) -> Tables:
     done, total = 1, 1 + len(setting.horizons) * len(setting.models)
     report(0, total, "truth, in double precision")
     measure_truth(setting, tables)
-    data_keys, model_keys, fit_keys = seed_keys(1, 3)
+    data_keys, model_keys, fit_keys = seed_keys(setting.num_seeds, 3)
     for horizon in setting.horizons:
         env = make("double_pendulum", horizon)
         collect = functools.partial(random_episodes, env, -(-setting.transitions // horizon))
@@ -111,9 +119,11 @@ def measure(scale: Scale, report: Report) -> Tables:
             report(done, total, f"{name} at H = {horizon}")
             models = make_models(name, env, episodes, model_keys)
             run = functools.partial(fit_and_differentiate, env, setting)
-            results = jax.tree.map(lambda x: np.asarray(x[0]), for_seeds(run, models, episodes, fit_keys))
-            add(tables, setting, env, name, results["norm"], results["return"])
-            add_fit(tables["pendulum_fits"], setting.fit, results, model=name, horizon=horizon)
+            results = jax.device_get(for_seeds(run, models, episodes, fit_keys))
+            for seed in range(setting.num_seeds):
+                one = {key: values[seed] for key, values in results.items()}
+                add(tables, setting, env, name, one["norm"], one["return"], seed)
+                add_fit(tables["pendulum_fits"], setting.fit, one, model=name, horizon=horizon, seed=seed)
             done += 1
     return tables
 
@@ -144,81 +154,89 @@ def measure_truth(setting: Setting, tables: Tables) -> None:
 
 
 def add(
-    tables: Tables, setting: Setting, env: AbstractEnvironment, model: str, norms: Any, returns: Any | None
+    tables: Tables,
+    setting: Setting,
+    env: AbstractEnvironment,
+    model: str,
+    norms: Any,
+    returns: Any | None,
+    seed: int = 0,
 ) -> None:
     """Adds one model's norms and landscape at one horizon."""
+    names = {"model": model, "horizon": env.horizon, "seed": seed}
     for action, norm in zip(initial_actions(), np.asarray(norms), strict=True):
-        tables["pendulum"].add(model=model, horizon=env.horizon, initial_action=action, norm=norm)
+        tables["pendulum"].add(**names, initial_action=action, norm=norm)
     if returns is not None:
         for action, value in zip(np.asarray(grid(setting)), np.asarray(returns), strict=True):
-            row = {"model": model, "horizon": env.horizon, "initial_action": action, "return": value}
-            tables["pendulum_landscapes"].add(**row)
+            tables["pendulum_landscapes"].add(**names, initial_action=action, **{"return": value})
 
 
-def draw(tables: Tables, scale: Scale) -> dict[str, Any]:
-    """Figure 5b: mean and median norms against H. Figure 5c: landscapes at every horizon."""
-    return {"figure_5b": draw_norms(tables["pendulum"], scale), "figure_5c": draw_landscapes(tables, scale)}
-
-
-def draw_norms(table: Table, scale: Scale) -> Any:
-    """Mean, median, and the mean over nearly regular motions, side by side."""
-    title = f"Figure 5b: |ds_H/da_0| of the double pendulum, {NUM_ACTIONS} random actions"
-    figure, axes = panels(1, 3, title, scale)
+def norm_chart(table: Table) -> Chart:
+    """Figure 5b: mean, median, and the mean over nearly regular motions, side by side."""
     views = {
         "mean": (False, np.mean),
         "median": (False, np.median),
         f"mean over nearly regular motions, |a_0| <= {REGULAR}": (True, np.mean),
     }
-    for place, (label, (regular, statistic)) in zip(axes[0], views.items(), strict=True):
-        for name in table.unique("model"):
-            norms = {h: v for h, v in norms_by_horizon(table, name, regular).items() if v.size}
-            values = [statistic(v) for v in norms.values()]
-            style = {"truth": "-", FLAGGED: "--"}.get(name, "-")
-            place.plot(list(norms), values, style, color=colour(name), marker="o", markersize=3, label=name,
-                       linewidth=2.0 if name == "truth" else 1.2)  # fmt: skip
-        finish(place, yscale="log", xlabel="horizon H", ylabel="|ds_H/da_0|")
-        place.set_title(label, fontsize=10)
-    limits = [place.get_ylim() for place in axes[0]]
-    # What vanishes altogether leaves at the bottom, or all else would be one flat bundle.
-    floor = VISIBLE * table.select(model="truth").values("norm").min()
-    for place in axes[0]:
-        place.set_ylim(max(floor, min(low for low, _ in limits)), max(high for _, high in limits))
-    return figure
+    drawn = {
+        label: [_norm_line(table, name, regular, statistic) for name in table.unique("model")]
+        for label, (regular, statistic) in views.items()
+    }
+    # What vanishes altogether leaves at the bottom, and what is not finite at the top.
+    floor = VISIBLE * float(table.select(model="truth").values("norm").min())
+    values = np.array([y for lines in drawn.values() for line in lines for y in line.y])
+    limits = (floor, 3.0 * float(np.nanmax(np.where(np.isfinite(values), values, np.nan))))
+    panels = [
+        Panel(label, "horizon H", "|ds_H/da_0|", lines, y_log=True, y_limits=limits)
+        for label, lines in drawn.items()
+    ]
+    title = f"|ds_H/da_0| of the double pendulum, {NUM_ACTIONS} random actions"
+    return Chart("5", "figure_5b", title, panels)
 
 
-def draw_landscapes(tables: Tables, scale: Scale) -> Any:
-    """One row a horizon, one column a model, the truth behind each."""
-    table = tables["pendulum_landscapes"]
-    horizons, names = (
-        sorted(table.unique("horizon")),
-        [name for name in table.unique("model") if name != "truth"],
-    )
-    title = "Figure 5c: return against the initial action (black: truth; dotted: its optimum)"
-    figure, axes = panels(len(horizons), len(names), title, scale, (2.6, 1.9))
-    for row, horizon in zip(axes, horizons, strict=True):
-        truth = table.select(model="truth", horizon=horizon)
-        low = truth.values("return").min()
-        for place, name in zip(row, names, strict=True):
-            rows = table.select(model=name, horizon=horizon)
-            place.plot(truth.values("initial_action"), truth.values("return"), color="black", linewidth=0.8)
-            place.plot(
-                rows.values("initial_action"), rows.values("return"), color=colour(name), linewidth=1.2
-            )
-            place.axvline(-0.4, color="0.7", linewidth=0.8, linestyle=":")
-            place.set_ylim(1.3 * low, -0.1 * low)
-            place.set_title(f"{name}, H = {horizon}", fontsize=8)
-            place.tick_params(labelsize=7)
-    for place in axes[-1]:
-        place.set_xlabel("initial action a_0", fontsize=8)
-    for place in axes[:, 0]:
-        place.set_ylabel("return", fontsize=8)
-    return figure
+def _norm_line(table: Table, model: str, regular: bool, statistic: Any) -> Series:
+    norms = {h: v for h, v in norms_by_horizon(table, model, regular).items() if v.size}
+    return Series(model, list(norms), [float(statistic(values)) for values in norms.values()])
 
 
-EXPERIMENT = Experiment(
-    "pendulum",
-    "gradient norms and return landscapes of the double pendulum, models fitted offline",
-    measure,
-    judge,
-    draw,
-)
+def landscape_chart(table: Table) -> Chart:
+    """Figure 5c: one row a horizon, one column a model, the truth behind each."""
+    names = [name for name in table.unique("model") if name != "truth"]
+    panels = []
+    for horizon in sorted(table.unique("horizon")):
+        rows = table.select(horizon=horizon)
+        low = float(rows.select(model="truth").values("return").min())
+        for name in names:
+            lines = seed_lines(rows, ("truth", name), "initial_action", "return")
+            labels = (f"{name}, H = {horizon}", "initial action a_0", "return")
+            panels.append(Panel(*labels, lines, y_limits=(1.3 * low, -0.1 * low)))
+    title = "return of the double pendulum against the initial action, one line a seed (optimum: -0.4)"
+    return Chart("5", "figure_5c", title, panels, len(names))
+
+
+@final
+class Pendulum(AbstractExperiment):
+    """Figure 5."""
+
+    name = "pendulum"
+    title = "gradient norms and return landscapes of the double pendulum, models fitted offline"
+    texts: ClassVar = {
+        "5": Text(
+            "Gradients and landscapes of a chaotic system",
+            "The gradient of the double pendulum's last state explodes with the episode's length, and so does "
+            "that of a one-step model; through a transformer it stays flat, and the landscape of returns it "
+            "sees is smooth.",
+        )
+    }
+
+    def measure(self, scale: Scale, report: Report) -> Tables:
+        return measure(scale, report)
+
+    def judge(self, tables: Tables) -> Sequence[Verdict]:
+        return judge(tables)
+
+    def charts(self, tables: Tables) -> list[Chart]:
+        return [norm_chart(tables["pendulum"]), landscape_chart(tables["pendulum_landscapes"])]
+
+
+EXPERIMENT = Pendulum()

@@ -16,13 +16,13 @@ from .table import Table
 # A single diverging run must not decide a mean: what is below, or not finite, counts as this much, and is counted.
 FLOOR = -1.0
 
-Value = Literal["score", "paper_score", "area"]
+Value = Literal["score", "paper_score", "area", "start", "gain", "constant"]
 Method = Callable[[Mapping[str, Any]], str]
 Setting = tuple[tuple[str, Any], ...]
 # Columns of a tidy table that are not choices of its grid.
 _FIXED = {
     *("item", "task", "horizon", "model", "preset", "code", "seed", "steps", "return", "score"),
-    *("random_return", "optimal_return", "paper_score"),
+    *("random_return", "optimal_return", "best_constant_return", "paper_score"),
 }
 
 
@@ -40,6 +40,7 @@ class Run:
         steps: environment steps of the records.
         scores: of the records, from `FLOOR` up.
         paper_score: the last score in the paper's normalisation, or NaN.
+        constant: the score of the best constant action, or NaN where it was not measured.
         num_floored: records whose score was below `FLOOR` or not finite.
         num_unfinished: items of the same preset and model that are not finished yet.
         num_failed: items of the same preset, model and horizon that failed.
@@ -54,15 +55,36 @@ class Run:
     steps: Float[np.ndarray, " records"]
     scores: Float[np.ndarray, " records"]
     paper_score: float
+    constant: float
     num_floored: int
     num_unfinished: int = 0
     num_failed: int = 0
 
+    def renamed(self, method: str) -> "Run":
+        """The same run by another method's name."""
+        return dataclasses.replace(self, method=method)
+
     def value(self, name: Value) -> float:
-        """The final score, the same in the paper's normalisation, or the mean score over all steps so far."""
-        if name == "area":
-            return float(np.trapezoid(self.scores, self.steps) / (self.steps[-1] - self.steps[0]))
-        return float(self.scores[-1]) if name == "score" else self.paper_score
+        """One number of the run.
+
+        Args:
+            name: "score", the final one; "paper_score", the same in the paper's normalisation; "area", the mean over
+                all steps so far; "start", that of the first record, which is made after the warm-up and before any
+                update: the untrained policy's; "gain", how much the final one is above it; "constant", that of the
+                best constant action.
+        """
+        match name:
+            case "area":
+                return float(np.trapezoid(self.scores, self.steps) / (self.steps[-1] - self.steps[0]))
+            case "start":
+                return float(self.scores[0])
+            case "gain":
+                return float(self.scores[-1] - self.scores[0])
+            case "paper_score":
+                return self.paper_score
+            case "constant":
+                return self.constant
+        return float(self.scores[-1])
 
 
 def by_model(row: Mapping[str, Any]) -> str:
@@ -115,8 +137,14 @@ def _run(rows: list[dict[str, Any]], choices: Sequence[str], method: Callable[..
         np.array([row["steps"] for row in rows], np.float64),
         np.where(bad, FLOOR, raw),
         last if math.isnan(last) else max(last, FLOOR),
+        _constant(first),
         int(bad.sum()),
     )
+
+
+def _constant(row: Mapping[str, Any]) -> float:
+    low, best, value = (_number(row.get(f"{name}_return")) for name in ("random", "optimal", "best_constant"))
+    return (value - low) / (best - low) if best > low else math.nan
 
 
 def _number(value: Any) -> float:

@@ -1,45 +1,38 @@
 """Tables of trained policies: a suite of the sweeps, run or taken as it stands, as one tidy table."""
 
+import abc
 import dataclasses
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..sweeps import (
     AbstractEngine,
-    BUILT_IN,
     check_versions,
+    Grid,
     InProcess,
-    load_suite,
     look,
+    make_suite,
     open_store,
     run_sweep,
+    Scale,
     State,
+    Suite,
 )
 from ..sweeps.tidy import collect
 from ..tasks import make, MYRIAD_TASKS
 from ..tasks.optimum import optimal
 from ..training.runs import RunWarning
+from .experiment import AbstractExperiment, Report, Tables
 from .table import Table
-from .trained_runs import FLOOR
+from .trained_runs import by_model, FLOOR, summarise
 
 
 # Telling parts of a table from the rest of its columns, which are losses and norms.
 _MEASURED = ("steps", "return", "score")
 # Horizons at which the continuous-time optimum is extrapolated from; the error of Euler's method falls like 1/H.
 _FINE = (1000, 2000)
-
-
-@dataclasses.dataclass(frozen=True)
-class Training:
-    """A measurement that is a sweep.
-
-    Attributes:
-        suite: of the built-in suites of `asmpg sweep`.
-    """
-
-    suite: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +45,7 @@ class Sweeping:
         only_finished: whether to take what is finished, and train nothing.
         mix_versions: whether results of another code version are taken too.
         stop: whether to stop; what is done until then is kept.
+        preset: trains under this preset alone, instead of those that the grids name.
     """
 
     out: str | None = None
@@ -59,24 +53,59 @@ class Sweeping:
     only_finished: bool = False
     mix_versions: bool = False
     stop: Callable[[], bool] = lambda: False
+    preset: str | None = None
 
 
 class StoppedError(Exception):
     """A sweep was asked to stop before it was finished; its results so far are kept."""
 
 
-def measure_suite(
-    suite_name: str,
-    scale: str,
-    report: Callable[[int, int, str], None],
-    sweeping: Sweeping,
-) -> dict[str, Table]:
+class AbstractSweepExperiment(AbstractExperiment):
+    """An experiment whose tables are a sweep: training runs on a grid, which `asmpg sweep` can do too.
+
+    Attributes:
+        suite_name: what `asmpg sweep` calls it; by default the experiment's name.
+    """
+
+    suite_name: str = ""
+
+    @abc.abstractmethod
+    def grids(self, scale: Scale) -> Sequence[Grid]:
+        """What is trained at a scale, the most telling first."""
+
+    def method(self, row: Mapping[str, Any]) -> str:
+        """What a row's method is called in figures and verdicts."""
+        return by_model(row)
+
+    def suite(self, scale: Scale, preset: str | None = None) -> Suite:
+        """The items of the grids, under one preset if it is given."""
+        grids = self.grids(scale)
+        if preset is not None:
+            named = [grid for grid in grids if grid.options.get("preset") == preset]
+            grids = named or [
+                dataclasses.replace(grid, options={**grid.options, "preset": preset}) for grid in grids
+            ]
+        return make_suite(self.suite_name or self.name, scale, grids)
+
+    def measure(self, scale: Scale, report: Report) -> Tables:
+        """Trains in this process; `sweep` says how else."""
+        return self.sweep(scale, report, Sweeping())
+
+    def sweep(self, scale: Scale, report: Report, sweeping: Sweeping) -> Tables:
+        """Trains what is left of the suite, or takes it as it stands."""
+        return measure_suite(self.suite(scale, sweeping.preset), report, sweeping)
+
+    def summarise(self, tables: Tables) -> dict[str, list[dict[str, Any]]]:
+        """Scores by method and horizon, and what was selected from a sweep."""
+        return summarise(tables, self.method)
+
+
+def measure_suite(suite: Suite, report: Report, sweeping: Sweeping) -> Tables:
     """Trains what is left of a suite and makes the tables of what is finished.
 
     Args:
-        suite_name: of the built-in suites.
-        scale: of the experiment.
-        report: is told how far it is.
+        suite: what is trained.
+        report: told how far it is.
         sweeping: where and how.
 
     Returns:
@@ -86,30 +115,32 @@ def measure_suite(
         StoppedError: it was asked to stop.
         UsageError: there are results of another code version.
     """
-    suite = load_suite(suite_name, scale, BUILT_IN)
     out = sweeping.out or f"sweeps/{suite.name}-{suite.scale}"
     if sweeping.only_finished:
         state = look(suite, open_store(out))
         check_versions(state, sweeping.mix_versions)
     else:
-        state = run_sweep(
-            suite,
-            out,
-            sweeping.engine(),
-            mix_versions=sweeping.mix_versions,
-            watch=lambda watch: report(
-                watch.done, watch.total, watch.message or watch.under_way() or "starting"
-            ),
-            stop=sweeping.stop,
-        )
-        if state.left() and sweeping.stop():
-            raise StoppedError(f"stopped with {len(state.left())} items left")
+        state = _swept(suite, out, report, sweeping)
     for item, error in state.failed.items():
         warnings.warn(f"{item} failed and is not in the table: {error}", RunWarning, stacklevel=2)
     tables = {"runs": runs_table(state), "items": items_table(state)}
-    if scale != "smoke":
+    if suite.scale != "smoke":
         add_paper_scores(tables["runs"], lambda task: report(len(state.finished), len(suite.items), task))
     return tables
+
+
+def _swept(suite: Suite, out: str, report: Report, sweeping: Sweeping) -> State:
+    state = run_sweep(
+        suite,
+        out,
+        sweeping.engine(),
+        mix_versions=sweeping.mix_versions,
+        watch=lambda watch: report(watch.done, watch.total, watch.message or watch.under_way() or "starting"),
+        stop=sweeping.stop,
+    )
+    if state.left() and sweeping.stop():
+        raise StoppedError(f"stopped with {len(state.left())} items left")
+    return state
 
 
 def runs_table(state: State) -> Table:
@@ -128,7 +159,12 @@ def items_table(state: State) -> Table:
     for item in state.suite.items:
         config, result = item.config, state.finished.get(item.id)
         outcome = "done" if result else "failed" if item.id in state.failed else "left"
-        row = {"item": item.id, "state": outcome, "task": config.task, "horizon": config.horizon}
+        row = {
+            "item": item.id,
+            "state": outcome,
+            "task": config.environment().name,
+            "horizon": config.horizon,
+        }
         row |= {"model": config.model, "preset": config.preset, "num_seeds": config.num_seeds}
         timing: Mapping[str, Any] = result.timing if result else {}
         row |= {name: timing[name] for name in ("seconds", "steps", "device") if name in timing}

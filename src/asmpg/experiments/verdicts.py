@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from ..core.plain import plain
+from ..core.types import UsageError
 
 
 Outcome = Literal["holds", "does not hold", "undecided"]
@@ -79,3 +80,16 @@ def in_range(values: Sequence[float]) -> str:
     """A number, or the least and the most of several, in words."""
     low, high = f"{min(values):.3g}", f"{max(values):.3g}"
     return low if low == high else f"{low} to {high}"
+
+
+def check_verdicts(verdicts: Any, figure: str) -> Sequence[Verdict]:
+    """The verdicts of an experiment.
+
+    Raises:
+        UsageError: they are no verdicts, or two have one id.
+    """
+    sound = isinstance(verdicts, Sequence) and all(isinstance(one, Verdict) for one in verdicts)
+    if not sound or len({one.id for one in verdicts}) < len(verdicts):
+        what = "a list of asmpg.experiments.Verdict, each with an id of its own"
+        raise UsageError(f"figure: judge of {figure} must give {what}")
+    return [dataclasses.replace(one, numbers={"reason": "", **one.numbers}) for one in verdicts]

@@ -10,20 +10,10 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..core.files import write
 from ..core.types import UsageError
-from ..drawing.charts import Chart, measured
-from ..experiments import EXPERIMENTS
-<<<<<<< HEAD
-from ..experiments.charts import Chart, measured
-from ..experiments.experiment import make_folder, read_tables, Tables, VERDICTS
-=======
-from ..experiments.experiment import make_folder, read_tables, Tables, VERDICTS, write
->>>>>>> ba352b2 (Move what all pictures share into a room of its own)
+from ..experiments.reproduce import make_folder, VERDICTS, write
 from ..training.runs import RunWarning
-from .offline_charts import offline_charts
 from .pictures import data_url
-from .texts import TEXTS
 
 
 # Bytes that a page should not exceed.

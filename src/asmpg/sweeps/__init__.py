@@ -1,6 +1,5 @@
 """Sweeps: suites of items, each done once on one machine or many, and the tidy table that comes of them."""
 
-from .built_in import BUILT_IN as BUILT_IN
 from .engines import AbstractEngine as AbstractEngine
 from .engines import ENGINES as ENGINES
 from .engines import InProcess as InProcess

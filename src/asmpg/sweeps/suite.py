@@ -14,6 +14,7 @@ from ..core import user_code as user_files
 from ..core.checks import check_choice
 from ..core.types import one_line, UsageError
 from ..tasks import files as task_files
+from ..tasks import make
 from ..training.config import TrainConfig
 from ..training.methods import MODELS
 from ..training.stored_config import to_json
@@ -53,6 +54,7 @@ class Grid:
         models: names of methods.
         options: other fields of `TrainConfig`, and `seeds`; one value each, or a list to try each of.
         settings: settings that replace the preset's; one value each, or a list to try each of.
+        parameters: constants of a built-in task, by their names in `asmpg.make`; one value each, or a list.
     """
 
     tasks: Sequence[str]
@@ -60,6 +62,7 @@ class Grid:
     models: Sequence[str]
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    parameters: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def items(self) -> Iterator[Item]:
         """One item a combination.
@@ -70,8 +73,8 @@ class Grid:
         options = {_TYPED.get(name, name): value for name, value in self.options.items()}
         for name in options:
             check_choice("option", name, [field.name for field in dataclasses.fields(TrainConfig)])
-        names = [*options, *self.settings]
-        lists = [_as_list(value) for value in (*options.values(), *self.settings.values())]
+        listed = {**options, **self.settings, **self.parameters}
+        names, lists = list(listed), [_as_list(value) for value in listed.values()]
         for task, horizon, model in itertools.product(self.tasks, self.horizons, self.models):
             for values in itertools.product(*lists):
                 chosen = dict(zip(names, values, strict=True))
@@ -79,8 +82,10 @@ class Grid:
 
     def _item(self, task: str, horizon: int, model: str, chosen: dict[str, Any]) -> Item:
         overrides = {name: value for name, value in chosen.items() if name in self.settings}
-        options = {name: value for name, value in chosen.items() if name not in self.settings}
-        config = TrainConfig(task, horizon=horizon, model=model, overrides=overrides, **options).checked()
+        constants = {name: value for name, value in chosen.items() if name in self.parameters}
+        options = {name: value for name, value in chosen.items() if name not in {*overrides, *constants}}
+        made = make(task, horizon, **constants) if constants else task
+        config = TrainConfig(made, horizon=horizon, model=model, overrides=overrides, **options).checked()
         seeds = ("seed", "num_seeds")
         return Item(
             identify(config), config, {name: value for name, value in chosen.items() if name not in seeds}

@@ -51,7 +51,8 @@ def collect(suite: Suite, finished: Mapping[str, Finished]) -> Columns:
 
 
 def _rows(item: Item, result: Finished, names: Sequence[str]) -> list[dict[str, Any]]:
-    known = {**result.config["settings"], **result.config}
+    constants = result.config["task_source"].get("parameters", {})
+    known = {**constants, **result.config["settings"], **result.config}
     fixed = {
         "item": item.id,
         "task": known["task"],

@@ -67,18 +67,22 @@ class DoublePendulum(AbstractEnvironment):
     """Two rods of 1 m with 1 kg at the end of each, hung up at an angle that the first action chooses, and let go.
 
     State [theta_1, omega_1, theta_2, omega_2]: angles in radians from the downward vertical, both absolute and not
-    wrapped, and their rates. Step 0 only places the pendulum at rest, `theta_1 = pi a_0`, `theta_2 = 0`; the steps
-    after it integrate 0.05 s each, with Runge-Kutta 4 in substeps.
+    wrapped, and their rates. Step 0 only places the pendulum at rest, `theta_1 = amplitude a_0`, `theta_2 = 0`; the
+    steps after it integrate 0.05 s each, with Runge-Kutta 4 in substeps.
 
     Attributes:
         goal: the state to reach at the end, by default the one that `a_0 = -0.4` leads to.
         substeps: Runge-Kutta steps in a step; 4 already lose 1% of the gradient at H = 100 in the chaotic regime.
+        amplitude: the angle in radians that the action 1 places the inner rod at. The text has pi. Published code gives
+            `180 a_0` to sine and cosine as radians, dozens of turns: the return is then nearly a parabola in `a_0`,
+            with hundreds of local maxima on it.
     """
 
     horizon: int = eqx.field(static=True, converter=check_horizon)
     goal: tuple[float, ...] = eqx.field(static=True)
     goal_action: float = eqx.field(static=True, default=-0.4)
     substeps: int = eqx.field(static=True, default=8)
+    amplitude: float = eqx.field(static=True, default=math.pi)
     parameters: tuple[tuple[str, float], ...] | None = eqx.field(static=True, default=None)
     name: str = eqx.field(static=True, default="double_pendulum")
     state_size: int = eqx.field(static=True, default=4, init=False)
@@ -93,7 +97,7 @@ class DoublePendulum(AbstractEnvironment):
     ) -> Float[Array, " state"]:
         """The placement at step 0, later 0.05 s of free motion."""
         zero = jnp.zeros_like(action[0])
-        placed = jnp.stack([jnp.pi * action[0], zero, zero, zero])
+        placed = jnp.stack([self.amplitude * action[0], zero, zero, zero])
 
         def substep(moving: tuple[Array, ...], _: None) -> tuple[tuple[Array, ...], None]:
             return runge_kutta_4(jnp, moving, _STEP / self.substeps), None
@@ -173,11 +177,19 @@ def one_bounce(*, horizon: int, goal: float = 0.4) -> OneBounce:
     return OneBounce(horizon=horizon, goal=float(goal))
 
 
-def double_pendulum(*, horizon: int, goal_action: float = -0.4, substeps: int = 8) -> DoublePendulum:
+def double_pendulum(
+    *, horizon: int, goal_action: float = -0.4, substeps: int = 8, amplitude: float = math.pi
+) -> DoublePendulum:
     """The double pendulum at a horizon, its goal where `a_0 = goal_action` leads."""
     horizon = check_horizon(horizon)
-    state: tuple[float, ...] = (math.pi * goal_action, 0.0, 0.0, 0.0)
+    state: tuple[float, ...] = (amplitude * goal_action, 0.0, 0.0, 0.0)
     # In plain floats: takes milliseconds, and is exact in whatever precision JAX is set to.
     for _ in range((horizon - 1) * int(substeps)):
         state = runge_kutta_4(math, state, _STEP / int(substeps))
-    return DoublePendulum(horizon=horizon, goal=state, goal_action=float(goal_action), substeps=int(substeps))
+    return DoublePendulum(
+        horizon=horizon,
+        goal=state,
+        goal_action=float(goal_action),
+        substeps=int(substeps),
+        amplitude=float(amplitude),
+    )

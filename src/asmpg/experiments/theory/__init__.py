@@ -1,13 +1,14 @@
 """The paper's theory as statements that can be run: `asmpg reproduce theory` (section 3, Appendices A and B)."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, final
 
 import jax
 
 from ...drawing.figures import finish, panels
-from ..experiment import Experiment, Report, Scale, Tables
+from ...sweeps import Scale
+from ..experiment import AbstractExperiment, Report, Tables, Text
 from ..table import Table
 from ..verdicts import Verdict
 from . import attention, bound, identities, recurrent
@@ -60,11 +61,6 @@ def measure(scale: Scale, report: Report) -> Tables:
     return tables
 
 
-def judge(tables: Tables) -> Sequence[Verdict]:
-    """One verdict a statement."""
-    return [statement.judge(tables[name]) for name, statement in STATEMENTS.items()]
-
-
 def draw(tables: Tables, scale: Scale) -> dict[str, Any]:
     """Theorem 1's ratio by task; Corollary 1.1's eta against the bound; Corollary 1.2's norms against H."""
     figure, axes = panels(1, 3, "The theory in numbers", scale)
@@ -107,6 +103,28 @@ def draw(tables: Tables, scale: Scale) -> dict[str, Any]:
     return {"theory": figure}
 
 
-EXPERIMENT = Experiment(
-    "theory", "every statement of section 3 and its appendices, measured", measure, judge, draw
-)
+@final
+class Theory(AbstractExperiment):
+    """Section 3 and its appendices."""
+
+    name = "theory"
+    title = "every statement of section 3 and its appendices, measured"
+    texts: ClassVar = {
+        "theory": Text(
+            "The theory, checked by numbers",
+            "Differentiating an unrolled model is backpropagation through a recurrent network; its gradient can "
+            "grow exponentially with the horizon, that of attention only like a power of it.",
+        )
+    }
+
+    def measure(self, scale: Scale, report: Report) -> Tables:
+        return measure(scale, report)
+
+    def judge(self, tables: Tables) -> Sequence[Verdict]:
+        return [statement.judge(tables[name]) for name, statement in STATEMENTS.items()]
+
+    def pictures(self, tables: Tables, scale: Scale) -> Mapping[str, Any]:
+        return draw(tables, scale)
+
+
+EXPERIMENT = Theory()

@@ -11,7 +11,7 @@ from jaxtyping import Array
 from ...core.types import UsageError
 from ...gradients.analysis import growth_fit, jacobian_norms
 from ...models.backbones import SelfAttention
-from ..experiment import Scale
+from ...sweeps import Scale
 from ..table import Table
 from ..verdicts import decide, Verdict
 from .parts import BareModel, ROUNDING, ShiftPolicy, worst

@@ -8,8 +8,8 @@ from jaxtyping import Array
 from ...gradients.analysis import theorem1_bound
 from ...gradients.policies import TanhGaussianPolicy
 from ...models import AbstractDynamicsModel, ActionSequenceModel, Simulator
+from ...sweeps import Scale
 from ...tasks.environment import AbstractEnvironment
-from ..experiment import Scale
 from ..table import Table
 from ..verdicts import decide, Verdict
 from .parts import random_policies, ROUNDING, tasks, worst

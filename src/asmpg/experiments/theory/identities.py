@@ -15,8 +15,8 @@ from ...gradients.policy_gradient import imagine, policy_gradient
 from ...models import AbstractDynamicsModel, ActionSequenceModel, OneStepModel, Simulator
 from ...models.backbones import SimpleRNN
 from ...models.normalisation import Normaliser
+from ...sweeps import Scale
 from ...tasks.environment import AbstractEnvironment, rollout, uniform_actions
-from ..experiment import Scale
 from ..table import Table
 from ..verdicts import decide, Verdict
 from .parts import (

@@ -14,9 +14,9 @@ from ...gradients.policies import AbstractPolicy, HIDDEN_SIZE, TanhGaussianPolic
 from ...models import AbstractDynamicsModel
 from ...models.backbones import AbstractBackbone
 from ...models.normalisation import Normaliser
+from ...sweeps import Scale
 from ...tasks import make, TASKS
 from ...tasks.environment import AbstractEnvironment, rollout, uniform_actions
-from ..experiment import Scale
 from ..offline import stacked
 
 

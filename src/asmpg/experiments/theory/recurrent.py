@@ -13,7 +13,7 @@ from ...core.types import UsageError
 from ...gradients.analysis import first_action_jacobian, gradient_norm, growth_fit, operator_norm
 from ...gradients.policy_gradient import policy_gradient
 from ...models.backbones import SimpleRNN
-from ..experiment import Scale
+from ...sweeps import Scale
 from ..table import Table
 from ..verdicts import both, decide, Verdict
 from .parts import BareModel, ROUNDING, ShiftPolicy, StateReward, worst
