@@ -74,7 +74,7 @@ bench-backbones: $(VENV)/.stamp-user ## Cost of every backbone; BENCH_ARGS=--sco
 bench-laboratory: $(VENV)/.stamp-user ## Time and memory of Jacobians and gradient norm profiles
 	$(RUN) benchmarks/laboratory.py $(BENCH_ARGS)
 
-readme: $(VENV)/.stamp-user ## Write the tables of README.md from results/cpu
+readme: $(VENV)/.stamp-user ## Write docs/results.md and what README.md says of it from results/
 	$(RUN) benchmarks/readme.py
 
 $(VENV)/.stamp-docs: $(VENV)/.stamp-user

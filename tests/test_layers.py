@@ -34,8 +34,7 @@ LAYER_OF = {name: index for index, names in enumerate(LAYERS) for name in names}
 
 # Which modules may do what the others may not, by the beginning of their name below `asmpg`.
 TERMINAL = ("cli", "__main__")  # prints and parses
-<<<<<<< HEAD
-DRAWS = ("training.runs", "experiments", "diagnose", "report")
+DRAWS = ("drawing", "training.runs", "experiments", "diagnose", "report")
 WRITES = (
     "training.runs",
     "sweeps",
@@ -47,10 +46,6 @@ WRITES = (
     "training.export",
     "core.files",
 )
-=======
-DRAWS = ("drawing", "training.runs", "experiments", "diagnose", "report")
-WRITES = ("training.runs", "sweeps", "experiments", "diagnose", "report", "tasks.optimum.cache")
->>>>>>> ba352b2 (Move what all pictures share into a room of its own)
 
 # Slow to import, so imported where they are used; the command line has its own two at the top of its file.
 LAZY = {

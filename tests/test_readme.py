@@ -16,14 +16,46 @@ DOCUMENTS += [f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"
 readme = types.SimpleNamespace(**runpy.run_path(str(ROOT / "benchmarks" / "readme.py")))
 
 
-def test_its_tables_are_those_of_the_stored_results():
-    text = (ROOT / "README.md").read_text()
+def test_readme_and_results_are_those_of_the_stored_results():
+    text, contents = (ROOT / "README.md").read_text(), readme.read()
+    assert readme.fill(text, contents) == text, "results/ has changed: make readme"
+    page = (ROOT / "docs" / "results.md").read_text()
+    assert readme.page(contents) == page, "results/ has changed: make readme"
+    for content in contents:
+        whole = content["verdicts"]
+        content["verdicts"] = [{**whole[0], "verdict": "turned round"}, *whole[1:]]
+        assert readme.page(contents) != page and readme.fill(text, contents) != text
+        content["verdicts"] = whole
+
+
+def test_every_claim_has_a_line_and_every_picture_is_shown():
     contents = readme.read()
-    assert readme.fill(text, contents) == text, "results/cpu has changed: make readme"
+    page = readme.page(contents)
     for content in contents:
         for verdict in content["verdicts"]:
-            content["verdicts"] = [{**verdict, "verdict": "turned round"}]
-            assert readme.fill(text, contents) != text
+            assert f"(`{verdict['id'].removesuffix(readme.PAPER)}`)" in page
+        for picture in content["folder"].glob("*.png"):
+            assert f"results/{picture.relative_to(ROOT / 'results').as_posix()})" in page
+
+
+def test_a_reason_is_given_only_for_the_verdict_that_it_explains():
+    (myriad,) = [content for content in readme.read() if content["experiment"] == "myriad"]
+    id, (expected, why) = "myriad.fall.one_step", readme.WHY["myriad.fall.one_step"]
+    verdicts = {verdict["id"]: verdict for verdict in myriad["verdicts"]}
+    for outcome in readme.WORDS:
+        changed = {**myriad, "verdicts": [{**verdicts[id], "verdict": outcome}]}
+        assert (why in readme.claims_table([changed])) == (outcome == expected)
+
+
+def test_both_presets_stand_side_by_side():
+    (myriad,) = [content for content in readme.read() if content["experiment"] == "myriad"]
+    ours = next(verdict for verdict in myriad["verdicts"] if verdict["id"] == "myriad.fall.rnn")
+    theirs = {**ours, "id": f"{ours['id']}{readme.PAPER}", "verdict": "undecided"}
+    table = readme.claims_table([{**myriad, "verdicts": [ours, theirs]}])
+    assert "(`myriad.fall.rnn`) | undecided | **holds** |" in table
+    assert "(`myriad.fall.rnn`) | not run | **holds** |" in readme.claims_table(
+        [{**myriad, "verdicts": [ours]}]
+    )
 
 
 def test_a_table_names_what_was_not_run_and_what_is_missing():
@@ -38,13 +70,10 @@ def test_a_table_names_what_was_not_run_and_what_is_missing():
     }
     row |= {"seeds": 3, "num_floored": 0}
     other = row | {"method": "sac", "horizon": 100, "tasks": 1}
-    protocol = {
-        "tasks": ["a", "b", "c"],
-        "seeds": 3,
-        "items": {"total": 9, "done": 4, "failed": 0, "left": 5},
-    }
-    table = readme.scores_table({"scale": "cpu", "protocol": protocol, "scores": [row, other]})
-    assert "4 done, 5 left of 9" in table
+    items = {"total": 9, "done": 4, "failed": 0, "left": 5}
+    protocol = {"tasks": ["a", "b", "c"], "seeds": 3, "items": items}
+    assert "4 done, 5 left of 9" in readme.told({"scale": "cpu", "protocol": protocol})
+    table = readme.scores_table({"scores": [row, other]})
     assert "| lstm | 0.500 [0.250, 0.750] | not run |" in table
     assert "| sac | not run | 0.500 [0.250, 0.750] (1 of 3 tasks) |" in table
 

@@ -15,7 +15,8 @@ import sweeping
 import wanderer
 from asmpg import TrainConfig, UsageError
 from asmpg.core.files import seal, unseal
-from asmpg.sweeps import BUILT_IN, Grid, load_suite, look, make_suite, open_store, sweep, tidy, work
+from asmpg.experiments import SUITES
+from asmpg.sweeps import Grid, load_suite, look, make_suite, open_store, sweep, tidy, work
 from asmpg.sweeps.engines import InProcess, Local, make_engine
 from asmpg.sweeps.suite import identify
 from asmpg.sweeps.timing import makespan, Speeds
@@ -155,17 +156,15 @@ def test_mistakes_in_a_suite_are_one_line(tmp_path, was, now, message):
 
 
 @pytest.mark.parametrize("scale", ["smoke", "cpu", "paper"])
-@pytest.mark.parametrize("name", BUILT_IN)
+@pytest.mark.parametrize("name", SUITES)
 def test_the_built_in_suites_can_be_run_or_name_what_is_missing(name, scale):
     # One task and horizon of each grid will do: solving for the stability of all of them takes its time.
-    grids = [
-        dataclasses.replace(g, tasks=g.tasks[:1], horizons=g.horizons[:1]) for g in BUILT_IN[name](scale)
-    ]
+    grids = [dataclasses.replace(g, tasks=g.tasks[:1], horizons=g.horizons[:1]) for g in SUITES[name](scale)]
     models = {model for grid in grids for model in grid.models}
     options = {option for grid in grids for option in grid.options} - {"seeds"}
     if not (models <= asmpg.MODELS.keys() and options <= TrainConfig.__dataclass_fields__.keys()):
         with pytest.raises(UsageError, match="is not one of"):
-            load_suite(name, scale, BUILT_IN)
+            load_suite(name, scale, SUITES)
         return
     items = make_suite(name, scale, grids).items
     assert {item.config.model for item in items} == models

@@ -12,19 +12,20 @@ from asmpg import UsageError
 from asmpg.cli import main
 from asmpg.experiments import (
     curves,
-    experiment,
     EXPERIMENTS,
     learned_reward,
     myriad,
     odt,
     pendulum_training,
     reproduce,
+    results,
     StoppedError,
     Sweeping,
     trained_runs,
     training,
 )
 from asmpg.experiments.protocol import protocol
+from asmpg.experiments.results import read_tables
 from asmpg.experiments.table import Table
 from asmpg.statistics import difference_interval, Scores
 from asmpg.sweeps import work
@@ -55,8 +56,9 @@ MYRIAD = {
     "sac": flat(0.45),
 }
 CLAIMS = (
-    *("hold.lstm", "hold.transformer", "fall.rnn", "fall.one_step", "history.lstm", "history.transformer"),
-    *("efficient.lstm", "efficient.transformer", "efficient.one_step"),
+    *("hold.lstm", "hold.transformer", "fall.rnn", "fall.one_step", "one_step_below_lstm"),
+    *("history.lstm", "history.transformer", "efficient.lstm", "efficient.transformer"),
+    *("efficient.lstm_one_step", "efficient.transformer_one_step", "efficient.one_step"),
 )
 RISE = {"one-step": 1.0, "sac": 0.05}
 
@@ -197,11 +199,11 @@ def test_figure_11_compares_methods_on_the_same_tasks():
     part = {"odt|overshot": ODT["odt|overshot"]}
     rest = {name: finals for name, finals in ODT.items() if name not in part}
     tables = merge(fake_tables(rest), fake_tables(part, ("mould_fungicide",)))
-    every, mould = odt.charts(tables)[0].panels
+    every, mould = odt.EXPERIMENT.charts(tables)[0].panels
     assert [line.name for line in every.series] == ["odt, expert return", "transformer", "one-step"]
     assert (every.title, mould.title) == ("3 tasks", "mould_fungicide")
     assert {line.name for line in mould.series} == {line.name for line in every.series} | {odt.OVERSHOT}
-    (alone,) = odt.charts(fake_tables(ODT))[0].panels
+    (alone,) = odt.EXPERIMENT.charts(fake_tables(ODT))[0].panels
     assert len(alone.series) == 4
 
 
@@ -232,7 +234,7 @@ def test_nothing_is_decided_about_a_model_while_items_of_it_are_left():
     after = outcomes(myriad.EXPERIMENT, tables)
     assert before["myriad.efficient.lstm"] == "holds" and after["myriad.efficient.lstm"] == "undecided"
     assert before["myriad.efficient.transformer"] == after["myriad.efficient.transformer"] == "holds"
-    verdicts = {verdict.id: verdict for verdict in myriad.judge(tables)}
+    verdicts = {verdict.id: verdict for verdict in myriad.EXPERIMENT.judge(tables)}
     assert (
         verdicts["myriad.efficient.lstm"].numbers["reason"].startswith("items not finished: 1 of lstm; lstm")
     )
@@ -252,7 +254,7 @@ def test_an_item_that_failed_leaves_undecided_what_its_horizon_takes_part_in():
     tables["items"].add(item="elsewhere", horizon=500, **failed)
     assert outcomes(myriad.EXPERIMENT, tables) == before
     tables["items"].add(item="here", horizon=20, **failed)
-    verdicts = {verdict.id: verdict for verdict in myriad.judge(tables)}
+    verdicts = {verdict.id: verdict for verdict in myriad.EXPERIMENT.judge(tables)}
     assert before["myriad.efficient.lstm"] == "holds"
     assert verdicts["myriad.efficient.transformer"].verdict == "holds"
     assert verdicts["myriad.efficient.lstm"].verdict == "undecided"
@@ -372,7 +374,7 @@ def test_every_table_of_trained_policies_at_its_smallest(call, tmp_path, figure)
     content = json.loads(out, parse_constant=pytest.fail)
     assert status == 0 and out.count("\n") == 1
     assert content == json.loads((tmp_path / "new" / "verdicts.json").read_text())
-    tables = experiment.read_tables(tmp_path / "new")
+    tables = read_tables(tmp_path / "new")
     assert tables.keys() == {"runs", "items"} and {row["state"] for row in tables["items"]} == {"done"}
     again = [verdict.as_json() for verdict in EXPERIMENTS[figure].judge(tables)]
     assert again == content["verdicts"] and again
@@ -390,13 +392,13 @@ def test_every_table_of_trained_policies_at_its_smallest(call, tmp_path, figure)
 @pytest.mark.parametrize("figure", TRAINED.values())
 def test_every_table_really_trained_at_its_smallest(figure, tmp_path, monkeypatch):
     """The only test here that trains: every item is finished, and what it measured is finite."""
-    monkeypatch.setattr(experiment, "render_all", lambda *_: {})
+    monkeypatch.setattr(results, "encode", lambda *_: b"")
     content = reproduce(
         EXPERIMENTS[figure], figure, "smoke", tmp_path / "out", sweeping=Sweeping(str(tmp_path / "sweep"))
     )
     items = content["protocol"]["items"]
     assert items["done"] == items["total"] > 1
-    runs = experiment.read_tables(tmp_path / "out")["runs"]
+    runs = read_tables(tmp_path / "out")["runs"]
     assert np.isfinite(runs.values("score")).all() and np.ptp(runs.values("return")) > 0
     assert {verdict["verdict"] for verdict in content["verdicts"]} == {"undecided"}
 

@@ -12,10 +12,11 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
+from ..core import files
+from ..core.files import write
 from ..core.plain import plain
 from ..core.types import UsageError
 from ..drawing.figures import encode
-from ..experiments.experiment import make_folder, Report, silent, write
 from ..gradients.analysis import (
     check_fits,
     cosine_similarity,
@@ -94,7 +95,7 @@ def diagnose(
     horizons: Sequence[int],
     name: str,
     out: str | pathlib.Path,
-    report: Report = silent,
+    report: Callable[[int, int, str], None] = lambda done, total, message: None,
 ) -> dict[str, Any]:
     """Measures gradient norms, their growth, reach and direction, draws them and says what they mean.
 
@@ -115,7 +116,8 @@ def diagnose(
     longest = subjects(max(horizons))
     for horizon in horizons:
         check_fits((subject := subjects(horizon)).model, subject.env)
-    folder = make_folder(out)
+    folder = pathlib.Path(out)
+    files.make_folder("out", folder)
     measured = []
     for done, horizon in enumerate(horizons):
         report(done, len(horizons) + 1, f"H = {horizon}")

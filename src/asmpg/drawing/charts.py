@@ -2,14 +2,17 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..core.plain import plain
-from .figures import colour, finish, panels
+from .figures import finish, panels
+from .looks import Look, looks_of
 
 
 Number = float | int
+# Inches that an entry of a legend takes.
+_ENTRY = 1.4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +45,8 @@ class Panel:
         series: the lines.
         x_log: whether x is drawn logarithmically at first.
         y_log: the same for y.
-        y_limits: what is shown at first where lines may leave for infinity; None for everything.
+        y_limits: what is shown at first where lines may leave for infinity or, on a logarithmic axis, for nothing; None
+            for everything.
     """
 
     title: str
@@ -59,7 +63,7 @@ class Chart:
     """One figure.
 
     Attributes:
-        figure: its number in the paper.
+        figure: its number in the paper, or its name.
         name: of its files, without suffix.
         title: above everything.
         panels: from left to right, then from top to bottom.
@@ -73,8 +77,13 @@ class Chart:
     columns: int = 3
 
     def as_json(self) -> dict[str, Any]:
-        """Plain JSON, numbers to five digits, null for what is not finite."""
-        return _short(plain(dataclasses.asdict(self)))
+        """Plain JSON with the look of every method, numbers to five digits, null for what is not finite."""
+        content = _short(plain(dataclasses.asdict(self)))
+        return content | {"looks": {name: look._asdict() for name, look in self.looks().items()}}
+
+    def looks(self) -> dict[str, Look]:
+        """How each method looks."""
+        return looks_of(dict.fromkeys(series.name for panel in self.panels for series in panel.series))
 
 
 def measured(charts: Iterable[Chart]) -> list[Chart]:
@@ -94,62 +103,34 @@ def _short(value: Any) -> Any:
     return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
-# How lines are told apart without colour.
-_STYLES = {
-    "sac": "-.",
-    "odt, expert return": "-.",
-    "odt, overshot return": ":",
-    "one-step": "--",
-    "simulator": "--",
-}
-
-
-# Methods that only figures of trained policies show; all others have the colours of all figures.
-_COLOURS = {
-    "simulator": "black",
-    "sac": "goldenrod",
-    "history-lstm": "tab:cyan",
-    "history-transformer": "tab:pink",
-    "odt, expert return": "tab:orange",
-    "odt, overshot return": "tab:gray",
-}
-
-
-def style(name: str) -> str:
-    """The line style of a method."""
-    if name.endswith("learned reward"):
-        return "--"
-    return ":" if name.startswith("history-") else _STYLES.get(name, "-")
-
-
 def render(chart: Chart, scale: str) -> Any:
     """The chart as a matplotlib figure."""
     columns = min(chart.columns, len(chart.panels))
     rows = math.ceil(len(chart.panels) / columns)
     size = (4.6, 3.6) if len(chart.panels) <= 6 else (3.0, 2.3)
-    figure, axes = panels(rows, columns, f"Figure {chart.figure}: {chart.title}", scale, size)
+    figure, axes = panels(rows, columns, _title(chart), scale, size)
     places = list(axes.flat)
     for place, panel in zip(places, chart.panels, strict=False):
-        _draw(place, panel)
+        _draw(place, panel, chart.looks())
     for place in places[len(chart.panels) :]:
         place.set_axis_off()
-    if len(chart.panels) > 1:
-        _one_legend(figure, places[: len(chart.panels)])
+    _one_legend(figure, places[: len(chart.panels)])
     return figure
 
 
-def render_all(charts: Iterable[Chart], scale: str) -> dict[str, Any]:
-    """All charts as figures by name."""
-    return {chart.name: render(chart, scale) for chart in measured(charts)}
+def _title(chart: Chart) -> str:
+    number = f"Figure {chart.figure}: " if chart.figure.isdigit() else ""
+    return f"{number}{chart.title}"
 
 
-def _draw(place: Any, panel: Panel) -> None:
+def _draw(place: Any, panel: Panel, looks: Mapping[str, Look]) -> None:
     for series in panel.series:
-        shade, line = _COLOURS.get(series.name) or colour(series.name), style(series.name)
-        place.plot(series.x, series.y, line, color=shade, linewidth=1.4, marker="o" if len(series.x) < 8 else "",
-                   markersize=3, label=series.name)  # fmt: skip
+        own = looks[series.name]
+        style = (0, own.dashes) if own.dashes else "-"
+        place.plot(series.x, series.y, linestyle=style, color=own.light, linewidth=1.4, markersize=3,
+                   marker="o" if len(series.x) < 12 else "", label=series.name)  # fmt: skip
         if len(series.low):
-            place.fill_between(series.x, series.low, series.high, color=shade, alpha=0.15, linewidth=0)
+            place.fill_between(series.x, series.low, series.high, color=own.light, alpha=0.15, linewidth=0)
     scales = {"xscale": "log" if panel.x_log else "linear", "yscale": "log" if panel.y_log else "linear"}
     labels = {"xlabel": panel.x_label, "ylabel": panel.y_label, "title": panel.title}
     finish(place, **scales, **labels, **({"ylim": panel.y_limits} if panel.y_limits else {}))
@@ -167,5 +148,6 @@ def _one_legend(figure: Any, places: Sequence[Any]) -> None:
             place.get_legend().remove()
         for handle, label in zip(*place.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(len(handles), 7),
-                  frameon=False, fontsize=8)  # fmt: skip
+    columns = max(1, min(len(handles), 7, int(figure.get_figwidth() / _ENTRY)))
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, frameon=False,
+                  fontsize=8)  # fmt: skip

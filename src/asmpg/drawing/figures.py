@@ -1,4 +1,4 @@
-"""What all figures have in common: colours by model, panels, the scale in a corner, PNG and SVG."""
+"""What all figures have in common: panels, the scale below the title, PNG and SVG."""
 
 import io
 import textwrap
@@ -7,23 +7,8 @@ from typing import Any, Literal
 import numpy as np
 
 
-# Known from afar on every figure; a model without an entry gets a colour of its own.
-COLOURS = {
-    "truth": "black",
-    "one-step": "tab:red",
-    "one-step with flag": "tab:orange",
-    "rnn": "tab:green",
-    "lstm": "tab:blue",
-    "transformer": "tab:purple",
-}
 # Of a title, for each inch.
 _LETTERS = 12
-_OTHERS = ("tab:brown", "tab:pink", "tab:olive", "tab:cyan", "tab:gray")
-
-
-def colour(model: str) -> str:
-    """The colour of a model, the same in all figures."""
-    return COLOURS.get(model) or _OTHERS[sum(model.encode()) % len(_OTHERS)]
 
 
 def panels(
@@ -43,7 +28,7 @@ def panels(
 
     figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    reduced = "" if scale == "paper" else f"\nreduced: scale {scale}"
+    reduced = f"\nreduced: scale {scale}" if scale in ("smoke", "cpu") else ""
     figure.suptitle(textwrap.fill(title, int(_LETTERS * size[0] * columns)) + reduced, fontsize=11)
     return figure, figure.subplots(rows, columns, squeeze=False)
 

@@ -8,8 +8,8 @@ from . import attention, bounce, learned_reward, myriad, odt, pendulum, pendulum
 from .experiment import AbstractExperiment as AbstractExperiment
 from .experiment import find_experiment as find_experiment
 from .experiment import Text as Text
-from .reproduce import redraw as redraw
-from .reproduce import reproduce as reproduce
+from .results import redraw as redraw
+from .results import reproduce as reproduce
 from .table import Table as Table
 from .training import AbstractSweepExperiment as AbstractSweepExperiment
 from .training import StoppedError as StoppedError

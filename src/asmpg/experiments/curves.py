@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ..drawing.charts import Panel, Series
+from ..drawing.charts import Number, Panel, Series
 from ..statistics import bootstrap_interval, interquartile_mean, Scores
 from .trained_runs import pick, Run, to_scores, unique
 
@@ -72,7 +72,7 @@ def spread_panel(runs: Sequence[Run], title: str) -> Panel:
 
 
 def _untrained(
-    runs: Sequence[Run], xs: Sequence[float], at: Callable[[float], Sequence[Run]]
+    runs: Sequence[Run], xs: Sequence[Number], at: Callable[[Number], Sequence[Run]]
 ) -> list[Series]:
     """Lines of what needs no training, at each x the mean over runs; none where it is not known."""
     lines = []

@@ -129,9 +129,7 @@ def _of_regime(runs: Sequence[Run], regime: str) -> list[Run]:
 
 
 def _judge(runs: Sequence[Run], regime: str) -> list[Verdict]:
-    """Of every action-sequence model: whether it beats the untrained policy and the simulator at "
-    "the longest horizon.
-    """
+    """Whether models beat the untrained policy and the simulator at the longest horizon."""
     longest = max(unique(pick(runs, method="simulator"), "horizon"), default=0)
     verdicts = []
     for model in scales.ACTION_SEQUENCE_MODELS:

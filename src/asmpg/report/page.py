@@ -1,7 +1,8 @@
-"""Finds what was reproduced, and writes the page."""
+"""Finds what was reproduced, trained and swept, and writes the page about it."""
 
 import collections
 import dataclasses
+import datetime
 import importlib.util
 import json
 import pathlib
@@ -10,9 +11,12 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..core import files
 from ..core.types import UsageError
-from ..experiments.reproduce import make_folder, VERDICTS, write
+from ..experiments.results import CHARTS, VERDICTS
 from ..training.runs import RunWarning
+from ..training.runs.lifecycle import versions
+from .own import find_own, Own, read_own
 from .pictures import data_url
 
 
@@ -26,7 +30,7 @@ _HERE = pathlib.Path(__file__).parent
 # package on PyPI has the bundle alone.
 _SCRIPTS = ("vendor/uPlot.iife.min.js", "report.js")
 _STYLES = ("vendor/uPlot.min.css", "report.css")
-_NEEDED = {"folder", "figure", "experiment", "scale", "verdicts", "protocol", "command"}
+_NEEDED = {"figure", "figures", "experiment", "scale", "verdicts", "rules", "protocol", "command"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +40,8 @@ class Section:
     Attributes:
         anchor: its name on the page.
         content: of its `verdicts.json`.
-        figures: the figures made from it: number, title, the paper's claim, ids of charts, pictures.
-        charts: by id.
+        figures: the figures made from it: number, title, claim, ids of charts, pictures.
+        charts: by id, as plain JSON.
         scores: tables of scores by method and horizon, one a preset.
         protocol: what was really done, in words.
     """
@@ -45,20 +49,26 @@ class Section:
     anchor: str
     content: dict[str, Any]
     figures: list[dict[str, Any]]
-    charts: dict[str, Chart]
+    charts: dict[str, Any]
     scores: list[dict[str, Any]]
     protocol: list[tuple[str, str]]
 
+    @property
+    def title(self) -> str:
+        """What it is called in the contents."""
+        return self.content.get("title") or self.content["experiment"]
+
 
 def build_report(results: str | pathlib.Path, out: str | pathlib.Path) -> dict[str, Any]:
-    """Writes one page about everything that `reproduce` left in or below a folder.
+    """Writes one page about everything that `reproduce`, `train` and `sweep` left in or below a folder.
 
     Args:
         results: the folder.
         out: the file of the page.
 
     Returns:
-        `out`, its size in `bytes`, the `results` it is about, and how often each verdict was given.
+        `out`, its size in `bytes`, the folders it is about: `results` of reproduce, `runs` and `sweeps`; what was
+        `left_out`, and how often each verdict was given.
 
     Raises:
         UsageError: there is nothing to report, `out` is a folder, or what the extra `report` brings is missing.
@@ -67,84 +77,88 @@ def build_report(results: str | pathlib.Path, out: str | pathlib.Path) -> dict[s
     root, path = pathlib.Path(results), pathlib.Path(out)
     if not root.is_dir():
         raise UsageError(f"RESULTS: there is no folder {root}")
-    needed = ("jinja2", "pyarrow") if any(root.rglob("*.parquet")) else ("jinja2",)
-    if any(importlib.util.find_spec(name) is None for name in needed):
+    if importlib.util.find_spec("jinja2") is None:
         raise UsageError("report: needs pip install 'asmpg[report]'")
     if path.is_dir():
         raise UsageError(f"out: {path} is a folder, it must be a file")
-    sections = [section for folder in find(root) if (section := read_section(folder, root)) is not None]
-    if not sections:
-        raise UsageError(f"RESULTS: nothing in {root} was made by asmpg reproduce: there is no {VERDICTS}")
-    sections.sort(key=lambda section: (_place(section.content["figure"]), section.content["scale"]))
-    data = render(sections).encode()
+    sections, left_out = read_sections(root)
+    own = read_own(root)
+    if not sections and not own and not left_out:
+        raise UsageError(
+            f"RESULTS: nothing in {root} was made by asmpg reproduce, train or sweep: there is no {VERDICTS}, no run "
+            "and no sweep"
+        )
+    data = render(sections, own, left_out).encode()
     if len(data) > LIMIT:
         warnings.warn(
             f"{path} has {len(data) / 1e6:.1f} MB; report fewer results at once", RunWarning, stacklevel=2
         )
-    make_folder(path.parent)
-    write(path, data)
+    files.make_folder("out", path.parent)
+    files.write(path, data)
+    runs, sweeps = find_own(root)
     return {
         "out": str(path),
         "bytes": len(data),
         "results": [section.content["folder"] for section in sections],
+        "runs": [folder.relative_to(root).as_posix() for folder in runs],
+        "sweeps": [folder.relative_to(root).as_posix() for folder in sweeps],
+        "left_out": [name for name, _ in left_out],
         "verdicts": dict(counts(sections)),
     }
 
 
-def find(root: pathlib.Path) -> list[pathlib.Path]:
-    """The folders with results, in or below this one."""
-    return sorted(path.parent for path in root.rglob(VERDICTS))
-
-
-def read_section(folder: pathlib.Path, root: pathlib.Path) -> Section | None:
-    """What is in a folder; None, with a warning, if it is no result of `reproduce`."""
-    try:
-        section = _section(folder, root)
-        render([section])
-        return section
-    except Exception as error:  # whatever is wrong with one, the others are shown
-        warnings.warn(
-            f"{folder / VERDICTS} is left out: {type(error).__name__}: {error}", RunWarning, stacklevel=3
-        )
-        return None
+def read_sections(root: pathlib.Path) -> tuple[list[Section], list[tuple[str, str]]]:
+    """What `reproduce` left, in the order of figures; and the folders that cannot be shown, with the reason."""
+    sections, left_out = [], []
+    for folder in sorted(path.parent for path in root.rglob(VERDICTS)):
+        try:
+            section = _section(folder, root)
+            render([section], [], [])
+            sections.append(section)
+        except Exception as error:  # whatever is wrong with one, the others are shown
+            reason = str(error) if isinstance(error, UsageError) else f"{type(error).__name__}: {error}"
+            warnings.warn(f"{folder / VERDICTS} is left out: {reason}", RunWarning, stacklevel=3)
+            left_out.append((folder.relative_to(root).as_posix(), reason))
+    sections.sort(key=lambda section: (_place(section.content["figure"]), section.content["scale"]))
+    return sections, left_out
 
 
 def _section(folder: pathlib.Path, root: pathlib.Path) -> Section:
     content = json.loads((folder / VERDICTS).read_text(encoding="utf-8"))
     content["folder"] = folder.relative_to(root).as_posix()
-    if not content.keys() >= _NEEDED or content["figure"] not in EXPERIMENTS:
-        raise ValueError("it is of another version")
-    charts = {chart.name: chart for chart in charts_of(content["figure"], read_tables(folder))}
-    anchor = "table-" + "-".join((content["experiment"], content["scale"], content["folder"])).replace(
-        "/", "-"
-    )
+    if not content.keys() >= _NEEDED or not (folder / CHARTS).exists():
+        raise UsageError(
+            "it is of another version; asmpg reproduce FIGURE --scale SCALE --redraw --out FOLDER mends that"
+        )
+    charts = {chart["name"]: chart for chart in json.loads((folder / CHARTS).read_text(encoding="utf-8"))}
+    name = "-".join(("table", content["experiment"], content["scale"], content["folder"]))
+    anchor = re.sub(r"[^\w-]+", "-", name)
     identified = {f"{anchor}-{name}": chart for name, chart in charts.items()}
-    numbers = [number for number, one in EXPERIMENTS.items() if one is EXPERIMENTS[content["figure"]]]
-    pictures = {
-        number: [path for path in paths if path.stem not in charts]
-        for number, paths in pictures_by_figure(folder, numbers).items()
-    }
+    numbers = list(content["figures"])
+    found = pictures_by_figure(folder, numbers)
+    pictures = {n: [path for path in found[n] if path.stem not in charts] for n in numbers}
     return Section(
         anchor,
         content,
-        [_figure(number, identified, pictures[number]) for number in numbers],
+        [_figure(number, content["figures"][number], identified, pictures[number]) for number in numbers],
         identified,
         score_tables(content.get("scores", [])),
         list(in_words(content["protocol"], content["scale"]).items()),
     )
 
 
-def charts_of(figure: str, tables: Tables) -> list[Chart]:
-    """The charts of an experiment, with those that only the report has."""
-    return measured([*EXPERIMENTS[figure].charts(tables), *offline_charts(tables)])
-
-
-def _figure(number: str, identified: Mapping[str, Chart], pictures: Sequence[pathlib.Path]) -> dict[str, Any]:
+def _figure(
+    number: str,
+    text: Mapping[str, str],
+    identified: Mapping[str, Mapping[str, Any]],
+    pictures: Sequence[pathlib.Path],
+) -> dict[str, Any]:
     """One figure: its text, its charts, and pictures of what is no chart."""
     return {
         "number": number,
-        "text": TEXTS[number],
-        "charts": [id for id, chart in identified.items() if chart.figure == number],
+        "title": text["title"],
+        "claim": text["claim"],
+        "charts": [id for id, chart in identified.items() if chart["figure"] == number],
         "pictures": [{"name": path.stem.replace("_", " "), "url": data_url(path)} for path in pictures],
     }
 
@@ -197,7 +211,31 @@ def in_words(protocol: Mapping[str, Any], scale: str) -> dict[str, str]:
     return words
 
 
-def render(sections: Sequence[Section]) -> str:
+def summary(sections: Sequence[Section], own: Sequence[Own]) -> list[tuple[str, str]]:
+    """What stands before the first table: how much there is, from where, and of which versions."""
+    hardware = dict.fromkeys(
+        name for section in sections for name in section.content["protocol"].get("hardware", [])
+    )
+    hardware |= dict.fromkeys(name for group in own for name in group.hardware)
+    hours = sum(section.content["protocol"].get("hours", 0.0) for section in sections)
+    hours += sum(group.hours for group in own)
+    parts = [f"{len(sections)} reproduced table{'s' * (len(sections) != 1)}"] * bool(sections)
+    parts += [f"{sum(len(group.rows) for group in own)} runs of your own"] * bool(own)
+    code = dict.fromkeys(code for section in sections for code in section.content["protocol"].get("code", []))
+    code |= dict.fromkeys(version for group in own for version in group.versions)
+    return [
+        ("What", ", ".join(parts) or "nothing that can be shown"),
+        ("Time, all processes together", f"{hours:.1f} h"),
+        ("Measured on", ", ".join(hardware) or "not recorded"),
+        ("Measured by", ", ".join(f"asmpg {name}" for name in code) or "not recorded"),
+        (
+            "This page",
+            f"asmpg {versions()['asmpg']}, {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC",
+        ),
+    ]
+
+
+def render(sections: Sequence[Section], own: Sequence[Own], left_out: Sequence[tuple[str, str]]) -> str:
     """The page."""
     import jinja2
 
@@ -205,9 +243,13 @@ def render(sections: Sequence[Section]) -> str:
         loader=jinja2.FileSystemLoader(_HERE), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    charts = {id: chart.as_json() for section in sections for id, chart in section.charts.items()}
+    charts = {id: chart for section in sections for id, chart in section.charts.items()}
+    charts |= {id: chart for group in own for id, chart in group.charts.items()}
     return environment.get_template("report.html.jinja").render(
         sections=sections,
+        own=own,
+        left_out=left_out,
+        summary=summary(sections, own),
         counts=counts(sections),
         # No "<" inside, so that nothing in it can end the element that holds it.
         charts=json.dumps(charts, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),

@@ -1,33 +1,14 @@
 "use strict";
 (() => {
   const charts = JSON.parse(document.getElementById("charts").textContent);
-  // Of each method, its colour on light and on dark, and its dashes: told apart without colour too.
-  const LOOKS = {
-    "truth": ["#000000", "#ffffff", []],
-    "lstm": ["#1f6fb4", "#6cb6ff", []],
-    "transformer": ["#8250df", "#c297ff", []],
-    "rnn": ["#1a7f37", "#57c46b", []],
-    "one-step": ["#cf222e", "#ff7b72", [8, 4]],
-    "one-step with flag": ["#bc4c00", "#ffa657", [8, 4]],
-    "simulator": ["#24292f", "#e6edf3", [8, 4]],
-    "sac": ["#9a6700", "#e3b341", [10, 3, 2, 3]],
-    "history-lstm": ["#1b7c83", "#39c5cf", [2, 4]],
-    "history-transformer": ["#bf3989", "#ff80c8", [2, 4]],
-    "odt, expert return": ["#bc4c00", "#ffa657", [10, 3, 2, 3]],
-    "odt, overshot return": ["#6e7781", "#afb8c1", [2, 4]],
-  };
-  const OTHERS = [["#953800", "#f0883e", [6, 3]], ["#4d2d00", "#d4a72c", [3, 3]], ["#0550ae", "#80ccff", [10, 3]],
-    ["#57606a", "#b1bac4", [4, 2]]];
+  // How every method looks comes with the charts: the same as in the pictures.
+  const LOOKS = Object.assign({}, ...Object.values(charts).map(chart => chart.looks));
   const root = document.documentElement, redraws = [];
   const isDark = () => root.dataset.theme === "dark";
   const css = name => getComputedStyle(root).getPropertyValue(name).trim();
-  const look = name => {
-    if (LOOKS[name]) return LOOKS[name];
-    let sum = 0;
-    for (const letter of name) sum += letter.codePointAt(0);
-    return OTHERS[sum % OTHERS.length];
-  };
-  const colour = name => look(name)[isDark() ? 1 : 0];
+  const look = name => LOOKS[name];
+  const dashes = name => look(name).dashes;
+  const colour = name => look(name)[isDark() ? "dark" : "light"];
   const element = (tag, properties = {}, children = []) => {
     const made = Object.assign(document.createElement(tag), properties);
     made.append(...children);
@@ -65,7 +46,7 @@
   const seriesOf = (panel, shown) => panel.series.flatMap(line => {
     const visible = shown.has(line.name), few = line.x.length < 8;
     return [
-      { label: line.name, show: visible, width: 2, dash: look(line.name)[2], stroke: () => colour(line.name),
+      { label: line.name, show: visible, width: 2, dash: dashes(line.name), stroke: () => colour(line.name),
         points: { show: few, size: 6, fill: () => colour(line.name) } },
       { label: line.name, show: visible, width: 0, points: { show: false } },
       { label: line.name, show: visible, width: 0, points: { show: false } },
@@ -79,7 +60,7 @@
       labelFont: "12px system-ui, sans-serif", labelSize: 18 };
     // By itself a logarithmic scale goes on to the next power of ten; a zoom gives its own bounds.
     const wide = state.xLog && values.length < 8 ? { range: (_, low, high) => [low / 1.1, high * 1.1] } : {};
-    const limits = panel.y_limits && !state.yLog ? { range: () => panel.y_limits } : {};
+    const limits = panel.y_limits && (!state.yLog || panel.y_limits[0] > 0) ? { range: () => panel.y_limits } : {};
     return {
       width, height: Math.round(Math.min(300, Math.max(190, 0.68 * width))), legend: { show: false }, padding: [8, 26, 0, 0],
       // Panels of one figure share their cursor.
@@ -144,7 +125,7 @@
     const line = document.createElementNS("http://www.w3.org/2000/svg", "line");
     for (const [key, value] of Object.entries({ width: 26, height: 10, "aria-hidden": "true" })) picture.setAttribute(key, value);
     for (const [key, value] of Object.entries({ x1: 0, x2: 26, y1: 5, y2: 5, "stroke-width": 3,
-      "stroke-dasharray": look(name)[2].join(" ") })) line.setAttribute(key, value);
+      "stroke-dasharray": dashes(name).join(" ") })) line.setAttribute(key, value);
     const paint = () => line.setAttribute("stroke", colour(name));
     paint();
     redraws.push(paint);

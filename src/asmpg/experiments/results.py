@@ -3,19 +3,19 @@
 import contextlib
 import importlib.util
 import json
-import os
 import pathlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
+from ..core import files
 from ..core.checks import check_choice
+from ..core.files import write
 from ..core.plain import plain
 from ..core.types import one_line, UsageError
 from ..drawing.charts import measured, render
 from ..drawing.figures import encode
 from ..sweeps import Scale, SCALES, tidy
-from ..training.runs import StorageError
 from .experiment import AbstractExperiment, Report, short_figure, Tables
 from .protocol import protocol
 from .rules import rule_of
@@ -63,7 +63,8 @@ def reproduce(
     """
     check_choice("scale", scale, SCALES)
     known = cast(Scale, scale)
-    folder = make_folder(out)
+    folder = pathlib.Path(out)
+    files.make_folder("out", folder)
     begin = time.monotonic()
     if isinstance(experiment, AbstractSweepExperiment):
         found = experiment.sweep(known, report, sweeping or Sweeping())
@@ -210,34 +211,6 @@ def read_tables(folder: pathlib.Path) -> Tables:
     return {path.stem: read_table(path) for path in paths}
 
 
-def make_folder(out: str | pathlib.Path) -> pathlib.Path:
-    """Makes the folder that results go to.
-
-    Raises:
-        UsageError: it cannot be made.
-    """
-    folder = pathlib.Path(out)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"out: cannot make the folder {folder}: {error.strerror}") from error
-    return folder
-
-
 def write_json(path: pathlib.Path, content: Any, indent: int | None = 1) -> None:
     """Plain JSON, in which every number is finite, in a file."""
     write(path, (json.dumps(content, indent=indent, allow_nan=False) + "\n").encode())
-
-
-def write(path: pathlib.Path, data: bytes) -> None:
-    """A whole file, written beside its place and renamed.
-
-    Raises:
-        StorageError: the disk refused.
-    """
-    beside = path.with_name(f".{path.name}.tmp")
-    try:
-        beside.write_bytes(data)
-        os.replace(beside, path)
-    except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror or type(error).__name__}") from error
