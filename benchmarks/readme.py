@@ -180,7 +180,8 @@ def _cell(cell: Mapping[str, Any] | None, most: int) -> str:
 def section(content: Mapping[str, Any], folder: pathlib.Path) -> str:
     """One experiment: its figures, what was run, scores, verdicts with their numbers."""
     blocks = [f"### {figures(content)}: {content['title']}", told(content)]
-    blocks += [NOTES[content["experiment"]]] * (content["experiment"] in NOTES)
+    if content["experiment"] in NOTES:
+        blocks.append(NOTES[content["experiment"]])
     for number, text in content["figures"].items():
         blocks.append(f"*{text['title']}*. {text['claim']}" if text["claim"] else f"*{text['title']}*.")
         blocks += [

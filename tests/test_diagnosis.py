@@ -14,9 +14,10 @@ import pytest
 import asmpg
 from asmpg.cli import main
 from asmpg.core.types import UsageError
-from asmpg.diagnose import diagnosis, subjects
+from asmpg.diagnose import subjects
 from asmpg.diagnose.diagnosis import diagnose, Subject
 from asmpg.diagnose.figure import rate_text
+from asmpg.diagnose.finding import finding
 from asmpg.gradients.policies import TanhGaussianPolicy
 from asmpg.models import Simulator
 from asmpg.training.loop import Schedule, Trainer
@@ -92,7 +93,13 @@ def test_a_gradient_that_is_not_finite_is_located_not_hidden(tmp_path):
     content = diagnose(lambda horizon: simulated(env), [6], "simulator", tmp_path)
     assert content["num_nonfinite"] == 3 and content["gradient_norm"]["mean"] == [None]
     assert content["growth"]["law"] is None and "not finite" in content["growth"]["reason"]
-    assert "3 gradients are not finite; the derivative of transition" in content["finding"]
+    words = content["finding"]
+    assert words.startswith("Not finite: 1 of 1 policy gradients through the model at H = 6; ")
+    assert (
+        "3 of 3 |ds_H/da_0| through the model at H = 6" in words and "(the derivative of transition" in words
+    )
+    assert "its gradients at H = 6 are not finite, so how far they reach cannot be told" in words
+    assert "no effect" not in words and "no direction to compare: its own is not finite" in words
 
 
 def test_models_of_another_task_are_refused(tmp_path):
@@ -118,10 +125,12 @@ def content_with(**changes):
         "true_growth": growth | {"law": "constant"},
         "cosine": [0.9, 0.41],
         "policy_gradient_norm": [1.0, 1.0],
+        "true_policy_gradient_norm": [1.0, 1.0],
         "num_nonfinite": 0,
+        "nonfinite_parts": [],
         "nonfinite": None,
     }
-    return diagnosis.finding(content | changes)
+    return finding(content | changes)
 
 
 def test_findings_in_words():
@@ -133,11 +142,26 @@ def test_findings_in_words():
     assert "cosine to the truth is 0.41 at H = 500" in words and "untrained" in words
     assert "(before training 1e-09)" in content_with(trained=True, reach_before=[1.0, 1e-9])
     assert "last action has no effect" in content_with(reach=[None, None])
-    assert "no direction to compare" in content_with(cosine=[None, None])
+    zero = content_with(cosine=[None, None], true_policy_gradient_norm=[0.0, 0.0])
+    assert "no direction to compare: the true one is zero" in zero
+    assert "direction" not in content_with(cosine=[None, None])  # cut episodes have no policy gradient
     none = {"law": None, "reason": "norms underflow to zero, first at horizon 300"}
     assert "no growth law can be fitted (norms underflow to zero" in content_with(growth=none)
     for law, part in {"power": "degree -3", "undecided": "no law fits clearly better"}.items():
         assert part in content_with(growth={"law": law, "eta": 0.97, "p": -3.0})
+
+
+@pytest.mark.parametrize("what", ["|ds_H/da_0|", "|ds_H/da_(H-1)|"])
+def test_what_is_not_finite_is_named_before_and_in_place_of_conclusions(what):
+    part = {"what": f"{what} through the model", "horizon": 500, "count": 2, "of": 16}
+    words = content_with(reach=[0.5, None], nonfinite_parts=[part], nonfinite="the derivative of reward")
+    assert words.startswith(
+        f"Not finite: 2 of 16 {what} through the model at H = 500 (the derivative of reward)"
+    )
+    assert "no effect" not in words and "cannot be told" in words
+    part["what"] = f"{what} through the truth"
+    words = content_with(true_reach=[0.5, None], nonfinite_parts=[part])
+    assert "it carries 3e-07" in words and "the true gradients are not finite" in words
 
 
 def test_growth_factors_are_told_from_one():

@@ -207,20 +207,93 @@ def test_figure_11_compares_methods_on_the_same_tasks():
     assert len(alone.series) == 4
 
 
-@pytest.mark.parametrize(
-    ("asm", "horizons", "noise", "expected"),
-    [
-        (0.9, (5, 100), 0.002, "holds"),
-        (0.3, (5, 100), 0.002, "does not hold"),
-        (0.5, (5, 100), 0.5, "undecided"),
-        (0.9, (5, 20), 0.002, "undecided"),
-    ],
-)
-def test_verdicts_on_figure_4(asm, horizons, noise, expected):
+def pendulum_tables(asm, horizons, noise, amplitude, untrained=0.0):
+    """Models that end at one score, the simulator at 0.4, and all begin at that of the untrained policy."""
     finals = {name: dict.fromkeys(horizons, asm) for name in ("transformer", "lstm", "rnn")}
     finals["simulator"] = dict.fromkeys(horizons, 0.4)
-    found = outcomes(pendulum_training.EXPERIMENT, fake_tables(finals, ("double_pendulum",), noise=noise))
-    assert found == {f"pendulum_training.{name}": expected for name in ("transformer", "lstm", "rnn")}
+    tables = fake_tables(finals, ("double_pendulum",), noise=noise, amplitude=amplitude)
+    for row in tables["runs"]:
+        if row["steps"] == 0:
+            row["score"] = untrained
+    return tables
+
+
+PENDULUM = {"text": "pendulum_training", "published": "pendulum_training.published"}
+
+
+@pytest.mark.parametrize("regime", PENDULUM)
+@pytest.mark.parametrize(
+    ("asm", "horizons", "noise", "untrained", "expected"),
+    [
+        (0.9, (5, 100), 0.002, 0.0, "holds"),
+        (0.3, (5, 100), 0.002, 0.0, "does not hold"),
+        # Above the simulator, but the untrained policy was better.
+        (0.9, (5, 100), 0.002, 0.95, "does not hold"),
+        (0.5, (5, 100), 0.5, 0.0, "undecided"),
+        (0.9, (5, 20), 0.002, 0.0, "undecided"),
+    ],
+)
+def test_verdicts_on_figure_4(regime, asm, horizons, noise, untrained, expected):
+    amplitude = pendulum_training.AMPLITUDES[regime]
+    tables = pendulum_tables(asm, horizons, noise, amplitude, untrained)
+    found = outcomes(pendulum_training.EXPERIMENT, tables)
+    assert len(found) == 6
+    for name, prefix in PENDULUM.items():
+        verdicts = {found[f"{prefix}.{model}"] for model in ("transformer", "lstm", "rnn")}
+        assert verdicts == {expected if name == regime else "undecided"}
+
+
+def test_figure_4_shows_both_regimes_the_untrained_policy_and_every_band_whole():
+    tables = merge(*(pendulum_tables(0.9, (5, 100), 0.9, a) for a in pendulum_training.AMPLITUDES.values()))
+    for row in tables["runs"]:
+        row["best_constant_return"] = 9.0
+    four, *tens = pendulum_training.EXPERIMENT.charts(tables)
+    assert ["published" in panel.title for panel in four.panels] == [False, True] and len(tens) == 2
+    for panel in (panel for chart in (four, *tens) for panel in chart.panels):
+        lines = {line.name: line for line in panel.series}
+        assert set(lines[curves.UNTRAINED].y) == {0.0} and set(lines[curves.CONSTANT].y) == {0.9}
+        low, high = panel.y_limits
+        assert all(
+            low <= y <= high for line in panel.series for part in (line.y, line.low, line.high) for y in part
+        )
+
+
+def test_a_diverging_seed_flattens_nothing_and_coinciding_curves_are_apart():
+    """On the axis of what is missing, where two that both look like 1 are a decade apart."""
+    runs = trained_runs.read_runs(
+        fake_tables({"lstm": {20: 0.999}, "rnn": {20: 0.99}, "sac": {20: -80.0}}, noise=0.0)
+    )
+    for panel in (curves.horizon_panel(runs, ""), curves.curve_panel(runs, "", curves.iqm_spread)):
+        ends = {line.name: line.y[-1] for line in panel.series}
+        assert panel.y_log and ends["rnn"] == pytest.approx(10 * ends["lstm"], rel=1e-6)
+        assert ends["sac"] == 1.0 - trained_runs.FLOOR
+        assert min(value for line in panel.series for value in (*line.y, *line.low)) >= curves.LEAST
+
+
+def test_the_grid_has_both_regimes_in_the_tables_too():
+    suite = pendulum_training.EXPERIMENT.suite("cpu")
+    assert {item.choices["amplitude"] for item in suite.items} == {*pendulum_training.AMPLITUDES.values()}
+    assert {item.config.num_seeds for item in suite.items} == {5}
+    environments = {item.choices["amplitude"]: item.config.environment() for item in suite.items}
+    assert environments[math.pi].goal != environments[180.0].goal
+    assert len({item.id for item in suite.items}) == len(suite.items) == 2 * 4 * 5
+
+
+def test_a_preset_can_be_asked_for():
+    smaller = pendulum_training.EXPERIMENT.suite("cpu", "paper")
+    assert {item.config.preset for item in smaller.items} == {"paper"}
+    whole, one = (learned_reward.EXPERIMENT.suite("paper", preset) for preset in (None, "default"))
+    assert {item.config.preset for item in whole.items} == {"paper", "default"}
+    assert [item.id for item in one.items] == [i.id for i in whole.items if i.config.preset == "default"]
+
+
+def test_one_task_on_which_it_falls_is_enough():
+    """The interquartile mean over three tasks would trim it away."""
+    other = fake_tables({"lstm": {100: 0.95, 500: 0.94}}, ("harvest", "mould_fungicide"))
+    fallen = fake_tables({"lstm": {100: 0.95, 500: 0.6}}, ("timber_harvest",))
+    verdict = myriad.EXPERIMENT.judge(merge(other, fallen))[0]
+    assert (verdict.id, verdict.verdict) == ("myriad.hold.lstm", "does not hold")
+    assert "on the worst task 0.600" in verdict.numbers["reason"]
 
 
 def test_nothing_is_decided_about_a_model_while_items_of_it_are_left():
@@ -282,7 +355,7 @@ def test_the_area_is_the_mean_score_and_curves_pass_through_the_records():
     runs = trained_runs.read_runs(tables)
     assert runs[0].value("area") == pytest.approx(0.4)
     (line,) = curves.curve_panel(runs, "", curves.iqm_spread).series
-    np.testing.assert_allclose(line.y, 0.8 * np.array(line.x) / 8_000, atol=1e-9)
+    np.testing.assert_allclose(line.y, 1.0 - 0.8 * np.array(line.x) / 8_000, atol=1e-9)
     np.testing.assert_allclose(line.low, line.y, atol=1e-9)
 
 

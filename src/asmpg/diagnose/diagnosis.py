@@ -34,6 +34,7 @@ from ..gradients.policy_gradient import policy_gradient
 from ..models import AbstractDynamicsModel, Simulator
 from ..tasks.environment import AbstractEnvironment
 from . import figure as diagnosis_figure
+from .finding import finding
 
 
 NUM_SAMPLES = 16
@@ -138,22 +139,44 @@ def diagnose(
 def _measure(subject: Subject, horizon: int) -> dict[str, Any]:
     """Everything at one horizon; a longer episode is cut there, and then has no policy gradient of its own."""
     actions = subject.actions[:, :horizon]
-    first, last = map(np.asarray, end_norms(subject.model, subject.start, actions))
-    true_first, true_last = map(np.asarray, end_norms(Simulator(subject.env), subject.start, actions))
-    found = {"norms": first, "true_norms": true_first, "reach": _ratio(first, last)}
-    found["true_reach"] = _ratio(true_first, true_last)
-    found["reach_before"] = math.nan
+    models = {"the model": subject.model, "the truth": Simulator(subject.env)}
     if subject.before is not None:
-        found["reach_before"] = _ratio(*map(np.asarray, end_norms(subject.before, subject.start, actions)))
-    cosine = estimate = truth = math.nan
+        models["the model before training"] = subject.before
+    ends = {
+        name: tuple(map(np.asarray, end_norms(one, subject.start, actions))) for name, one in models.items()
+    }
+    cosine = math.nan
+    norms = {"the model": math.nan, "the truth": math.nan}
     if horizon == subject.env.horizon:
         numbers = compare_directions((subject.policy, subject.model, subject.env, subject.start))
-        cosine, estimate, truth = map(float, numbers)
-    return found | {"cosine": cosine, "policy_norm": estimate, "true_policy_norm": truth}
+        cosine, norms["the model"], norms["the truth"] = map(float, numbers)
+        parts = [_part("policy gradients", name, horizon, np.array([norm])) for name, norm in norms.items()]
+    else:
+        parts = []
+    for name, (first, last) in ends.items():
+        parts += [_part("|ds_H/da_0|", name, horizon, first), _part("|ds_H/da_(H-1)|", name, horizon, last)]
+    before = ends.get("the model before training")
+    return {
+        "norms": ends["the model"][0],
+        "true_norms": ends["the truth"][0],
+        "reach": _ratio(*ends["the model"]),
+        "true_reach": _ratio(*ends["the truth"]),
+        "reach_before": math.nan if before is None else _ratio(*before),
+        "cosine": cosine,
+        "policy_norm": norms["the model"],
+        "true_policy_norm": norms["the truth"],
+        "nonfinite_parts": [part for part in parts if part["count"]],
+    }
+
+
+def _part(what: str, through: str, horizon: int, values: np.ndarray) -> dict[str, Any]:
+    """How many of some numbers are not finite."""
+    count = int((~np.isfinite(values)).sum())
+    return {"what": f"{what} through {through}", "horizon": horizon, "count": count, "of": values.size}
 
 
 def _ratio(first: np.ndarray, last: np.ndarray) -> float:
-    """The median ratio; NaN where the last action has no effect, so that there is nothing to compare with."""
+    """The median ratio; NaN where one is not finite, or the last action has no effect to compare with."""
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = first / last
     return float(np.median(ratios)) if np.isfinite(ratios).all() else math.nan
@@ -195,9 +218,11 @@ def _summary(
 
     fits = {which: fitted(profiles, which) for which in ("model", "truth")}
     num_nonfinite = sum(int((~np.isfinite(row["norms"])).sum()) for row in measured)
+    parts = [part for row in measured for part in row["nonfinite_parts"]]
     nonfinite = None
-    if num_nonfinite:
-        found = locate_nonfinite(subject.model, subject.env, subject.start, subject.actions[0])
+    if parts:
+        model = subject.model if num_nonfinite else Simulator(subject.env)
+        found = locate_nonfinite(model, subject.env, subject.start, subject.actions[0])
         nonfinite = "not found again step by step" if found is None else str(found)
     content = {
         "task": subject.env.name,
@@ -215,6 +240,7 @@ def _summary(
         "true_reach": [row["true_reach"] for row in measured],
         "cosine": [row["cosine"] for row in measured],
         "num_nonfinite": num_nonfinite,
+        "nonfinite_parts": parts,
         "nonfinite": nonfinite,
         "profile": profiles,
     }
@@ -225,55 +251,3 @@ def _summary(
 
 def _growth(fit: GrowthFit | str) -> dict[str, Any]:
     return {"law": None, "reason": fit} if isinstance(fit, str) else fit.summary()
-
-
-def finding(content: dict[str, Any]) -> str:
-    """The measurements in plain words.
-
-    Args:
-        content: of `diagnose.json`.
-    """
-    longest = content["horizons"][-1]
-    kind = "trained" if content["trained"] else "untrained"
-    sentences = [
-        f"This {kind} model ({content['model']}) of {content['task']}: {_reach_words(content, longest)}."
-    ]
-    sentences.append(
-        f"Within an episode, {_growth_words(content['growth'])}; in truth {_growth_words(content['true_growth'])}."
-    )
-    cosine = content["cosine"][-1]
-    if cosine is not None:
-        sentences.append(f"Its policy gradient's cosine to the truth is {cosine:.2f} at H = {longest}.")
-    elif content["policy_gradient_norm"][-1] is not None:
-        sentences.append(
-            "Its policy gradient has no direction to compare: it, or the true one, is zero or not finite."
-        )
-    if content["num_nonfinite"]:
-        sentences.append(f"{content['num_nonfinite']} gradients are not finite; {content['nonfinite']}.")
-    return " ".join(sentences)
-
-
-def _reach_words(content: dict[str, Any], longest: int) -> str:
-    reach, before = content["reach"][-1], content["reach_before"]
-    if reach is None:
-        return (
-            f"the last action has no effect on the last state, so its reach at H = {longest} cannot be told"
-        )
-    words = f"it carries {reach:.2g} of the gradient from step {longest} to step 0"
-    if before is not None and before[-1] is not None:
-        words += f" (before training {before[-1]:.2g})"
-    truth = content["true_reach"][-1]
-    return words if truth is None else f"{words}, where the truth carries {truth:.2g}"
-
-
-def _growth_words(growth: dict[str, Any]) -> str:
-    """What happens to the first action's gradient as the state it reaches gets later."""
-    if growth["law"] is None:
-        return f"no growth law can be fitted ({growth['reason']})"
-    eta, p = diagnosis_figure.rate_text(growth["eta"]), growth["p"]
-    return {
-        "exponential": f"the growth is exponential, eta = {eta} a step",
-        "power": f"the growth is a power of the step, of degree {p:.2g}",
-        "constant": "the gradient neither grows nor fades",
-        "undecided": f"no law fits clearly better than the other (eta = {eta} a step, or degree {p:.2g})",
-    }[growth["law"]]

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..drawing.charts import Number, Panel, Series
 from ..statistics import bootstrap_interval, interquartile_mean, Scores
-from .trained_runs import pick, Run, to_scores, unique
+from .trained_runs import pick, Run, to_scores, unique, Value
 
 
 # Points of a learning curve, and resamples of the bootstrap at each.
@@ -76,7 +76,8 @@ def _untrained(
 ) -> list[Series]:
     """Lines of what needs no training, at each x the mean over runs; none where it is not known."""
     lines = []
-    for name, part in ((UNTRAINED, "start"), (CONSTANT, "constant")):
+    kinds: tuple[tuple[str, Value], ...] = ((UNTRAINED, "start"), (CONSTANT, "constant"))
+    for name, part in kinds:
         means = [float(np.mean([run.value(part) for run in at(x)])) for x in xs]
         if runs and np.isfinite(means).any():
             lines.append(Series(name, list(xs), means))

@@ -10,7 +10,7 @@ from .comparison import by_preset, compare
 from .curves import curve_panel, iqm_spread
 from .experiment import Tables, Text
 from .rules import COST
-from .trained_runs import pick, Run, selected, unique
+from .trained_runs import pick, Run, selected, unique, Value
 from .training import AbstractSweepExperiment
 from .verdicts import Verdict
 
@@ -70,9 +70,10 @@ def _models(runs: Sequence[Run]) -> list[str]:
 def _judge(runs: Sequence[Run]) -> list[Verdict]:
     """Of every model: what learning the reward costs in the end, and on the way."""
     verdicts = []
+    parts: tuple[tuple[str, Value], ...] = (("final", "score"), ("efficiency", "area"))
     for model in _models(runs) or ["transformer"]:
         pair = (model + _LEARNED, model)
-        for part, value in (("final", "score"), ("efficiency", "area")):
+        for part, value in parts:
             id = f"learned_reward.{part}.{model}"
             verdicts.append(compare(id, runs, pair, -COST, value=value, model=model))
     return verdicts

@@ -8,7 +8,7 @@ import pathlib
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, cast, Literal
 
 from ..core import user_code as user_files
 from ..core.checks import check_choice
@@ -135,7 +135,7 @@ def make_suite(name: str, scale: str, grids: Sequence[Grid]) -> Suite:
     return Suite(name, scale, tuple(items.values()))
 
 
-def load_suite(name: str, scale: str, built_in: Mapping[str, Callable[[str], Sequence[Grid]]]) -> Suite:
+def load_suite(name: str, scale: str, built_in: Mapping[str, Callable[[Scale], Sequence[Grid]]]) -> Suite:
     """A suite by name, or from the user's own file.
 
     Args:
@@ -152,7 +152,7 @@ def load_suite(name: str, scale: str, built_in: Mapping[str, Callable[[str], Seq
         if name not in built_in:
             known = ", ".join(built_in)
             raise UsageError(f"SUITE: {name!r} is not one of {known}, nor a file: FILE.toml or FILE.py")
-        return make_suite(name, scale, built_in[name](scale))
+        return make_suite(name, scale, built_in[name](cast(Scale, scale)))
     if not user_files.exists(name):
         raise UsageError(f"SUITE: there is no file {name}")
     content = _read_toml(path) if path.suffix == ".toml" else _run_python(path, scale)
