@@ -79,3 +79,11 @@ def test_run_exported_policy(capsys):
         start = jnp.asarray(gymnasium.make("Pendulum-v1").reset(seed=seed)[0])
         expected = asmpg.rollout(result.env, policy, initial_state=start).episode_return
         np.testing.assert_allclose(found, expected, rtol=0.02)
+
+
+def test_host_plant(capsys):
+    """A random policy's return is about -11 here; the plant is mastered within twenty episodes."""
+    result = load_main("host_plant")(steps=400, num_seeds=2)
+    assert (result.returns > -2.5).all()
+    assert result.metrics["simulated_steps"][-1].tolist() == [400, 400]
+    assert "simulated steps" in capsys.readouterr().out

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from .gradients.policy_gradient import policy_gradient as policy_gradient
     from .learners import DecisionTransformerSettings as DecisionTransformerSettings
     from .learners import SoftActorCriticSettings as SoftActorCriticSettings
+    from .learners.base import AbstractLearner as AbstractLearner
+    from .learners.base import Explorer as Explorer
     from .learners.settings import Settings as Settings
     from .models import AbstractDynamicsModel as AbstractDynamicsModel
     from .models import ActionSequenceModel as ActionSequenceModel
@@ -56,6 +58,8 @@ if TYPE_CHECKING:
     from .tasks.environment import AbstractEnvironment as AbstractEnvironment
     from .tasks.environment import AbstractReward as AbstractReward
     from .tasks.environment import rollout as rollout
+    from .tasks.gymnasium import from_gymnasium as from_gymnasium
+    from .tasks.host import HostEnvironment as HostEnvironment
     from .tasks.optimum import best_constant_return as best_constant_return
     from .tasks.optimum import optimal as optimal
     from .tasks.optimum import random_return as random_return
@@ -109,6 +113,9 @@ _MODULES = {
         "Scores",
         "steps_to_score",
     ),
+    "tasks.gymnasium": ("from_gymnasium",),
+    "tasks.host": ("HostEnvironment",),
+    "learners.base": ("AbstractLearner", "Explorer"),
     "core.types": ("Trajectory", "UsageError"),
 }
 _ROOMS = frozenset(name.split(".")[0] for name in _MODULES)
@@ -121,14 +128,17 @@ __all__ = [
     "AbstractBackbone",
     "AbstractDynamicsModel",
     "AbstractEnvironment",
+    "AbstractLearner",
     "AbstractPolicy",
     "AbstractReward",
     "ActionSequence",
     "ActionSequenceModel",
     "DecisionTransformerSettings",
     "Episodes",
+    "Explorer",
     "ExportedPolicy",
     "HistoryModel",
+    "HostEnvironment",
     "LearnedReward",
     "OneStepModel",
     "Result",
@@ -150,6 +160,7 @@ __all__ = [
     "cosine_similarity",
     "difference_interval",
     "estimator_error",
+    "from_gymnasium",
     "from_ode",
     "gradient_norm_profile",
     "growth_fit",

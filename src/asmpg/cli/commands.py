@@ -166,7 +166,7 @@ def _print_forecast(config: TrainConfig, as_json: bool) -> int:
         shown(Progress("starting", f"compiling {config.model_name} and training for a moment"))
         expected = forecast(config)
     if as_json:
-        print_json({"task": config.environment().name, "model": config.model_name, **expected.as_json()})
+        print_json({"task": config.world().name, "model": config.model_name, **expected.as_json()})
         return 0
     seeds = "1 seed" if config.num_seeds == 1 else f"{config.num_seeds} seeds"
     memory = "not known" if expected.memory_bytes is None else f"{expected.memory_bytes / 2**20:,.0f} MiB"
@@ -220,8 +220,8 @@ def train_config(task: str, options: Train) -> TrainConfig:
     values: dict[str, Any] = {name: getattr(options, name) for name in names} | {"num_seeds": options.seeds}
     values = {name: value for name, value in values.items() if value is not None}
     overrides = {name: value for name, value in vars(options.settings).items() if value is not None}
-    if task_files.is_task_file(task):
-        values["horizon"] = task_files.load_task(task, options.horizon).horizon
+    if task_files.is_task_file(task) or task_files.is_gymnasium(task):
+        values["horizon"] = task_files.load_world(task, options.horizon).horizon
     flags = {name: getattr(options, name) for name in ("learned_reward", "record_cosine", "optimum")}
     config = TrainConfig(task, overrides=overrides, **flags, **values).checked()
     return config if config.out is not None else dataclasses.replace(config, out=str(default_folder(config)))
@@ -229,7 +229,7 @@ def train_config(task: str, options: Train) -> TrainConfig:
 
 def default_folder(config: TrainConfig) -> pathlib.Path:
     """A readable name from what distinguishes a run; not from its number of steps, so that it can be extended."""
-    name = re.sub(r"[^\w.-]+", "_", config.environment().name)
+    name = re.sub(r"[^\w.-]+", "_", config.world().name)
     last = config.seed + config.num_seeds - 1
     seeds = f"seed{config.seed}" if config.num_seeds == 1 else f"seeds{config.seed}-{last}"
     model = re.sub(r"[^\w.-]+", "_", config.model_name)

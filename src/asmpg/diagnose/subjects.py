@@ -19,6 +19,7 @@ from ..models.files import is_backbone, split_family
 from ..models.normalisation import Normaliser, with_normaliser
 from ..tasks import files as task_files
 from ..tasks.environment import AbstractEnvironment, uniform_actions
+from ..tasks.host import inside
 from ..tasks.validation import check_horizon, validate
 from ..training.config import TrainConfig
 from ..training.methods import MODELS
@@ -173,7 +174,7 @@ def _trained(result: Result, seed: int) -> Subject:
     model, policy, replay = map(of_seed, (result.model, result.policy, result.replay))
     episodes = replay.sample(NUM_SAMPLES, key=jax.random.key(seed))
     before = _initial_model(result.config.learner(), model, seed)
-    return Subject(result.env, model, policy, episodes.states[0, 0], episodes.actions, before)
+    return Subject(inside(result.env), model, policy, episodes.states[0, 0], episodes.actions, before)
 
 
 def _initial_model(

@@ -1,6 +1,7 @@
 """Algorithm 1 as a learner: fit a dynamics model on replayed episodes, improve the policy through it."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -10,20 +11,25 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from ..core.loops import repeat
-from ..core.types import global_norm, Metrics, PRNGKey, Scalar, Trajectory
+from ..core.types import global_norm, Metrics, PRNGKey, Scalar, Trajectory, UsageError
 from ..gradients.analysis import gradient_cosine, state_growth
 from ..gradients.imagination import Imagine, imagine, Imagined, Loop, resolve
 from ..gradients.policies import AbstractTanhGaussianPolicy, TanhGaussianPolicy
 from ..gradients.policy_gradient import imagined_return
 from ..models import AbstractDynamicsModel
-from ..models.normalisation import Normaliser, RewardScale, with_normaliser
+from ..models.normalisation import Normaliser, RewardScale, spread, with_normaliser
 from ..models.reward import fitting_loss, LearnedReward
 from ..tasks.environment import AbstractEnvironment, AbstractReward
-from ..tasks.spec import Spec
+from ..tasks.spec import ends_early, sizes_of_windows, Spec
 from .base import AbstractLearner
 from .optimisation import apply_gradient, mean_gradient, optimiser, polyak_average, UpdateStatistics
 from .replay import ReplayBuffer
 from .settings import Settings
+from .window_value import Bootstrapped, WindowValue
+
+
+# Windows of the warm-up episodes from which statistics are taken.
+NUM_STATISTICS = 256
 
 
 class FixedPoints(eqx.Module):
@@ -71,7 +77,7 @@ class ModelBasedState(eqx.Module):
     """Everything of Algorithm 1 that changes.
 
     The reward and its optimiser are None where the task's own is used, `fixed_points` where imagination goes step by
-    step, `average` where policies are not averaged.
+    step, `average` where policies are not averaged, `value` where imagination goes through whole episodes.
     """
 
     model: AbstractDynamicsModel
@@ -84,6 +90,7 @@ class ModelBasedState(eqx.Module):
     reward_optimiser: Any = None
     fixed_points: FixedPoints | None = None
     average: AbstractTanhGaussianPolicy | None = None
+    value: WindowValue | None = None
 
 
 def _found(imagined: Imagined) -> tuple[Array, Array, Array] | None:
@@ -95,9 +102,10 @@ def _found(imagined: Imagined) -> tuple[Array, Array, Array] | None:
     return imagined.states, imagined.sweeps.number.astype(dtype), fallback.astype(dtype)
 
 
-def new_policy(env: Spec, *, key: PRNGKey) -> TanhGaussianPolicy:
+def new_policy(env: Spec, *, key: PRNGKey, observe_time: bool = True) -> TanhGaussianPolicy:
     """An untrained policy that knows nothing of the world's units yet."""
-    return TanhGaussianPolicy(env, key=key, normaliser=Normaliser.unknown(env.state_size))
+    unknown = Normaliser.unknown(env.state_size)
+    return TanhGaussianPolicy(env, key=key, normaliser=unknown, observe_time=observe_time)
 
 
 class ModelBasedLearner(AbstractLearner[ModelBasedState]):
@@ -116,9 +124,11 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
         make_policy: builds the policy: `make_policy(env, key=key)`.
         imagine: how the states of an imagined episode are found, see `asmpg.gradients.imagination`.
         scan_chunk: steps between two carries that a derivative step by step keeps, see `asmpg.core.loops`.
+        window: steps of an imagined stretch of an episode that begins at any replayed observation, where that is not
+            the whole episode. The reward is learned then, and neither it nor the policy knows the time.
     """
 
-    env: AbstractEnvironment
+    env: Spec
     settings: Settings
     make_model: Any = eqx.field(static=True)
     loop: Loop = eqx.field(static=True, default="open")
@@ -127,6 +137,17 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
     make_policy: Any = eqx.field(static=True, default=new_policy)
     imagine: Imagine = eqx.field(static=True, default="auto")
     scan_chunk: int | None = eqx.field(static=True, default=None)
+    window: int | None = eqx.field(static=True, default=None)
+
+    def __check_init__(self):
+        """Raises a UsageError for windows where the reward is known, which may depend on the time."""
+        if self.window is not None and not self.learned_reward:
+            raise UsageError("window: imagination can be shorter than the episode with a learned reward only")
+
+    @property
+    def _imagined(self) -> Spec:
+        """The sizes of what is imagined: an episode, or a window of one."""
+        return self.env if self.window is None else sizes_of_windows(self.env, self.window)
 
     @property
     def _model_optimiser(self) -> optax.GradientTransformation:
@@ -147,7 +168,10 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
         reward = None
         if self.learned_reward:
             scale = RewardScale.unknown()
-            reward = LearnedReward(self.env, key=reward_key, normaliser=normaliser, scale=scale)
+            timed = self.window is None
+            reward = LearnedReward(
+                self._imagined, key=reward_key, normaliser=normaliser, scale=scale, observe_time=timed
+            )
         return ModelBasedState(
             model,
             policy,
@@ -157,21 +181,34 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
             UpdateStatistics.zero(),
             reward,
             None if reward is None else self._model_optimiser.init(eqx.filter(reward, eqx.is_inexact_array)),
-            FixedPoints.create(self.env, key=start_key) if resolve(self.imagine, model, self.loop) else None,
+            self._fixed_points(start_key) if resolve(self.imagine, model, self.loop) else None,
             policy if self.settings.policy_average else None,
+            None if self.window is None else self._new_value(jax.random.fold_in(key, 4)),
         )
+
+    def _fixed_points(self, key: PRNGKey) -> FixedPoints:
+        assert isinstance(self.env, AbstractEnvironment), "imagined episodes begin at a known state"
+        return FixedPoints.create(self.env, key=key)
+
+    def _new_value(self, key: PRNGKey) -> WindowValue:
+        return WindowValue.create(self.env.state_size, self._model_optimiser, key=key)
 
     def observe_warmup(self, state: ModelBasedState, episodes: Trajectory) -> ModelBasedState:
         """Freezes the statistics of the warm-up episodes in all networks, and the spread of their returns."""
-        normaliser = Normaliser.from_states(episodes.states)
-        scale = jnp.maximum(episodes.episode_return.std(), 1e-6) if self.settings.normalise_return else 1.0
+        ends = ends_early(self.env)
+        if self.window is not None:
+            replay = ReplayBuffer(episodes, jnp.asarray(episodes.rewards.shape[0]))
+            size, key = NUM_STATISTICS, jax.random.key(0)
+            episodes = replay.windows(size, self.window, key=key, ends_early=ends)
+        normaliser = Normaliser.from_states(episodes.states, ends_early=ends)
+        scale = spread(episodes.episode_return) if self.settings.normalise_return else 1.0
         return dataclasses.replace(
             state,
             model=with_normaliser(state.model, normaliser),
             policy=with_normaliser(state.policy, normaliser),
             average=with_normaliser(state.average, normaliser),
             return_scale=jnp.asarray(scale, state.return_scale.dtype),
-            reward=None if state.reward is None else state.reward.with_statistics(episodes),
+            reward=None if state.reward is None else state.reward.with_statistics(normaliser, episodes),
         )
 
     def update(
@@ -194,10 +231,24 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
     def _fit(self, state: ModelBasedState, replay: ReplayBuffer, *, key: PRNGKey) -> ModelBasedState:
         """One update of whatever is fitted on episodes, on the same ones."""
         sample_key, dropout_key = jax.random.split(key)
-        episodes = replay.sample(self.settings.model_batch_size, key=sample_key)
+        episodes = self._sample(replay, key=sample_key)
         if state.model.fitted:
             state = self._update_model(state, episodes, key=dropout_key)
         return self._update_reward(state, episodes) if self.learned_reward else state
+
+    def _sample(self, replay: ReplayBuffer, *, key: PRNGKey) -> Trajectory:
+        """A batch to fit on: whole episodes, or windows of them."""
+        size = self.settings.model_batch_size
+        if self.window is None:
+            return replay.sample(size, key=key)
+        return replay.windows(size, self.window, key=key, ends_early=ends_early(self.env))
+
+    def _starts(self, replay: ReplayBuffer, *, key: PRNGKey) -> Float[Array, "batch state"]:
+        """Where imagination begins: at the start of an episode, or at any observation."""
+        size = self.settings.policy_batch_size
+        if self.window is None:
+            return replay.initial_states(size, key=key)
+        return replay.observations(size, key=key, ends_early=ends_early(self.env))
 
     def _update_model(self, state: ModelBasedState, episodes: Trajectory, *, key: PRNGKey) -> ModelBasedState:
         size = self.settings.model_batch_size
@@ -221,7 +272,8 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
         )
 
     def _update_reward(self, state: ModelBasedState, episodes: Trajectory) -> ModelBasedState:
-        share = self.settings.predicted_state_share
+        # At states that a model of a window predicts, unrolled models learn a wrong reward.
+        share = self.settings.predicted_state_share if self.window is None else 0.0
 
         def loss(reward: LearnedReward, episode: Trajectory) -> tuple[Scalar, None]:
             return fitting_loss(reward, state.model, episode, share), None
@@ -242,8 +294,8 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
     ) -> ModelBasedState:
         start_key, noise_key = jax.random.split(key)
         size = self.settings.policy_batch_size
-        starts = replay.initial_states(size, key=start_key)
-        noise = jax.random.normal(noise_key, (size, self.env.horizon, self.env.action_size))
+        starts = self._starts(replay, key=start_key)
+        noise = jax.random.normal(noise_key, (size, self._imagined.horizon, self.env.action_size))
         reward = self._reward(state)
         entropy = self.settings.entropy * (self.env.horizon if self.settings.entropy_over == "episode" else 1)
 
@@ -275,13 +327,45 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
         average = state.average
         if average is not None:
             average = polyak_average(average, policy, 1 / self.settings.policy_average)
-        return dataclasses.replace(
+        state = dataclasses.replace(
             state, policy=policy, policy_optimiser=optimiser_state, statistics=statistics, average=average
         )
+        return self._update_value(state, starts, noise)
+
+    def _update_value(self, state: ModelBasedState, starts: Array, noise: Array) -> ModelBasedState:
+        """Fits the value to windows that are imagined with the new policy, where there is one."""
+        reward = self._reward(state)
+        if state.value is None or not isinstance(reward, Bootstrapped):
+            return state
+
+        def targets(start: Array, noise: Array) -> tuple[Array, Array]:
+            imagined = imagine(state.policy, state.model, start, noise)
+            return reward.targets(imagined.states, imagined.actions)
+
+        states, totals = jax.vmap(targets)(starts, noise)
+        states = states.reshape(-1, states.shape[-1])
+        rate = self.settings.target_rate
+        value, applied = state.value.fit(self._model_optimiser, states, totals.reshape(-1), rate)
+        return dataclasses.replace(state, value=value, statistics=state.statistics.add_outcome(applied))
 
     def _reward(self, state: ModelBasedState) -> AbstractReward:
-        """What pays in imagination."""
-        return self.env if state.reward is None else state.reward
+        """The reward in imagination: the task's, the learned one, or that with a value at a window's end."""
+        if state.reward is None:
+            assert isinstance(self.env, AbstractReward), f"the reward of {self.env.name} has to be learned"
+            return self.env
+        if state.value is None or self.window is None:
+            return state.reward
+        return Bootstrapped(state.reward, state.value.slow, self.settings.discount, self.window)
+
+    def _in_windows(self, trajectory: Trajectory) -> Callable[[Callable[[Trajectory], Scalar]], Scalar]:
+        """What applies a loss to an evaluated episode: to all of it, or to the windows that it is cut into."""
+        window = self.window
+        if window is None:
+            return lambda loss: loss(trajectory)
+        replay = ReplayBuffer(jax.tree.map(lambda x: x[None], trajectory), jnp.asarray(1))
+        firsts = jnp.arange(0, self.env.horizon - window + 1, window)
+        windows = replay.cut(jnp.zeros_like(firsts), firsts, window)
+        return lambda loss: jax.vmap(loss)(windows).mean()
 
     def policy(self, state: ModelBasedState) -> AbstractTanhGaussianPolicy:
         """The current policy."""
@@ -295,14 +379,15 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
         self, state: ModelBasedState, replay: ReplayBuffer, trajectory: Trajectory, *, key: PRNGKey
     ) -> tuple[ModelBasedState, Metrics]:
         """Losses, gradient norm, entropy, standard deviation, skipped updates and, if asked, the cosine."""
-        episodes = replay.sample(self.settings.model_batch_size, key=key)
+        episodes = self._sample(replay, key=key)
+        own = self._in_windows(trajectory)
         steps = jnp.arange(self.env.horizon)
         std = jax.vmap(lambda s, t: state.policy.distribution(s, t).scale)(trajectory.states[:-1], steps)
         statistics = state.statistics
         updates = jnp.maximum(statistics.num_updates, 1)
         metrics = {
             "model_loss": jax.vmap(state.model.loss)(episodes).mean(),
-            "model_loss_on_policy": state.model.loss(trajectory),
+            "model_loss_on_policy": own(state.model.loss),
             "gradient_norm": statistics.gradient_norm / updates * state.return_scale,
             "entropy": statistics.entropy / updates,
             "policy_std": std.mean(),
@@ -310,8 +395,8 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
         }
         if state.reward is not None:
             metrics["reward_loss"] = jax.vmap(state.reward.loss)(episodes).mean()
-            metrics["reward_loss_on_policy"] = state.reward.loss(trajectory)
-        if self.record_cosine:
+            metrics["reward_loss_on_policy"] = own(state.reward.loss)
+        if self.record_cosine and isinstance(self.env, AbstractEnvironment):
             start, reward = trajectory.states[0], self._reward(state)
             metrics["cosine"] = gradient_cosine(state.policy, state.model, self.env, start, reward)
             if not jax.tree.leaves(state.model.init(start)):

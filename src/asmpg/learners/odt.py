@@ -13,8 +13,8 @@ from msgspec import Meta
 from ..core.checks import about, Count, MAX_HORIZON, NotNegative, Number
 from ..core.loops import loop
 from ..core.types import global_norm, Metrics, PRNGKey, Scalar, Trajectory
-from ..models.normalisation import Normaliser, with_normaliser
-from ..tasks.environment import AbstractEnvironment
+from ..models.normalisation import Normaliser, spread, with_normaliser
+from ..tasks.host import inside
 from ..tasks.optimum import optimal, random_return
 from ..tasks.spec import Spec
 from .base import AbstractLearner
@@ -100,12 +100,13 @@ class DecisionTransformerSettings(AbstractSettings):
         return isinstance(self.return_target, str)
 
 
-def target_return(env: AbstractEnvironment, return_target: str | float | int) -> float:
+def target_return(env: Spec, return_target: str | float | int) -> float:
     """The return to ask for: the optimum, the return whose score is 2, or the number given."""
     if not isinstance(return_target, str):
         return float(return_target)
-    best = optimal(env).episode_return
-    return best if return_target == "expert" else 2 * best - random_return(env)
+    known = inside(env)
+    best = optimal(known).episode_return
+    return best if return_target == "expert" else 2 * best - random_return(known)
 
 
 class DecisionTransformerState(eqx.Module):
@@ -188,7 +189,7 @@ class DecisionTransformer(AbstractLearner[DecisionTransformerState]):
     ) -> DecisionTransformerState:
         """Freezes the statistics of states and of returns-to-go of the warm-up episodes."""
         to_go = jax.vmap(returns_to_go)(episodes.rewards)
-        scale = jnp.maximum(to_go.std(), 1e-6)
+        scale = spread(to_go)
         policy = with_normaliser(state.policy, Normaliser.from_states(episodes.states))
         policy = eqx.tree_at(lambda p: (p.return_mean, p.return_scale), policy, (to_go.mean(), scale))
         return eqx.tree_at(lambda s: s.policy, state, policy)

@@ -48,6 +48,49 @@ class ReplayBuffer(eqx.Module):
         rows = jax.random.randint(key, (num_episodes,), 0, jnp.minimum(self.count, self.capacity))
         return jax.tree.map(lambda leaf: leaf[rows], self.episodes)
 
+    def windows(self, num_windows: int, length: int, *, key: PRNGKey, ends_early: bool = False) -> Trajectory:
+        """Draws stretches of stored episodes uniformly, with replacement, from all that begin before an end.
+
+        Args:
+            num_windows: how many.
+            length: steps of each; at most the horizon.
+            key: for the draws.
+            ends_early: whether the last component of a state says whether the episode has ended.
+        """
+        horizon = self.episodes.rewards.shape[1]
+        rows, starts = self._places(num_windows, horizon - length + 1, ends_early, key)
+
+        return self.cut(rows, starts, length)
+
+    def cut(self, rows: Int[Array, " windows"], starts: Int[Array, " windows"], length: int) -> Trajectory:
+        """The stretches of this length that begin at these steps of these rows."""
+        steps = starts[:, None] + jnp.arange(length)
+        before = self.episodes.states[rows[:, None], steps]
+        last = self.episodes.states[rows, starts + length]
+        return Trajectory(
+            jnp.concatenate([before, last[:, None]], axis=1),
+            self.episodes.actions[rows[:, None], steps],
+            self.episodes.rewards[rows[:, None], steps],
+        )
+
+    def observations(
+        self, num_states: int, *, key: PRNGKey, ends_early: bool = False
+    ) -> Float[Array, "num_states state"]:
+        """Draws states before an end and before the horizon uniformly, with replacement."""
+        rows, steps = self._places(num_states, self.episodes.rewards.shape[1], ends_early, key)
+        return self.episodes.states[rows, steps]
+
+    def _places(self, number: int, num_steps: int, ends_early: bool, key: PRNGKey) -> tuple[Array, Array]:
+        """Rows and steps, uniformly from the first `num_steps` steps of all episodes, as far as they lasted."""
+        row_key, step_key = jax.random.split(key)
+        if not ends_early:
+            rows = jax.random.randint(row_key, (number,), 0, jnp.minimum(self.count, self.capacity))
+            return rows, jax.random.randint(step_key, (number,), 0, num_steps)
+        stored = jnp.arange(self.capacity) < self.count
+        lengths = jnp.where(stored, (self.episodes.states[:, :num_steps, -1] > 0).sum(axis=1), 0)
+        rows = jax.random.categorical(row_key, jnp.log(lengths.astype(float)), shape=(number,))
+        return rows, jax.random.randint(step_key, (number,), 0, lengths[rows])
+
     def initial_states(self, num_states: int, *, key: PRNGKey) -> Float[Array, "num_states state"]:
         """Draws initial states uniformly, with replacement, from the stored episodes."""
         rows = jax.random.randint(key, (num_states,), 0, jnp.minimum(self.count, self.capacity))

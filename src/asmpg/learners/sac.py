@@ -14,7 +14,7 @@ from ..core.checks import about, Count, Share
 from ..core.loops import repeat
 from ..core.types import global_norm, Metrics, PRNGKey, Scalar, Trajectory
 from ..gradients.policies import TanhGaussianPolicy
-from ..models.normalisation import Normaliser, with_normaliser
+from ..models.normalisation import Normaliser, spread, with_normaliser
 from ..tasks.spec import Spec
 from .base import AbstractLearner
 from .optimisation import apply_gradient, mean_gradient, optimiser, polyak_average, UpdateStatistics
@@ -184,7 +184,7 @@ class SoftActorCritic(AbstractLearner[SoftActorCriticState]):
         )
         if not self.settings.normalise_return:
             return state
-        scale = jnp.maximum(episodes.episode_return.std(), 1e-6)
+        scale = spread(episodes.episode_return)
         mean = episodes.rewards.mean(axis=0)
         # Who does not know the time cannot know which step's mean was taken off.
         mean = mean if self.ends else jnp.full_like(mean, mean.mean())

@@ -238,6 +238,20 @@ class Settings(AbstractSettings):
             "backbone's paths from the actions only"
         ),
     ] = False
+    window: Annotated[
+        int,
+        Meta(ge=0, le=1_000_000_000),
+        about(
+            "steps of what is imagined, from any replayed observation on, with a learned reward; 0 is the whole "
+            "episode, or for a world outside JAX with long episodes from random states 20"
+        ),
+    ] = 0
+    discount: Annotated[Share, NUMBER, about("of one step, in windows")] = 0.97
+    target_rate: Annotated[
+        Annotated[float, Meta(gt=0, le=1)],
+        NUMBER,
+        about("the share of the way that the slow copy of a window's value goes after every policy update"),
+    ] = 0.02
 
     @classmethod
     def default(cls, horizon: int) -> "Settings":

@@ -1,6 +1,6 @@
 """Frozen input and output scales: one set of statistics for the networks of a run."""
 
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import equinox as eqx
 import jax
@@ -16,9 +16,14 @@ DifferenceUnit = Literal["typical", "state"]
 Networks = TypeVar("Networks")
 
 NUM_EPISODES = 64
+# Of the typical difference of a component in its spread, and of a step's reward in that of the returns.
 FLOOR = 1e-3
-# Returns that spread less than this, in the task's units, do not spread at all.
+# What spreads less than this share of its own size does not move at all.
+STILL = 1e-4
+# The same of returns, which may be sums of large numbers.
 SPREAD_FLOOR = 1e-6
+# The least that counts as the typical difference of `alive`, which is 1 once in an episode.
+TYPICAL_END = 0.1
 
 
 def reference_episodes(env: AbstractEnvironment) -> Trajectory:
@@ -26,14 +31,21 @@ def reference_episodes(env: AbstractEnvironment) -> Trajectory:
     return jax.jit(lambda key: random_episodes(env, NUM_EPISODES, key=key))(jax.random.key(0))
 
 
+def spread(values: Float[Array, "..."], least: float = SPREAD_FLOOR, axis: Any = None) -> Float[Array, "..."]:
+    """Standard deviation, at least a share `least` of the largest value; 1 where all values are zero."""
+    found = jnp.maximum(values.std(axis=axis), least * jnp.abs(values).max(axis=axis))
+    return jnp.where(found > 0, found, 1.0)
+
+
 class Normaliser(eqx.Module):
     """Mean and scale of every state component, and the typical size of a state difference over one step.
 
-    Never trained: gradients stop here. A component that (almost) never moves gets the floor as its scale.
+    Never trained: gradients stop here. A component that (almost) never moves gets a small share of its own size as its
+    scale, whatever its unit.
 
     Attributes:
         mean: over all states of the episodes.
-        scale: standard deviation of the states, at least 1e-3.
+        scale: standard deviation of the states, at least 1e-4 of the largest one.
         difference_scale: root mean square of `s_{t+1} - s_t`, at least 1e-3 of `scale`.
     """
 
@@ -42,12 +54,24 @@ class Normaliser(eqx.Module):
     difference_scale: Float[Array, " state"]
 
     @classmethod
-    def from_states(cls, states: Float[Array, "episodes horizon_plus_1 state"]) -> "Normaliser":
-        """The statistics of whole episodes."""
+    def from_states(
+        cls, states: Float[Array, "episodes horizon_plus_1 state"], ends_early: bool = False
+    ) -> "Normaliser":
+        """The statistics of whole episodes.
+
+        Args:
+            states: of the episodes.
+            ends_early: whether the last component is `alive`, which is normalised to itself: a first end may be seen
+                long after these episodes.
+        """
         mean = states.mean(axis=(0, 1))
-        scale = jnp.maximum(states.std(axis=(0, 1)), FLOOR)
+        scale = spread(states, STILL, (0, 1))
         difference = jnp.sqrt(jnp.square(states[:, 1:] - states[:, :-1]).mean(axis=(0, 1)))
-        return cls(mean, scale, jnp.maximum(difference, FLOOR * scale))
+        difference = jnp.maximum(difference, FLOOR * scale)
+        if ends_early:
+            mean, scale = mean.at[-1].set(0.0), scale.at[-1].set(1.0)
+            difference = difference.at[-1].set(jnp.maximum(difference[-1], TYPICAL_END))
+        return cls(mean, scale, difference)
 
     @classmethod
     def from_random_episodes(cls, env: Spec) -> "Normaliser":
@@ -127,9 +151,8 @@ class RewardScale(eqx.Module):
     @classmethod
     def from_rewards(cls, rewards: Float[Array, "episodes horizon"]) -> "RewardScale":
         """The statistics of whole episodes."""
-        spread = jnp.maximum(rewards.sum(axis=1).std(), SPREAD_FLOOR)
         before, last = rewards[:, :-1], rewards[:, -1]
-        scale = jnp.maximum(before.std(), FLOOR * spread / rewards.shape[1])
+        scale = jnp.maximum(before.std(), FLOOR * spread(rewards.sum(axis=1)) / rewards.shape[1])
         return cls(before.mean(), scale, last.mean(), jnp.maximum(last.std(), scale))
 
 

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 from ..core.linear import Linear
 from ..core.types import PRNGKey, Scalar, Step, Trajectory
 from ..tasks.environment import AbstractReward, trajectory_rewards
-from ..tasks.spec import Spec
+from ..tasks.spec import ends_early, Spec
 from . import AbstractDynamicsModel
 from .normalisation import Normaliser, RewardScale
 
@@ -54,6 +54,8 @@ class LearnedReward(AbstractReward):
     normaliser: Normaliser
     scale: RewardScale
     horizon: int = eqx.field(static=True)
+    ends_early: bool = eqx.field(static=True)
+    observe_time: bool = eqx.field(static=True)
 
     def __init__(
         self,
@@ -62,6 +64,7 @@ class LearnedReward(AbstractReward):
         key: PRNGKey,
         normaliser: Normaliser | None = None,
         scale: RewardScale | None = None,
+        observe_time: bool = True,
     ):
         """Random parameters.
 
@@ -70,33 +73,40 @@ class LearnedReward(AbstractReward):
             key: for the initial parameters.
             normaliser: frozen statistics of the states.
             scale: frozen statistics of the rewards.
+            observe_time: whether the time is an input; without it, no step is the last and there is no terminal reward.
         """
         running_key, terminal_key = jax.random.split(key)
         self.running = Network(env.state_size + env.action_size + 2, key=running_key)
         self.terminal = Network(env.state_size, key=terminal_key)
         self.normaliser = Normaliser.from_random_episodes(env) if normaliser is None else normaliser
         self.scale = RewardScale.from_random_episodes(env) if scale is None else scale
-        self.horizon = env.horizon
+        self.horizon, self.ends_early, self.observe_time = env.horizon, ends_early(env), observe_time
 
-    def with_statistics(self, episodes: Trajectory) -> "LearnedReward":
-        """The same networks with the statistics of these episodes (leading axis)."""
-        normaliser = Normaliser.from_states(episodes.states)
+    def with_statistics(self, normaliser: Normaliser, episodes: Trajectory) -> "LearnedReward":
+        """The same networks with other statistics: of states as given, of rewards those of episodes (leading axis)."""
         scale = RewardScale.from_rewards(episodes.rewards)
         return eqx.tree_at(lambda r: (r.normaliser, r.scale), self, (normaliser, scale))
 
     def reward(self, state: Float[Array, " state"], action: Float[Array, " action"], step: Step) -> Scalar:
         """`r(s_t, a_t, t)`, in the task's units."""
-        step = jnp.asarray(step)
-        is_last = step == self.horizon - 1
+        step = jnp.asarray(step if self.observe_time else 0)
+        is_last = (step == self.horizon - 1) & self.observe_time
         time = jnp.stack([step / self.horizon, is_last]).astype(action.dtype)
         output = self.running(jnp.concatenate([self.normaliser.normalise(state), action, time]))
         unit = jnp.where(is_last, self.scale.last_scale, self.scale.scale)
-        return jax.lax.stop_gradient(self.scale.mean) + jax.lax.stop_gradient(unit) * output
+        mean, unit = jax.lax.stop_gradient((self.scale.mean, unit))
+        return self.while_alive(state, mean + unit * output)
+
+    def while_alive(self, state: Float[Array, " state"], value: Scalar) -> Scalar:
+        """The value, times `alive` where episodes end early: after an end, nothing follows."""
+        return value * state[-1] if self.ends_early else value
 
     def terminal_reward(self, state: Float[Array, " state"]) -> Scalar:
         """`R(s_H)`, in the task's units."""
+        if not self.observe_time:
+            return jnp.zeros((), state.dtype)
         shift, unit = jax.lax.stop_gradient((self.scale.last_mean - self.scale.mean, self.scale.last_scale))
-        return shift + unit * self.terminal(self.normaliser.normalise(state))
+        return self.while_alive(state, shift + unit * self.terminal(self.normaliser.normalise(state)))
 
     def loss(self, trajectory: Trajectory) -> Scalar:
         """Mean squared error of the rewards of one episode, in normalised units.
@@ -106,6 +116,8 @@ class LearnedReward(AbstractReward):
         predicted = trajectory_rewards(self, trajectory.states, trajectory.actions)
         squares = jnp.square(predicted - trajectory.rewards)
         before, last = jax.lax.stop_gradient((self.scale.scale, self.scale.last_scale))
+        if not self.observe_time:
+            return squares.mean() / before**2
         return (squares[:-1].mean() / before**2 + squares[-1] / last**2) / 2
 
 

@@ -1,4 +1,4 @@
-"""Tasks of the user's own, named on a command line as `FILE.py:NAME`."""
+"""Tasks that a command line names as `FILE.py:NAME` or `gymnasium:ID`."""
 
 import inspect
 import pathlib
@@ -8,11 +8,16 @@ from typing import Any
 from ..core import user_code as user_files
 from ..core.types import one_line, UsageError
 from .environment import AbstractEnvironment
+from .gymnasium import from_gymnasium
+from .host import HostEnvironment, inside
 
 
 _DEFAULT_HORIZON = 100
 # By file, its content, name and horizon: the same task is the same object, so that what was compiled is found again.
-_loaded: dict[tuple[tuple[str, str, str], int | None], AbstractEnvironment] = {}
+World = AbstractEnvironment | HostEnvironment
+_loaded: dict[tuple[tuple[str, str, str], int | None], World] = {}
+# What stands before the id of a Gymnasium environment.
+GYMNASIUM = "gymnasium:"
 
 
 def is_task_file(task: str) -> bool:
@@ -34,34 +39,49 @@ def sha256(task: str) -> str:
     return user_files.sha256("task", task)
 
 
+def is_gymnasium(task: str) -> bool:
+    """Whether a task is given as `gymnasium:ID`."""
+    return task.startswith(GYMNASIUM)
+
+
 def load_task(task: str, horizon: int | None = None) -> AbstractEnvironment:
+    """`load_world` for a task that has to be one that is written in JAX."""
+    return inside(load_world(task, horizon))
+
+
+def load_world(task: str, horizon: int | None = None) -> World:
     """Runs the file and takes the task from it. Only ever called for what the user typed just now.
 
     Args:
-        task: `FILE.py:NAME`, where NAME is an environment, a class of environments, or a function of the horizon or
-            of nothing that returns one.
+        task: `gymnasium:ID`, or `FILE.py:NAME`, where NAME is an environment, a class of environments, or a function
+            of the horizon or of nothing that returns one.
         horizon: the horizon; by default the task's own, or 100 for a function of the horizon.
 
     Raises:
         UsageError: the file cannot be run, has no such name, or the name gives no environment of that horizon.
     """
-    key = (user_files.identity("task", task), horizon)
+    known = is_gymnasium(task)
+    key = ((task, "", "") if known else user_files.identity("task", task), horizon)
     if key not in _loaded:
-        definition = user_files.define("task", task, lambda value: isinstance(value, AbstractEnvironment))
-        _loaded[key] = _build(task, definition, horizon)
+        if known:
+            _loaded[key] = from_gymnasium(task.removeprefix(GYMNASIUM), horizon, name=task)
+        else:
+            definition = user_files.define("task", task, lambda value: isinstance(value, World))
+            _loaded[key] = _build(task, definition, horizon)
     return _loaded[key]
 
 
-def _build(task: str, definition: Any, horizon: int | None) -> AbstractEnvironment:
+def _build(task: str, definition: Any, horizon: int | None) -> World:
     env = definition
-    if not isinstance(env, AbstractEnvironment):
+    if not isinstance(env, World):
         if not callable(definition):
             raise UsageError(
                 f"task: {task} is a {type(definition).__name__}, not an environment or what makes one"
             )
         env = _call(task, definition, horizon)
-    if not isinstance(env, AbstractEnvironment):
-        raise UsageError(f"task: {task} gives a {type(env).__name__}, not an asmpg.AbstractEnvironment")
+    if not isinstance(env, World):
+        wanted = "not an asmpg.AbstractEnvironment or asmpg.HostEnvironment"
+        raise UsageError(f"task: {task} gives a {type(env).__name__}, {wanted}")
     if horizon is not None and env.horizon != horizon:
         raise UsageError(f"horizon: {task} has the horizon {env.horizon}, got {horizon}")
     return env

@@ -1,5 +1,6 @@
 """What networks, replay and learners ask of a world: its name, its horizon and its sizes."""
 
+import dataclasses
 from typing import Protocol, runtime_checkable
 
 
@@ -33,3 +34,32 @@ class Spec(Protocol):
     def action_size(self) -> int:
         """Components of an action."""
         ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """A `Spec` and nothing else.
+
+    Attributes:
+        name: short name.
+        horizon: actions in an episode, or in a window of one.
+        state_size: components of an observation.
+        action_size: components of an action.
+        ends_early: whether the last component of an observation is `alive`: 1, and 0 once the episode has ended.
+    """
+
+    name: str
+    horizon: int
+    state_size: int
+    action_size: int
+    ends_early: bool = False
+
+
+def ends_early(spec: Spec) -> bool:
+    """Whether the last component of an observation is `alive`."""
+    return bool(getattr(spec, "ends_early", False))
+
+
+def sizes_of_windows(spec: Spec, window: int) -> Sizes:
+    """The same world seen through windows of a length."""
+    return Sizes(spec.name, window, spec.state_size, spec.action_size, ends_early(spec))

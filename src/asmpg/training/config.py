@@ -31,8 +31,10 @@ from ..models import files as model_files
 from ..tasks import files as task_files
 from ..tasks import make, TASKS
 from ..tasks.environment import AbstractEnvironment
+from ..tasks.host import HostEnvironment, inside
 from ..tasks.validation import check_horizon, validate
 from .methods import find_method, Method, MODELS, Options
+from .worlds import settle
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +42,8 @@ class TrainConfig:
     """A complete description of a run, except for the code of a task or a backbone of the user's own."""
 
     task: Annotated[
-        str | AbstractEnvironment, about("a built-in task (see asmpg list), FILE.py:NAME, or an environment")
+        str | AbstractEnvironment | HostEnvironment,
+        about("a built-in task (see asmpg list), gymnasium:ID, FILE.py:NAME, or an environment"),
     ]
     horizon: Annotated[int, about("number of actions in an episode; an environment has its own")] = 100
     model: Annotated[
@@ -123,7 +126,11 @@ class TrainConfig:
         return self.resolve().config
 
     def environment(self) -> AbstractEnvironment:
-        """The task; see `resolve`."""
+        """The task, where it has to be one that is written in JAX; see `resolve`."""
+        return inside(self.world())
+
+    def world(self) -> AbstractEnvironment | HostEnvironment:
+        """The task, inside JAX or outside it; see `resolve`."""
         return self.resolve().env
 
     def settings(self) -> AbstractSettings:
@@ -159,7 +166,7 @@ class Resolved:
     """
 
     config: TrainConfig
-    env: AbstractEnvironment
+    env: AbstractEnvironment | HostEnvironment
     method: Method
     settings: AbstractSettings
 
@@ -185,7 +192,7 @@ def _resolve(config: TrainConfig) -> Resolved:
     _check_names(config)
     env = (
         config.task
-        if isinstance(config.task, AbstractEnvironment)
+        if isinstance(config.task, AbstractEnvironment | HostEnvironment)
         else _find_task(config.task, config.horizon)
     )
     values = {name: check(name, getattr(config, name), kind) for name, kind in CHECKED.items()}
@@ -195,7 +202,9 @@ def _resolve(config: TrainConfig) -> Resolved:
     overrides = {name: getattr(settings, name) for name in config.overrides}
     config = dataclasses.replace(config, horizon=check_horizon(env.horizon), overrides=overrides, **values)
     _check_together(config, env, method, settings)
-    if env.identity() is None:
+    if isinstance(env, HostEnvironment):
+        config = settle(config, env, method)
+    elif env.identity() is None:
         validate(env)
     elif config.optimum:
         config = dataclasses.replace(config, optimum=False)
@@ -209,7 +218,7 @@ def _check_names(config: TrainConfig) -> None:
     if isinstance(config.task, type):
         name = config.task.__name__
         raise UsageError(f"task: {name} is a class, give an instance: {name}()")
-    if not isinstance(config.task, str | AbstractEnvironment):
+    if not isinstance(config.task, str | AbstractEnvironment | HostEnvironment):
         raise UsageError(f"task: must be a name, FILE.py:NAME or an environment, got {config.task!r}")
     for name in ("model", "preset"):
         if not isinstance(getattr(config, name), str):
@@ -220,10 +229,10 @@ def _check_names(config: TrainConfig) -> None:
         raise UsageError(f"overrides: must be a dict of settings by name, got {config.overrides!r}")
 
 
-def _find_task(task: str, horizon: Any) -> AbstractEnvironment:
+def _find_task(task: str, horizon: Any) -> AbstractEnvironment | HostEnvironment:
     horizon = check_horizon(horizon)
-    if task_files.is_task_file(task):
-        return task_files.load_task(task, horizon)
+    if task_files.is_task_file(task) or task_files.is_gymnasium(task):
+        return task_files.load_world(task, horizon)
     check_choice("task", task, TASKS)
     return make(task, horizon)
 
@@ -247,7 +256,10 @@ def _with_overrides(
 
 
 def _check_together(
-    config: TrainConfig, env: AbstractEnvironment, method: Method, settings: AbstractSettings
+    config: TrainConfig,
+    env: AbstractEnvironment | HostEnvironment,
+    method: Method,
+    settings: AbstractSettings,
 ) -> None:
     """What the type of one field alone cannot say."""
     if config.imagine == "parallel":

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from ..core.extras import require
 from ..core.types import one_line, UsageError
 from ..gradients.policies import AbstractPolicy, ActionSequence, TanhGaussianPolicy
-from ..tasks.environment import AbstractEnvironment
+from ..tasks.spec import Spec
 
 
 FORMATS = ("npz", "stablehlo")
@@ -73,7 +73,7 @@ class ExportedPolicy:
         return np.asarray(self._mode(observation, step))
 
 
-def export_policy(policy: AbstractPolicy, spec: AbstractEnvironment, format: str) -> bytes:
+def export_policy(policy: AbstractPolicy, spec: Spec, format: str) -> bytes:
     """A file's content: the deterministic policy, `mode`, with all that it needs.
 
     Args:
@@ -113,7 +113,7 @@ def load_policy(path: str | pathlib.Path) -> ExportedPolicy:
         raise UsageError(f"policy: {path} is not an exported policy: {one_line(error)}") from error
 
 
-def _action_range(spec: AbstractEnvironment) -> tuple[np.ndarray, np.ndarray]:
+def _action_range(spec: Spec) -> tuple[np.ndarray, np.ndarray]:
     """The bounds of the environment's own actions; -1 and 1 where it names none."""
     size = spec.action_size
     low, high = getattr(spec, "action_low", None), getattr(spec, "action_high", None)
@@ -122,7 +122,7 @@ def _action_range(spec: AbstractEnvironment) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(low, np.float32), np.asarray(high, np.float32)
 
 
-def _as_npz(policy: AbstractPolicy, spec: AbstractEnvironment) -> bytes:
+def _as_npz(policy: AbstractPolicy, spec: Spec) -> bytes:
     """Plain arrays. docs/export.md has the twenty lines of NumPy that read them."""
     if isinstance(policy, TanhGaussianPolicy):
         arrays: dict[str, ArrayLike] = {"mean": policy.normaliser.mean, "scale": policy.normaliser.scale}
@@ -165,7 +165,7 @@ def _read_npz(path: pathlib.Path) -> ExportedPolicy:
     return ExportedPolicy(mode, (int(p["observation_size"]), len(p["action_low"]), int(p["horizon"])))
 
 
-def _as_stablehlo(policy: AbstractPolicy, spec: AbstractEnvironment) -> bytes:
+def _as_stablehlo(policy: AbstractPolicy, spec: Spec) -> bytes:
     """A program from observation and step to the action, in single precision. Its name says the horizon."""
     require("flatbuffers", "export", "format: stablehlo")
     low, high = _action_range(spec)

@@ -2,7 +2,8 @@
 
 import abc
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, final
 
 import equinox as eqx
@@ -21,12 +22,25 @@ from ..models.normalisation import Normaliser
 from ..tasks.environment import AbstractActor, AbstractEnvironment, evaluation_states, rollout
 
 
+class Counts(eqx.Module):
+    """Steps that a simulator outside JAX has really made, padding left out.
+
+    Attributes:
+        training: in the episodes that are learned from, the warm-up included.
+        evaluation: in the episodes of the records.
+    """
+
+    training: Int[Array, ""]
+    evaluation: Int[Array, ""]
+
+
 class SeedState(eqx.Module):
-    """Everything of one seed that changes during training."""
+    """Everything of one seed that changes during training; `counts` is of worlds outside JAX."""
 
     learner: Any
     replay: ReplayBuffer
     key: PRNGKey
+    counts: Counts | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +81,13 @@ def collect(learner: AbstractLearner, env: AbstractEnvironment, state: Any, *, k
 
 
 def improve(
-    learner: AbstractLearner, state: Any, replay: ReplayBuffer, elapsed: Int[Array, ""], *, key: PRNGKey
+    learner: AbstractLearner,
+    state: Any,
+    replay: ReplayBuffer,
+    elapsed: Int[Array, ""],
+    num_steps: int | Int[Array, ""],
+    *,
+    key: PRNGKey,
 ) -> Any:
     """All updates that one episode has earned.
 
@@ -76,13 +96,14 @@ def improve(
         state: of the learner.
         replay: all episodes so far, this one included.
         elapsed: environment steps since the warm-up, before this episode.
+        num_steps: of this episode.
         key: of all updates of the episode.
     """
 
     def update(step: Array, state: Any) -> Any:
         return learner.update(state, replay, elapsed + step + 1, key=jax.random.fold_in(key, step))
 
-    return loop(0, learner.env.horizon, update, state)
+    return loop(0, num_steps, update, state)
 
 
 def evaluate(
@@ -147,7 +168,8 @@ def advance_seed(
         collect_key, improve_key, _ = episode_keys(state.key, index)
         replay = state.replay.add(collect(learner, env, state.learner, key=collect_key))
         elapsed = (index - warmup_episodes) * env.horizon
-        return SeedState(improve(learner, state.learner, replay, elapsed, key=improve_key), replay, state.key)
+        improved = improve(learner, state.learner, replay, elapsed, env.horizon, key=improve_key)
+        return SeedState(improved, replay, state.key)
 
     last = first_episode + num_episodes
     state = loop(first_episode, last, episode, state)
@@ -244,6 +266,7 @@ class AbstractTrainer(abc.ABC):
         num_rows: length of the leading axis of every array: the seeds, once for each of several settings.
         shapes: of the state of all seeds; every array has a leading seed axis.
         num_together: how many runs shared the last chunk's time.
+        timings: seconds of the parts of the last chunk, by name, where they can be told apart.
     """
 
     learner: AbstractLearner
@@ -252,6 +275,7 @@ class AbstractTrainer(abc.ABC):
     num_rows: int
     shapes: SeedState
     num_together: int = 1
+    timings: Mapping[str, float] = types.MappingProxyType({})
 
     @abc.abstractmethod
     def compile(self, make_state: Callable[[], SeedState]) -> None:

@@ -20,6 +20,8 @@ from ..models.backbones import BACKBONES, CreateBackbone
 from ..models.files import load_backbone, short_name, split_family
 from ..models.normalisation import Normaliser
 from ..tasks.environment import AbstractEnvironment
+from ..tasks.host import inside
+from ..tasks.spec import sizes_of_windows, Spec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Method:
 
     name: str
     settings: type[AbstractSettings]
-    learner: Callable[[AbstractEnvironment, Any, Options], AbstractLearner]
+    learner: Callable[[Any, Any, Options], AbstractLearner]
     imagines: bool = False
     is_sequence: bool = False
     paper: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -68,7 +70,7 @@ class Method:
         return {name: functools.partial(self.preset, name) for name in typing.get_args(Preset)}
 
 
-MakeModel = Callable[[AbstractEnvironment, Settings], Callable[..., AbstractDynamicsModel]]
+MakeModel = Callable[[Spec, Settings], Callable[..., AbstractDynamicsModel]]
 
 
 def _sequence(backbone: str | CreateBackbone) -> MakeModel:
@@ -99,7 +101,7 @@ def _history(backbone: str | CreateBackbone) -> MakeModel:
     )
 
 
-def _one_step(env: AbstractEnvironment, settings: Settings) -> Callable[..., AbstractDynamicsModel]:
+def _one_step(env: Spec, settings: Settings) -> Callable[..., AbstractDynamicsModel]:
     """The Markovian model."""
     return functools.partial(
         OneStepModel,
@@ -113,6 +115,18 @@ def _one_step(env: AbstractEnvironment, settings: Settings) -> Callable[..., Abs
 # What the preset `paper` says of all but the transformer: dropout is GPT-2's alone, and Equation 2's output linear.
 _RECURRENT = {"dropout": 0.0, "decoder": "linear"}
 
+# Episodes of at most so many steps are imagined whole, even those of worlds outside JAX with random states to begin in;
+# of longer ones, windows.
+SHORT_EPISODE, DEFAULT_WINDOW = 50, 20
+
+
+def window_of(env: Spec, settings: Settings) -> int | None:
+    """Steps of a window, None for whole episodes."""
+    outside, window = not isinstance(env, AbstractEnvironment), settings.window
+    if outside and not window and env.horizon > SHORT_EPISODE and not getattr(env, "fixed_start", False):
+        window = DEFAULT_WINDOW
+    return window if 0 < window < env.horizon else None
+
 
 def _model_based(
     name: str,
@@ -123,24 +137,28 @@ def _model_based(
 ) -> Method:
     """Algorithm 1 with one kind of dynamics model and one of policy."""
 
-    def learner(env: AbstractEnvironment, settings: Settings, options: Options) -> AbstractLearner:
+    def learner(env: Spec, settings: Settings, options: Options) -> AbstractLearner:
+        window = window_of(env, settings)
+        imagined = env if window is None else sizes_of_windows(env, window)
+        outside = not isinstance(env, AbstractEnvironment)
         return ModelBasedLearner(
             env,
             settings,
-            make_model(env, settings),
+            make_model(imagined, settings),
             options.loop,
             options.record_cosine,
-            options.learned_reward,
-            make_policy,
-            options.imagine,
+            options.learned_reward or outside,
+            make_policy if window is None else functools.partial(make_policy, observe_time=False),
+            "sequential" if outside else options.imagine,
             options.scan_chunk,
+            window,
         )
 
     return Method(name, Settings, learner, True, is_sequence, paper or {})
 
 
 def _decision_transformer(
-    env: AbstractEnvironment, settings: DecisionTransformerSettings, options: Options
+    env: Spec, settings: DecisionTransformerSettings, options: Options
 ) -> AbstractLearner:
     return DecisionTransformer(env, settings, target_return(env, settings.return_target))
 
@@ -161,7 +179,7 @@ MODELS: dict[str, Method] = {
         *(_with_backbone(family, name, f"{family}{name}") for family in _FAMILIES for name in BACKBONES),
         _with_backbone("actions-", "transformer", "actions"),
         _model_based("one-step", _one_step, paper=_RECURRENT),
-        _model_based("simulator", lambda env, settings: lambda *, key: Simulator(env)),
+        _model_based("simulator", lambda env, settings: lambda *, key: Simulator(inside(env))),
         Method("sac", SoftActorCriticSettings, lambda env, settings, _: SoftActorCritic(env, settings)),
         Method("odt", DecisionTransformerSettings, _decision_transformer),
     )

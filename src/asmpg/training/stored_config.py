@@ -11,6 +11,7 @@ from ..models.files import split_family
 from ..tasks import files as task_files
 from ..tasks import make, TASKS
 from ..tasks.environment import AbstractEnvironment
+from ..tasks.host import HostEnvironment
 from ..tasks.validation import check_horizon
 from .config import TrainConfig
 from .methods import find_method, MODELS
@@ -46,6 +47,8 @@ def to_json(config: TrainConfig) -> dict[str, Any]:
     if identity is not None:
         return content | {"task": env.name, "task_source": {"kind": "built-in", "parameters": dict(identity)}}
     source = {"kind": "object", "state_size": env.state_size, "action_size": env.action_size}
+    if isinstance(config.task, str) and task_files.is_gymnasium(config.task):
+        return content | {"task": config.task, "task_source": source | {"kind": "gymnasium"}}
     if isinstance(config.task, str):
         path, name = task_files.split(config.task)
         source |= {"kind": "file", "sha256": task_files.sha256(config.task)}
@@ -54,7 +57,9 @@ def to_json(config: TrainConfig) -> dict[str, Any]:
 
 
 def from_json(
-    content: Mapping[str, Any], task: str | AbstractEnvironment | None = None, model: str | None = None
+    content: Mapping[str, Any],
+    task: str | AbstractEnvironment | HostEnvironment | None = None,
+    model: str | None = None,
 ) -> TrainConfig:
     """The configuration that `to_json` wrote.
 
@@ -92,7 +97,7 @@ def check_stored(content: Mapping[str, Any]) -> None:
         check_choice("config", name, KINDS)
         check(f"config: {name}", value, KINDS[name])
     source = content["task_source"]
-    check_choice("config: task_source", source.get("kind"), ("built-in", "file", "object"))
+    check_choice("config: task_source", source.get("kind"), ("built-in", "gymnasium", "file", "object"))
     wanted = {"parameters": dict} if source["kind"] == "built-in" else {"state_size": int, "action_size": int}
     for name, kind in wanted.items():
         check(f"config: {name} of task_source", source.get(name), kind)
@@ -100,8 +105,8 @@ def check_stored(content: Mapping[str, Any]) -> None:
 
 
 def _task_again(
-    content: Mapping[str, Any], task: str | AbstractEnvironment | None
-) -> str | AbstractEnvironment:
+    content: Mapping[str, Any], task: str | AbstractEnvironment | HostEnvironment | None
+) -> str | AbstractEnvironment | HostEnvironment:
     """The task of a stored configuration: built in, or the one given, once it is known to be the same."""
     name, source = content["task"], content["task_source"]
     kind = source["kind"]
@@ -111,6 +116,10 @@ def _task_again(
         check_choice("task", name, TASKS)
         parameters = source["parameters"]
         return make(name, check_horizon(content["horizon"]), **parameters) if parameters else name
+    if kind == "gymnasium":
+        if task is not None and task != name:
+            raise UsageError(f"task: the run is of {name}, none must be given")
+        return name
     if task is None:
         raise UsageError(
             f"task: the run is of {name}, a task of your own, which is not stored in it; "
@@ -121,7 +130,7 @@ def _task_again(
             raise UsageError(
                 f"task: {task} is not what the run was started with, {name}: the file has changed"
             )
-        env = task_files.load_task(task, content["horizon"])
+        env = task_files.load_world(task, content["horizon"])
     else:
         env = task
     sizes = {

@@ -14,6 +14,7 @@ from ...core.files import DamagedError, from_lines
 from ...core.precision import using
 from ...core.types import UsageError
 from ...tasks.environment import AbstractEnvironment
+from ...tasks.host import HostEnvironment
 from ..config import TrainConfig
 from ..loop import Trainer
 from ..stored_config import to_json
@@ -50,7 +51,7 @@ def resume(
     path: str | pathlib.Path,
     *,
     steps: int | None = None,
-    task: str | AbstractEnvironment | None = None,
+    task: str | AbstractEnvironment | HostEnvironment | None = None,
     model: str | None = None,
     progress: bool | ProgressCallback = False,
 ) -> Result:
@@ -72,7 +73,10 @@ def resume(
 
 
 def load(
-    path: str | pathlib.Path, *, task: str | AbstractEnvironment | None = None, model: str | None = None
+    path: str | pathlib.Path,
+    *,
+    task: str | AbstractEnvironment | HostEnvironment | None = None,
+    model: str | None = None,
 ) -> Result:
     """Reads a run folder, as of its last whole checkpoint. Executes nothing that is stored in it.
 
@@ -150,7 +154,7 @@ def take_up(
     report: ProgressCallback,
     *,
     steps: int | None = None,
-    task: str | AbstractEnvironment | None = None,
+    task: str | AbstractEnvironment | HostEnvironment | None = None,
     model: str | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Result:

@@ -14,8 +14,10 @@ from ...core import files
 from ...core.precision import using
 from ...core.types import UsageError
 from ...tasks.environment import AbstractEnvironment, evaluation_states, rollout
+from ...tasks.host import HostEnvironment, Watched
 from ..config import TrainConfig
 from ..export import export_policy, FORMATS
+from ..host_loop import evaluate_outside
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Result:
     steps: int
     seconds: float
     config: TrainConfig
-    env: AbstractEnvironment
+    env: AbstractEnvironment | HostEnvironment
     reference: Reference | None
     finished: bool
     path: pathlib.Path | None = None
@@ -134,8 +136,13 @@ def scores_as_json(scores: np.ndarray | None, returns: np.ndarray) -> dict[str, 
     }
 
 
-def evaluate(policy: Any, env: AbstractEnvironment) -> Float[np.ndarray, " num_seeds"]:
+def evaluate(policy: Any, env: AbstractEnvironment | HostEnvironment) -> Float[np.ndarray, " num_seeds"]:
     """The mean return of deterministic policies (leading seed axis) over the fixed evaluation states."""
+    if isinstance(env, HostEnvironment):
+        simulator = Watched(env)
+        returns = evaluate_outside(simulator, policy)[0].episode_return.mean(axis=1)
+        simulator.close()
+        return np.asarray(returns, np.float64)
     starts = evaluation_states(env)
     arrays, rest = eqx.partition(policy, eqx.is_array)
 

@@ -14,8 +14,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ...core.files import to_line
 from ...core.precision import Precision, using
+from ...tasks.host import HostEnvironment, inside
 from ...tasks.optimum import optimal, random_return
 from ..config import TrainConfig
+from ..host_loop import HostTrainer
 from ..loop import AbstractTrainer, Schedule, SeedState, Trainer
 from . import checkpoint
 from . import folder as files
@@ -59,14 +61,15 @@ class Session:
             make_trainer: from the learner, the schedule and the seeds to whoever trains them.
         """
         self.config, self.folder, self._content = config, folder, content
-        self.env = config.environment()
+        self.env = config.world()
         if config.settings().needs_optimum:
             report(Progress("starting", f"solving {self.env.name} for the return to ask for"))
         learner = config.learner()
         horizon = self.env.horizon
         schedule = Schedule.create(config.steps, learner.settings.warmup_steps, config.chunk_steps, horizon)
         seeds = range(config.seed, config.seed + config.num_seeds)
-        self.trainer = make_trainer(learner, schedule, seeds)
+        outside = isinstance(self.env, HostEnvironment)
+        self.trainer = (HostTrainer if outside else make_trainer)(learner, schedule, seeds)
         self.history, self.reference = History(), None
         self.seconds, self.episodes = 0.0, 0
         self._state: Any = None
@@ -179,7 +182,8 @@ class Session:
             self._record(self._collect(ahead))
 
     def _solve(self) -> Reference:
-        return Reference(random_return(self.env), optimal(self.env).episode_return)
+        env = inside(self.env)
+        return Reference(random_return(env), optimal(env).episode_return)
 
     def _compile_loop(self) -> None:
         self.trainer.compile(lambda: self._place(checkpoint.zeros(self.trainer.shapes)))
@@ -196,7 +200,9 @@ class Session:
         """Begins a chunk, and may return before it is done."""
         start = time.monotonic()
         self._state, metrics = self.trainer.advance(self._state, first, number)
-        return _Launched(first + number, number, start, metrics, self.trainer.num_together)
+        return _Launched(
+            first + number, number, start, metrics, self.trainer.num_together, dict(self.trainer.timings)
+        )
 
     def _collect(self, launched: "_Launched") -> "_Done":
         """Waits for the chunk launched last. Its arrays are copies, since the next chunk works in the same memory."""
@@ -212,6 +218,7 @@ class Session:
             metrics,
             arrays,
             launched.num_together,
+            launched.timings,
         )
 
     def _record(self, done: "_Done") -> None:
@@ -245,6 +252,7 @@ class Session:
             "chunk_seconds": round(done.chunk_seconds, 3),
             "steps_per_second": round(speed, 2),
             **({"num_together": done.num_together} if done.num_together > 1 else {}),
+            **done.timings,
             "peak_memory_bytes": peak_memory(),
         }
         folder.append(files.METRICS, line)
@@ -283,6 +291,7 @@ class _Launched:
     start: float
     metrics: Any
     num_together: int
+    timings: dict[str, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -296,6 +305,7 @@ class _Done:
     metrics: dict[str, np.ndarray]
     arrays: dict[str, np.ndarray]
     num_together: int
+    timings: dict[str, float]
 
 
 # Where the replayed episodes are in the state; only the rows in use are written.

@@ -7,6 +7,7 @@ from typing import Any
 from ...core.files import DamagedError
 from ...core.types import UsageError
 from ...tasks.environment import AbstractEnvironment
+from ...tasks.host import HostEnvironment
 from ..config import TrainConfig
 from ..stored_config import check_stored, from_json
 from . import folder as files
@@ -68,7 +69,7 @@ def difference(
 def configuration(
     content: Mapping[str, Any],
     folder: RunFolder,
-    task: str | AbstractEnvironment | None,
+    task: str | AbstractEnvironment | HostEnvironment | None,
     model: str | None,
 ) -> TrainConfig:
     """The configuration of a stored run, checked like any other."""

@@ -1,0 +1,270 @@
+"""Worlds outside JAX: what a simulator in plain Python says, and whole episodes played in several copies of it."""
+
+import abc
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, final
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from ..core.types import one_line, Trajectory, UsageError, vector_text
+from .environment import AbstractEnvironment
+from .spec import Spec
+
+
+# Seeds of the evaluation episodes begin here; those of training episodes are spread over 31 bits.
+FIRST_EVALUATION_SEED = 10_000
+
+
+class HostEnvironment(abc.ABC):
+    """A simulator outside JAX, several copies at once: one for each seed of a run, or for each evaluated episode.
+
+    A subclass declares the four sizes, as class or instance attributes, and writes `reset` and `step`. Nothing is
+    known of its dynamics or its reward but what the episodes show, so the reward is always learned. What needs the
+    task's own derivatives or its optimum is refused.
+
+    Attributes:
+        name: short name; by default that of the class.
+        horizon: number of actions in an episode.
+        observation_size: number of components of an observation.
+        action_size: number of components of an action; each is in [-1, 1], and the simulator maps it to its own units.
+        ends_early: whether an episode may end before the horizon. Networks then see one more component, `alive`: 1, and
+            0 once the episode has ended; the last observation stays and rewards are 0.
+        num_evaluations: episodes that a policy is evaluated on at each record, the same for all.
+        fixed_start: whether every episode begins in the same state.
+        time_limit: seconds that one call of `reset` or `step` may take.
+    """
+
+    name: str
+    horizon: int
+    observation_size: int
+    action_size: int
+    ends_early: bool = True
+    fixed_start: bool = False
+    num_evaluations: int = 10
+    time_limit: float = 60.0
+
+    def __init_subclass__(cls, **arguments: Any):
+        """Names the class; `state_size`, if that is what a subclass declares, is the size of an observation."""
+        super().__init_subclass__(**arguments)
+        if "name" not in cls.__dict__:
+            cls.name = cls.__name__.lower()
+        declared = cls.__dict__.get("state_size")
+        if declared is not None:
+            cls.observation_size = declared
+            delattr(cls, "state_size")
+
+    @property
+    def state_size(self) -> int:
+        """Components that networks see: the observation's and, where episodes end early, `alive`."""
+        return self.observation_size + bool(self.ends_early)
+
+    @state_size.setter
+    def state_size(self, size: int) -> None:
+        self.observation_size = size
+
+    @abc.abstractmethod
+    def reset(self, seeds: Sequence[int]) -> Float[np.ndarray, "copies observation"]:
+        """Begins an episode in as many copies as there are seeds, each with the randomness of its seed alone."""
+
+    @abc.abstractmethod
+    def step(
+        self, actions: Float[np.ndarray, "copies action"]
+    ) -> tuple[Float[np.ndarray, "copies observation"], Float[np.ndarray, " copies"], Any]:
+        """Observations, rewards and whether the episode has ended there, of every copy of the last `reset`.
+
+        A copy whose episode has ended goes on getting actions, zeros, and what it returns is ignored. An episode that
+        is only cut off at the horizon has not ended.
+        """
+
+    def close(self) -> None:  # noqa: B027 (there may be nothing to free)
+        """Frees what the simulator holds; called once, at the end."""
+
+    def identity(self) -> None:  # noqa: B027 (always so)
+        """Nothing is kept on disk about a world of one's own."""
+
+
+def inside(env: Spec) -> AbstractEnvironment:
+    """A world that must be written in JAX.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if isinstance(env, AbstractEnvironment):
+        return env
+    raise UsageError(f"task: {env.name} is outside JAX, and this needs a task written in JAX")
+
+
+def check_world(env: HostEnvironment) -> None:
+    """Checks what a world declares.
+
+    Raises:
+        UsageError: one line that names the attribute.
+    """
+    least = {"horizon": 2, "observation_size": 1, "action_size": 1, "num_evaluations": 1}
+    for attribute, smallest in least.items():
+        size = getattr(env, attribute, None)
+        if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < smallest:
+            raise UsageError(f"{attribute} of {env.name}: must be an integer >= {smallest}, got {size!r}")
+    if not isinstance(env.time_limit, int | float) or not env.time_limit > 0:
+        raise UsageError(f"time_limit of {env.name}: must be a number > 0, got {env.time_limit!r}")
+
+
+def episode_seed(seed: int, index: int) -> int:
+    """The simulator's seed for the episode of this index of a run's seed."""
+    return int(np.random.SeedSequence([seed, index]).generate_state(1)[0] >> 1)
+
+
+def evaluation_seeds(env: HostEnvironment) -> list[int]:
+    """Seeds of the fixed episodes on which every policy is evaluated."""
+    return list(range(FIRST_EVALUATION_SEED, FIRST_EVALUATION_SEED + env.num_evaluations))
+
+
+@final
+class Watched:
+    """A simulator whose calls raise a `UsageError` if they fail, hang or return something else than they must.
+
+    All calls run in one thread beside the caller's, which is left behind if it hangs.
+    """
+
+    def __init__(self, env: HostEnvironment):
+        """Watches a simulator; calls nothing yet."""
+        self.env = env
+        self._calls: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._seeds: list[int] = []
+
+    def _work(self) -> None:
+        while (call := self._calls.get()) is not None:
+            function, argument = call
+            try:
+                self._answers.put((function(argument), None))
+            except BaseException as error:  # whatever a simulator raises, its caller is told
+                self._answers.put((None, error))
+
+    def _call(self, function: Callable[[Any], Any], argument: Any, place: str) -> Any:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, daemon=True, name=f"simulator {self.env.name}")
+            self._thread.start()
+        self._calls.put((function, argument))
+        try:
+            answer, error = self._answers.get(timeout=self.env.time_limit)
+        except queue.Empty:
+            self._thread = None
+            raise UsageError(f"{place}: no answer within {self.env.time_limit:g} s (time_limit)") from None
+        if error is not None:
+            raise UsageError(f"{place}: raised {one_line(error)}") from error
+        return answer
+
+    def reset(self, seeds: Sequence[int]) -> Float[np.ndarray, "copies observation"]:
+        """First observations, in single precision.
+
+        Raises:
+            UsageError: one line that names the simulator, the step and the seed.
+        """
+        self._seeds = list(seeds)
+        place = f"reset of {self.env.name} (seed {self._named()})"
+        answer = self._call(self.env.reset, self._seeds, place)
+        return self._array(answer, (len(seeds), self.env.observation_size), "observations", place)
+
+    def step(
+        self, actions: Float[np.ndarray, "copies action"], step: int, over: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Observations, rewards and ends; `over` says whose episode has ended before, of which nothing is checked.
+
+        Raises:
+            UsageError: one line that names the simulator, the step and the seed.
+        """
+        place = f"step of {self.env.name}, at step {step} (seed {self._named(~over)})"
+        answer = self._call(self.env.step, actions, place)
+        if not isinstance(answer, tuple | list) or len(answer) != 3:
+            wanted = "must return observations, rewards, terminated"
+            raise UsageError(f"{place}: {wanted}, got {type(answer).__name__}")
+        number = len(self._seeds)
+        shape = (number, self.env.observation_size)
+        observations = self._array(answer[0], shape, "observations", place, over)
+        rewards = self._array(answer[1], (number,), "rewards", place, over)
+        ended = np.asarray(answer[2])
+        if ended.shape != (number,) or ended.dtype.kind not in "biu":
+            got = f"got shape {ended.shape}, dtype {ended.dtype}"
+            raise UsageError(f"{place}: terminated must be truth values of shape {(number,)}, {got}")
+        ended = ended.astype(bool) & ~over
+        if ended.any() and not self.env.ends_early:
+            raise UsageError(f"{place}: the episode ended, but ends_early is False")
+        return observations, rewards, ended
+
+    def _named(self, which: np.ndarray | None = None) -> str:
+        seeds = [s for i, s in enumerate(self._seeds) if which is None or which[i]]
+        return ", ".join(map(str, seeds[:3])) + (", ..." if len(seeds) > 3 else "")
+
+    def _array(
+        self, value: Any, shape: tuple[int, ...], what: str, place: str, over: np.ndarray | None = None
+    ) -> np.ndarray:
+        try:
+            array = np.asarray(value, np.float32)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"{place}: {what} must be numbers, got {one_line(error)}") from error
+        if array.shape != shape:
+            raise UsageError(f"{place}: {what} must have shape {shape}, got {array.shape}")
+        finite = np.isfinite(array).reshape(len(array), -1).all(axis=1)
+        for i in np.flatnonzero(~finite & (True if over is None else ~over)):
+            which = f"{place.rpartition(' (seed')[0]} (seed {self._seeds[i]})"
+            raise UsageError(f"{which}: {what} must be finite, got {vector_text(array[i : i + 1])}")
+        return array
+
+    def close(self) -> None:
+        """Ends the thread and closes the simulator, if it does not hang."""
+        if self._thread is not None:
+            self._call(lambda _: self.env.close(), None, f"close of {self.env.name}")
+            self._calls.put(None)
+            self._thread = None
+
+
+Act = Callable[[Float[np.ndarray, "copies state"], int], Float[np.ndarray, "copies action"]]
+Observe = Callable[[np.ndarray, int, np.ndarray, np.ndarray], None]
+
+
+def play(
+    simulator: Watched, seeds: Sequence[int], act: Act, observe: Observe | None = None
+) -> tuple[Trajectory, Int[np.ndarray, " copies"]]:
+    """One episode in as many copies as there are seeds.
+
+    Args:
+        simulator: the world.
+        seeds: the simulator's, one a copy.
+        act: from what networks see, `alive` included, and the step to all actions.
+        observe: is told states, step, actions and rewards after every step.
+
+    Returns:
+        The episodes along a leading axis, padded where they ended early, and how many steps each really had.
+
+    Raises:
+        UsageError: the simulator fails; one line that names the step and the seed.
+    """
+    env, number = simulator.env, len(seeds)
+    states = np.zeros((number, env.horizon + 1, env.state_size), np.float32)
+    actions = np.zeros((number, env.horizon, env.action_size), np.float32)
+    rewards = np.zeros((number, env.horizon), np.float32)
+    over, lengths = np.zeros(number, bool), np.full(number, env.horizon, np.int32)
+    size = env.observation_size
+    states[:, 0, :size] = simulator.reset(seeds)
+    states[:, 0, size:] = 1.0
+    for step in range(env.horizon):
+        chosen = np.clip(np.asarray(act(states[:, step], step), np.float32), -1.0, 1.0)
+        actions[:, step] = np.where(over[:, None], 0.0, chosen)
+        observed, paid, ended = simulator.step(actions[:, step], step, over)
+        states[:, step + 1, :size] = np.where(over[:, None], states[:, step, :size], observed)
+        rewards[:, step] = np.where(over, 0.0, paid)
+        lengths[ended] = step + 1
+        over = over | ended
+        states[:, step + 1, size:] = ~over[:, None]
+        if observe is not None:
+            observe(states[:, step], step, actions[:, step], rewards[:, step])
+        if over.all():
+            states[:, step + 2 :] = states[:, step + 1 : step + 2]
+            break
+    return Trajectory(*map(jnp.asarray, (states, actions, rewards))), lengths

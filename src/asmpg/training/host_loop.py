@@ -1,0 +1,309 @@
+"""The training loop for worlds outside JAX: Python alternates episodes in the simulator with jitted updates."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, final
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from ..core.types import Metrics, PRNGKey, Trajectory
+from ..learners.base import AbstractLearner
+from ..learners.replay import ReplayBuffer
+from ..learners.settings import AbstractSettings
+from ..models.normalisation import Normaliser
+from ..tasks.environment import AbstractActor
+from ..tasks.host import episode_seed, evaluation_seeds, HostEnvironment, play, Watched
+from .loop import (
+    AbstractTrainer,
+    Counts,
+    episode_keys,
+    improve,
+    over_seeds,
+    Rates,
+    rates_that_differ,
+    replay_capacity,
+    Schedule,
+    SeedState,
+    with_rates,
+)
+
+
+# Statistics are taken again whenever the number of episodes has doubled, until there are as many as those of random
+# actions from which a network without data takes them. As many are drawn for it.
+REFRESH_EPISODES = 64
+
+
+class Actors:
+    """Several actors, each in several copies of a simulator, called from Python one step at a time.
+
+    Every array of the actors has a leading axis, and so has every array of what they are given; copies are the axis
+    behind it.
+    """
+
+    def __init__(self, actors: AbstractActor, num_copies: int):
+        """Begins an episode: every actor in as many copies."""
+        arrays, static = eqx.partition(actors, eqx.is_array)
+        self._arrays, self._programs = arrays, _programs(static)
+        number = jax.tree.leaves(arrays)[0].shape[0]
+        self._shape = (number, num_copies)
+        self._carry = self._programs[0](arrays, num_copies)
+
+    def act(self, states: Float[np.ndarray, "copies state"], step: int) -> np.ndarray:
+        """The actions of all copies, one actor's after the other's."""
+        actions = self._programs[1](self._arrays, self._carry, self._split(states), step)
+        return np.asarray(actions).reshape(len(states), -1)
+
+    def observe(self, states: np.ndarray, step: int, actions: np.ndarray, rewards: np.ndarray) -> None:
+        """Tells them what came of the actions, if they keep anything of it."""
+        if jax.tree.leaves(self._carry):
+            parts = (self._split(states), self._split(actions), self._split(rewards))
+            self._carry = self._programs[2](self._arrays, self._carry, *parts, step)
+
+    def _split(self, values: np.ndarray) -> np.ndarray:
+        return values.reshape(*self._shape, *values.shape[1:])
+
+
+_compiled: dict[Any, Any] = {}
+
+
+def _programs(static: Any) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
+    """The compiled functions of actors with these parts that are no arrays."""
+    leaves, structure = jax.tree.flatten(static)
+    key = (structure, tuple(leaves))
+    if key not in _compiled:
+        _compiled[key] = _compile_actor(static)
+    return _compiled[key]
+
+
+def _compile_actor(static: Any) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
+    def begin(arrays: Any, num_copies: int) -> Any:
+        carry = jax.vmap(lambda own: eqx.combine(own, static).begin())(arrays)
+        return jax.tree.map(lambda x: jnp.repeat(x[:, None], num_copies, axis=1), carry)
+
+    def act(arrays: Any, carry: Any, states: Array, step: Array) -> Array:
+        def of_one(own: Any, carry: Any, states: Array) -> Array:
+            actor = eqx.combine(own, static)
+            return jax.vmap(lambda c, s: actor.act(c, s, step))(carry, states)
+
+        return jax.vmap(of_one)(arrays, carry, states)
+
+    def observe(arrays: Any, carry: Any, states: Array, actions: Array, rewards: Array, step: Array) -> Any:
+        def of_one(own: Any, carry: Any, *seen: Array) -> Any:
+            actor = eqx.combine(own, static)
+            return jax.vmap(lambda c, s, a, r: actor.observe(c, s, step, a, r))(carry, *seen)
+
+        return jax.vmap(of_one)(arrays, carry, states, actions, rewards)
+
+    return jax.jit(begin, static_argnums=1), jax.jit(act), jax.jit(observe)
+
+
+def _counts(state: SeedState) -> Counts:
+    assert state.counts is not None, "the state of a world outside JAX counts its steps"
+    return state.counts
+
+
+def evaluate_outside(
+    simulator: Watched, policies: AbstractActor
+) -> tuple[Trajectory, Int[np.ndarray, " policies"]]:
+    """The fixed evaluation episodes of policies (leading axis), and the real steps that each took.
+
+    Every array of the episodes has the policies' axis, then that of their episodes.
+    """
+    seeds = evaluation_seeds(simulator.env)
+    number = jax.tree.leaves(eqx.filter(policies, eqx.is_array))[0].shape[0]
+    actors = Actors(policies, len(seeds))
+    episodes, lengths = play(simulator, seeds * number, actors.act, actors.observe)
+    split = jax.tree.map(lambda x: x.reshape(number, len(seeds), *x.shape[1:]), episodes)
+    return split, lengths.reshape(number, -1).sum(axis=1)
+
+
+@final
+class HostTrainer(AbstractTrainer):
+    """The loop of one run in a world outside JAX: the same draws, state and checkpoints as `Trainer`."""
+
+    def __init__(
+        self,
+        learner: AbstractLearner,
+        schedule: Schedule,
+        seeds: Sequence[int],
+        settings: Sequence[AbstractSettings] | None = None,
+    ):
+        """Prepares the programs; nothing is compiled, run or simulated yet. Arguments as for `Trainer`."""
+        assert isinstance(learner.env, HostEnvironment)
+        self.learner, self.schedule, self.seeds = learner, schedule, tuple(seeds)
+        several = [learner.settings] if settings is None else list(settings)
+        self.num_rows = len(several) * len(self.seeds)
+        differing = rates_that_differ(several)
+        self._rates = {name: np.repeat(values, len(self.seeds)) for name, values in differing.items()}
+        self._simulator = Watched(learner.env)
+        self._row_seeds = [*self.seeds] * len(several)
+        self._learner = eqx.tree_at(lambda own: own.settings, learner, several[0])
+        self._static: dict[str, Any] = {}
+        self.timings: dict[str, float] = {}
+        self._begin = self._program(self._begin_seed)
+        self._add = self._program(self._add_episode, donate=True)
+        self._warm = self._program(self._observe_warmup)
+        self._refresh = self._program(self._take_statistics)
+        self._explorer = self._program(self._explorer_of)
+        self._policy = self._program(self._policy_of)
+        self._improve = self._program(self._improve_seed, donate=True)
+        self._diagnose = self._program(self._diagnose_seed)
+        self.shapes = jax.eval_shape(self._begin, self._keys(), self._given())
+
+    def _given(self) -> Rates:
+        return {name: jnp.asarray(values, float) for name, values in self._rates.items()}
+
+    def _keys(self) -> Array:
+        return jnp.stack([jax.random.key(seed) for seed in self._row_seeds])
+
+    def _program(self, function: Callable[..., Any], donate: bool = False) -> Callable[..., Any]:
+        """A function of (learner, one seed's arguments) for all seeds; of its modules only arrays come and go."""
+
+        def one(given: Any) -> Any:
+            arguments, rates = given
+            arguments = [self._whole(argument) for argument in arguments]
+            result = function(with_rates(self._learner, rates), *arguments)
+            return self._arrays(result)
+
+        def all_rows(*arguments: Any) -> Any:
+            *own, rates = arguments
+            return over_seeds(one, self.num_rows)((tuple(own), rates))
+
+        return jax.jit(all_rows, donate_argnums=0 if donate else ())
+
+    def _whole(self, argument: Any) -> Any:
+        return eqx.combine(argument, self._static["state"]) if isinstance(argument, SeedState) else argument
+
+    def _arrays(self, result: Any) -> Any:
+        arrays, static = eqx.partition(result, eqx.is_array)
+        if isinstance(result, SeedState):
+            self._static.setdefault("state", static)
+        elif isinstance(result, AbstractActor):
+            self._static[type(result).__name__] = static
+        return arrays
+
+    # What one seed does, each in a program of its own.
+
+    def _begin_seed(self, learner: AbstractLearner, key: PRNGKey) -> SeedState:
+        learner_key, _, loop_key = jax.random.split(key, 3)
+        state = learner.init(Normaliser.unknown(learner.env.state_size), key=learner_key)
+        replay = ReplayBuffer.create(learner.env, replay_capacity(learner, self.schedule))
+        zero = jnp.zeros((), jnp.int32)
+        return SeedState(state, replay, loop_key, Counts(zero, zero))
+
+    def _add_episode(
+        self, learner: AbstractLearner, state: SeedState, episode: Trajectory, length: Array
+    ) -> SeedState:
+        counts = _counts(state)
+        counts = Counts(counts.training + length, counts.evaluation)
+        return SeedState(state.learner, state.replay.add(episode), state.key, counts)
+
+    def _observe_warmup(self, learner: AbstractLearner, state: SeedState, episodes: Trajectory) -> SeedState:
+        return SeedState(
+            learner.observe_warmup(state.learner, episodes), state.replay, state.key, state.counts
+        )
+
+    def _take_statistics(self, learner: AbstractLearner, state: SeedState, key: PRNGKey) -> SeedState:
+        return self._observe_warmup(learner, state, state.replay.sample(REFRESH_EPISODES, key=key))
+
+    def _explorer_of(self, learner: AbstractLearner, state: SeedState, key: PRNGKey) -> AbstractActor:
+        return learner.explorer(state.learner, key=key)
+
+    def _policy_of(self, learner: AbstractLearner, state: SeedState) -> AbstractActor:
+        return learner.policy(state.learner)
+
+    def _improve_seed(
+        self, learner: AbstractLearner, state: SeedState, key: PRNGKey, length: Array
+    ) -> SeedState:
+        elapsed = _counts(state).training - length
+        improved = improve(learner, state.learner, state.replay, elapsed, length, key=key)
+        return SeedState(improved, state.replay, state.key, state.counts)
+
+    def _diagnose_seed(
+        self, learner: AbstractLearner, state: SeedState, episodes: Trajectory, steps: Array, key: PRNGKey
+    ) -> tuple[SeedState, Metrics]:
+        one = jax.tree.map(lambda x: x[0], episodes)
+        learner_state, metrics = learner.diagnose(state.learner, state.replay, one, key=key)
+        returns = episodes.episode_return
+        counts = Counts(_counts(state).training, _counts(state).evaluation + steps)
+        metrics = {
+            "return": returns.mean(),
+            "return_spread": returns.std(),
+            **metrics,
+            "simulated_steps": counts.training,
+            "evaluation_steps": counts.evaluation,
+        }
+        return SeedState(learner_state, state.replay, state.key, counts), metrics
+
+    # The three verbs.
+
+    def _collect(self, state: SeedState, keys: Array, index: int) -> tuple[SeedState, Trajectory, np.ndarray]:
+        """One episode of every seed's explorer, added to its replay buffer."""
+        begin = time.monotonic()
+        arrays = self._explorer(state, keys, self._given())
+        actors = Actors(eqx.combine(arrays, self._static_actor(arrays)), 1)
+        seeds = [episode_seed(seed, index) for seed in self._row_seeds]
+        episodes, lengths = play(self._simulator, seeds, actors.act, actors.observe)
+        self._time("collect", begin)
+        return self._add(state, episodes, jnp.asarray(lengths), self._given()), episodes, lengths
+
+    def _static_actor(self, arrays: Any) -> Any:
+        return self._static[type(arrays).__name__]
+
+    def _time(self, name: str, begin: float) -> None:
+        self.timings[f"{name}_seconds"] = round(
+            self.timings.get(f"{name}_seconds", 0.0) + time.monotonic() - begin, 3
+        )
+
+    def compile(self, make_state: Callable[[], SeedState]) -> None:
+        """Compiles the updates by making none."""
+        none = jnp.zeros(self.num_rows, jnp.int32)
+        self._improve(make_state(), self._keys(), none, self._given())
+
+    def init(self) -> SeedState:
+        """All seeds after their warm-up."""
+        keys, rates = self._keys(), self._given()
+        state = self._begin(keys, rates)
+        warmup = jax.vmap(
+            lambda key: jax.random.split(jax.random.split(key, 3)[1], self.schedule.warmup_episodes)
+        )
+        of_episodes, episodes = warmup(keys), []
+        for index in range(self.schedule.warmup_episodes):
+            state, episode, _ = self._collect(state, of_episodes[:, index], index)
+            episodes.append(episode)
+        return self._warm(state, jax.tree.map(lambda *x: jnp.stack(x, 1), *episodes), rates)
+
+    def advance(self, state: SeedState, first_episode: int, num_episodes: int) -> tuple[SeedState, Metrics]:
+        """Runs a chunk: each episode is collected and improved on, then the policies are evaluated."""
+        self.timings, rates = {}, self._given()
+        for index in range(first_episode, first_episode + num_episodes):
+            collect_keys, improve_keys, _ = jax.vmap(lambda key, i=index: episode_keys(key, i))(state.key)
+            state, _, lengths = self._collect(state, collect_keys, index)
+            num = index + 1
+            if num <= REFRESH_EPISODES and num & (num - 1) == 0:
+                state = self._refresh(state, collect_keys, rates)
+            begin = time.monotonic()
+            state = self._improve(state, improve_keys, jnp.asarray(lengths), rates)
+            jax.block_until_ready(state.key)
+            self._time("improve", begin)
+        return self._record(state, first_episode + num_episodes)
+
+    def _record(self, state: SeedState, index: int) -> tuple[SeedState, Metrics]:
+        begin = time.monotonic()
+        keys = jax.vmap(lambda key: episode_keys(key, index)[2])(state.key)
+        arrays = self._policy(state, self._given())
+        policies = eqx.combine(arrays, self._static_actor(arrays))
+        episodes, steps = evaluate_outside(self._simulator, policies)
+        self._time("evaluate", begin)
+        return self._diagnose(state, episodes, jnp.asarray(steps), keys, self._given())
+
+    def memory(self) -> int | None:
+        """Not known: the simulator takes what it takes."""
+
+    def combine(self, state: SeedState) -> SeedState:
+        """The state with its non-array parts."""
+        return eqx.combine(state, self._static["state"])

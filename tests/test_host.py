@@ -1,0 +1,368 @@
+"""Worlds outside JAX: what a simulator may do wrong, and that it trains, resumes and counts as a task in JAX does."""
+
+import dataclasses
+import pathlib
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import asmpg
+from asmpg.core.types import Trajectory
+from asmpg.learners.replay import ReplayBuffer
+from asmpg.learners.window_value import Bootstrapped
+from asmpg.models.normalisation import Normaliser, RewardScale, spread
+from asmpg.models.reward import LearnedReward, Network
+from asmpg.tasks.host import episode_seed, evaluation_seeds, play, Watched
+from asmpg.tasks.spec import Sizes
+from asmpg.training.methods import find_method, window_of
+from asmpg.training.runs.lifecycle import start
+
+
+pytestmark = pytest.mark.usefixtures("quickly")
+SMALL = {"warmup_steps": 12, "model_batch_size": 4, "policy_batch_size": 2}
+
+
+class Walk(asmpg.HostEnvironment):
+    """A random walk in NumPy that ends where it leaves [-1, 1]; it counts its own steps."""
+
+    horizon, observation_size, action_size = 6, 1, 1
+    num_evaluations = 3
+
+    def __init__(self):
+        self.num_steps = 0
+
+    def reset(self, seeds):
+        self.random = [np.random.default_rng(seed) for seed in seeds]
+        self.at = np.array([[random.uniform(-0.5, 0.5)] for random in self.random])
+        self.over = np.zeros(len(seeds), bool)
+        return self.at.copy()
+
+    def step(self, actions):
+        self.num_steps += int((~self.over).sum())
+        noise = np.array([[0.1 * random.normal()] for random in self.random])
+        self.at = self.at + 0.3 * actions + noise
+        self.over = self.over | (np.abs(self.at[:, 0]) > 1)
+        return self.at.copy(), -(self.at[:, 0] ** 2), self.over
+
+
+def config(env, **options) -> asmpg.TrainConfig:
+    return asmpg.TrainConfig(
+        env, **{"model": "one-step", "steps": 30, "chunk_steps": 6, "overrides": SMALL, **options}
+    )
+
+
+# Playing
+
+
+def push(states, step):
+    return np.full((len(states), 1), 0.9)
+
+
+def test_an_early_end_is_padded_and_its_steps_are_not_counted():
+    env = Walk()
+    episodes, lengths = play(Watched(env), range(8), push)
+    states, rewards = np.asarray(episodes.states), np.asarray(episodes.rewards)
+    assert lengths.min() < env.horizon
+    for i, length in enumerate(lengths):
+        np.testing.assert_array_equal(
+            states[i, :, 1], np.arange(7) < (length if np.abs(states[i, -1, 0]) > 1 else 7)
+        )
+        assert (states[i, length:, 0] == states[i, length, 0]).all()
+        assert (rewards[i, length:] == 0).all() and (rewards[i, :length] < 0).all()
+        assert (np.asarray(episodes.actions)[i, length:] == 0).all()
+    assert env.num_steps == lengths.sum()
+
+
+def test_a_copy_alone_is_the_copy_among_others():
+    among, _ = play(Watched(Walk()), [3, 4, 5], push)
+    alone, _ = play(Watched(Walk()), [4], push)
+    np.testing.assert_array_equal(among.states[1], alone.states[0])
+    np.testing.assert_array_equal(among.rewards[1], alone.rewards[0])
+
+
+def test_episodes_have_seeds_of_their_own():
+    seeds = {episode_seed(seed, index) for seed in range(20) for index in range(50)}
+    assert len(seeds) == 1000 and not seeds & set(evaluation_seeds(Walk()))
+
+
+class Broken(Walk):
+    """Goes wrong at step 3 in one way."""
+
+    time_limit = 0.3
+
+    def __init__(self, how, at=3):
+        super().__init__()
+        self.how, self.at_step = how, at
+
+    def reset(self, seeds):
+        self.now = 0
+        return super().reset(seeds)
+
+    def step(self, actions):
+        observations, rewards, over = super().step(0 * actions)
+        over[:], self.now = False, self.now + 1
+        if self.now <= self.at_step:
+            return observations, rewards, over
+        if self.how == "raise":
+            raise ValueError("no connection\nto the plant")
+        if self.how == "hang":
+            time.sleep(2)
+        if self.how == "nan":
+            observations[1] = np.nan
+        if self.how == "reward":
+            rewards[1] = np.inf
+        if self.how == "shape":
+            observations = observations[:, 0]
+        if self.how == "pair":
+            return observations, rewards
+        if self.how == "words":
+            rewards = ["much"] * len(rewards)
+        return observations, rewards, over if self.how != "ends" else rewards
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    {
+        "raise": "raised ValueError: no connection",
+        "hang": "no answer within 0.3 s",
+        "nan": "observations must be finite, got [nan]",
+        "reward": "rewards must be finite, got [inf]",
+        "shape": "observations must have shape (2, 1), got (2,)",
+        "pair": "must return observations, rewards, terminated",
+        "words": "rewards must be numbers",
+        "ends": "terminated must be truth values",
+    }.items(),
+)
+def test_what_a_simulator_does_wrong_is_said_in_one_line(how, said):
+    with pytest.raises(asmpg.UsageError) as caught:
+        play(Watched(Broken(how)), [7, 8], push)
+    message = str(caught.value)
+    assert "\n" not in message and said in message
+    assert "step of broken, at step 3" in message and ("seed 8" in message or "seed 7" in message)
+
+
+def test_an_end_that_was_not_declared_is_an_error():
+    env = Walk()
+    env.ends_early = False
+    with pytest.raises(asmpg.UsageError, match="ends_early is False"):
+        play(Watched(env), range(8), push)
+
+
+def test_a_plant_that_fails_late_loses_nothing_before_it(tmp_path):
+    """Its last checkpoint is loaded, and once it is mended the run goes on."""
+
+    class Late(Walk):
+        broken = True
+
+        def step(self, actions):
+            if self.broken and self.num_steps > 100:
+                raise RuntimeError("out of fuel")
+            return super().step(actions)
+
+    env = Late()
+    given = config(env, steps=60, out=str(tmp_path / "run")).checked()
+    with pytest.raises(asmpg.UsageError, match="out of fuel"):
+        start(given, lambda progress: None)
+    kept = asmpg.load(tmp_path / "run", task=env)
+    assert 0 < kept.steps < 60 and not kept.finished
+    env.broken = False
+    assert asmpg.resume(tmp_path / "run", task=env).finished
+
+
+# Training
+
+
+def test_a_stopped_run_goes_on_bit_for_bit(tmp_path):
+    straight = start(
+        config(Walk(), num_seeds=2, out=str(tmp_path / "straight")).checked(), lambda progress: None
+    )
+    records = iter(range(10))
+    half = config(Walk(), num_seeds=2, out=str(tmp_path / "half")).checked()
+    stopped = start(half, lambda progress: None, lambda: next(records) > 1)
+    assert 0 < stopped.steps < straight.steps
+    asmpg.resume(tmp_path / "half", task=Walk())
+    folders = [tmp_path / "straight", tmp_path / "half"]
+    lines = [(folder / "metrics.jsonl").read_bytes() for folder in folders]
+    assert lines[0] == lines[1]
+    arrays = [newest(folder) for folder in folders]
+    assert arrays[0].keys() == arrays[1].keys()
+    for name, array in arrays[0].items():
+        np.testing.assert_array_equal(array, arrays[1][name], err_msg=name)
+
+
+def newest(folder: pathlib.Path):
+    from safetensors.numpy import load_file
+
+    last = max(
+        (folder / "checkpoint").iterdir(), key=lambda path: int("".join(filter(str.isdigit, path.name)))
+    )
+    (file,) = last.rglob("*.safetensors")
+    return load_file(file)
+
+
+def test_a_seed_alone_is_the_seed_among_others_and_every_step_is_counted():
+    env = Walk()
+    both = asmpg.train(config(env, num_seeds=2))
+    counted = both.metrics["simulated_steps"][-1].sum() + both.metrics["evaluation_steps"][-1].sum()
+    assert env.num_steps == counted
+    assert both.metrics["simulated_steps"][-1].max() <= both.steps
+    alone = asmpg.train(config(Walk(), seed=1))
+    for name in ("return", "return_spread", "model_loss", "simulated_steps"):
+        np.testing.assert_allclose(
+            alone.metrics[name][:, 0], both.metrics[name][:, 1], rtol=1e-3, err_msg=name
+        )
+    np.testing.assert_allclose(both.evaluate(), both.returns, rtol=1e-5)
+
+
+@pytest.mark.parametrize("model", ["lstm", "sac"])
+def test_other_methods_train_there_too(model):
+    result = asmpg.train(
+        config(Walk(), model=model, overrides=SMALL if model == "lstm" else {"warmup_steps": 12})
+    )
+    assert np.isfinite(result.returns).all() and result.scores is None
+
+
+def test_windows_of_long_episodes_train():
+    result = asmpg.train(config(Walk(), overrides={**SMALL, "window": 3}))
+    assert np.isfinite(result.returns).all()
+    assert result.metrics["num_nonfinite"][-1] == 0
+    assert not result.policy.observe_time
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"model": "simulator"}, "model: simulator needs a task written in JAX"),
+        ({"record_cosine": True}, "record_cosine: needs the derivatives"),
+        ({"optimum": True}, "optimum: needs an optimum"),
+        ({"stop_score": 0.9}, "stop_score"),
+    ],
+)
+def test_what_needs_a_task_in_jax_is_refused(options, named):
+    with pytest.raises(asmpg.UsageError) as caught:
+        config(Walk(), **options).checked()
+    assert named in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_world_declares_its_sizes():
+    class Nothing(Walk):
+        observation_size = 0
+
+    with pytest.raises(asmpg.UsageError, match="observation_size of nothing: must be an integer >= 2"):
+        config(Nothing()).checked()
+
+    class Named(Walk):
+        state_size = 1
+
+    assert Named().observation_size == 1 and Named().state_size == 2
+
+
+def test_windows_are_for_long_episodes_from_random_states():
+    class Long(Walk):
+        horizon = 200
+
+    settings = find_method("one-step").presets["default"](200)
+    fixed = Long()
+    fixed.fixed_start = True
+    assert window_of(Long(), settings) == 20
+    assert window_of(fixed, settings) is None and window_of(Walk(), settings) is None
+    assert window_of(asmpg.make("harvest", 200), settings) is None
+    assert window_of(fixed, dataclasses.replace(settings, window=30)) == 30
+
+
+def test_windows_need_a_learned_reward():
+    with pytest.raises(asmpg.UsageError, match="window"):
+        asmpg.TrainConfig("harvest", 20, model="one-step", overrides={"window": 5}).learner()
+
+
+# What windows are
+
+
+def numbered(num_episodes=3, horizon=8, lengths=(8, 2, 5)) -> ReplayBuffer:
+    """Episodes in which every number says where it stands: episode, step."""
+    states = np.zeros((4, horizon + 1, 2))
+    states[:, :, 0] = 100 * np.arange(4)[:, None] + np.arange(horizon + 1)
+    states[:3, :, 1] = np.arange(horizon + 1) < np.array([9 if n == 8 else n for n in lengths])[:, None]
+    rewards = states[:, :-1, 0]
+    return ReplayBuffer(Trajectory(*map(jnp.asarray, (states, rewards[..., None], rewards))), jnp.asarray(3))
+
+
+def test_windows_are_stretches_that_begin_before_an_end():
+    drawn = numbered().windows(400, 3, key=jax.random.key(0), ends_early=True)
+    first = np.asarray(drawn.states[:, 0, 0])
+    np.testing.assert_array_equal(drawn.states[:, :, 0], first[:, None] + np.arange(4))
+    np.testing.assert_array_equal(drawn.rewards, first[:, None] + np.arange(3))
+    wanted = [*range(6), 100, 101, *range(200, 205)]
+    places, counts = np.unique(first, return_counts=True)
+    np.testing.assert_array_equal(places, wanted)
+    assert counts.max() < 3 * counts.min()
+    assert (np.asarray(drawn.states[:, 0, 1]) == 1).all()
+
+
+def test_imagination_may_begin_at_any_state_before_an_end():
+    drawn = np.asarray(numbered().observations(600, key=jax.random.key(1), ends_early=True))[:, 0]
+    np.testing.assert_array_equal(np.unique(drawn), [*range(8), 100, 101, *range(200, 205)])
+
+
+def reward_of(sizes: Sizes) -> LearnedReward:
+    unit = Normaliser(jnp.zeros(2), jnp.ones(2), jnp.ones(2))
+    scale = RewardScale(*map(jnp.asarray, (0.3, 2.0, 0.0, 1.0)))
+    return LearnedReward(sizes, key=jax.random.key(0), normaliser=unit, scale=scale, observe_time=False)
+
+
+def test_the_value_stands_for_all_that_follows():
+    """Targets of a window are its discounted rewards and the value of its end; of an end, nothing follows."""
+    reward = reward_of(Sizes("walk", 4, 2, 1, ends_early=True))
+    value = Bootstrapped(reward, Network(2, key=jax.random.key(1)), 0.9, 4)
+    states, actions = jax.random.normal(jax.random.key(2), (5, 2)), jnp.ones((4, 1))
+    states = states.at[:, 1].set(1.0)
+    rewards = jax.vmap(reward.reward)(states[:-1], actions, jnp.arange(4))
+    follows = value.terminal_reward(states[-1]) / 0.9**4
+    totals = [sum(0.9**k * rewards[t + k] for k in range(4 - t)) + 0.9 ** (4 - t) * follows for t in range(4)]
+    targets = value.targets(states, actions)[1]
+    np.testing.assert_allclose(targets * value.unit + 0.3 / 0.1, totals, rtol=1e-5)
+    over = states.at[:, 1].set(0.0)
+    assert value.terminal_reward(over[-1]) == 0 and reward.reward(over[0], actions[0], 1) == 0
+
+
+def test_a_reward_without_time_is_the_same_at_every_step():
+    reward = reward_of(Sizes("walk", 4, 2, 1))
+    state, action = jnp.ones(2), jnp.ones(1)
+    assert len({float(reward.reward(state, action, step)) for step in range(4)}) == 1
+    assert reward.terminal_reward(state) == 0
+
+
+# Units
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1.0, 1e6])
+def test_statistics_are_in_the_units_of_what_they_are_of(unit):
+    states = np.random.default_rng(0).normal(size=(4, 6, 2)).astype(np.float32)
+    one, other = (
+        Normaliser.from_states(jnp.asarray(states)),
+        Normaliser.from_states(jnp.asarray(unit * states)),
+    )
+    for name in ("mean", "scale", "difference_scale"):
+        np.testing.assert_allclose(getattr(other, name), unit * getattr(one, name), rtol=1e-4)
+    rewards = jnp.asarray(states[:, :, 0])
+    scales = RewardScale.from_rewards(rewards), RewardScale.from_rewards(unit * rewards)
+    np.testing.assert_allclose(
+        jax.tree.leaves(scales[1]), unit * np.array(jax.tree.leaves(scales[0])), rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize("constant", [0.0, 1e-6, 3.0, -1e6])
+def test_what_never_moves_is_harmless(constant):
+    normaliser = Normaliser.from_states(jnp.full((4, 6, 1), constant))
+    assert (normaliser.scale > 0).all() and (normaliser.difference_scale > 0).all()
+    np.testing.assert_allclose(normaliser.normalise(jnp.array([constant])), 0.0, atol=1e-2)
+    assert spread(jnp.full(5, constant)) > 0
+
+
+def test_the_end_has_a_scale_before_it_is_seen():
+    states = jnp.ones((4, 6, 2)).at[:, :, 0].set(jnp.arange(6.0))
+    normaliser = Normaliser.from_states(states, ends_early=True)
+    assert normaliser.mean[1] == 0 and normaliser.scale[1] == 1 and normaliser.difference_scale[1] >= 0.1
