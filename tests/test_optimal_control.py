@@ -81,7 +81,7 @@ def test_timber_is_found_from_a_start_that_is_far_from_bang_bang():
     env = envs.make("timber_harvest", 37)
     with shooting.double_precision():
         problem = shooting.Problem(env)
-        found = shooting._ascend(problem, problem.starts[0], np.zeros((37, 1)), 1000.0)
+        found = shooting._ascend(problem, problem.starts[0], np.zeros((37, 1)), lambda actions: 1000.0)
     np.testing.assert_allclose(found.episode_return, timber_recursion(37, 0, 1)[0], rtol=1e-9)
 
 

@@ -15,7 +15,7 @@ from ..environment import AbstractEnvironment
 
 
 # Raise this whenever a task or the solver changes, so that older files are not looked at.
-VERSION = 1
+VERSION = 2
 
 
 def cache_key(env: AbstractEnvironment, kind: str, **settings: Any) -> dict[str, Any] | None:

@@ -1,6 +1,6 @@
 """Optimal, random and constant actions of a task, remembered in memory and on disk, and the scores between them."""
 
-import dataclasses
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +12,8 @@ from ...core.types import PRNGKey, UsageError
 from ..environment import AbstractEnvironment, draw_initial_states
 from . import cache as solution_cache
 from .cache import is_number, same_number
-from .shooting import constants, double_precision, problem_of, Solution, solve
+from .problem import double_precision, problem_of
+from .shooting import constants, controls_of, Solution, solve
 
 
 _CHUNK = 512
@@ -120,9 +121,46 @@ def score(env: AbstractEnvironment, episode_return: Any) -> Any:
         UsageError: the task cannot be solved, see `optimal` and `random_return`.
     """
     low, high = random_return(env), optimal(env).episode_return
+    for doubt in doubts(env):
+        warnings.warn(f"score of {env.name}: {doubt}", ScoreWarning, stacklevel=2)
     gap = high - low if high > low else np.nan
     scores = (np.asarray(episode_return, np.float64) - low) / gap
     return float(scores) if scores.ndim == 0 else scores
+
+
+class ScoreWarning(UserWarning):
+    """A score of a user's own task means less than it seems."""
+
+
+# A constant action that scores more than this leaves little to be told apart.
+FLATTERING = 0.5
+
+
+def doubts(env: AbstractEnvironment) -> list[str]:
+    """What speaks against scores of a user's own task: its zero, or its one. A line each; none of a built-in task.
+
+    Args:
+        env: the task; it is solved first if it has not been.
+    """
+    if env.identity() is not None:
+        return []
+    return solution_cache.remember(env, ("doubts",), lambda: _doubts(env))
+
+
+def _doubts(env: AbstractEnvironment) -> list[str]:
+    solution, low, constant = optimal(env), random_return(env), best_constant_return(env)
+    gap, found = solution.episode_return - low, []
+    if gap > 0 and (constant - low) / gap > FLATTERING:
+        flat = (constant - low) / gap
+        found.append(f"the best constant action scores {flat:.3g}, since 0 is uniform random actions")
+    if gap > 100 * solution.unit:
+        found.append(
+            f"random actions are catastrophic here, {gap / solution.unit:.2g} times worse than what is at stake near "
+            "the optimum: anything that avoids them scores nearly 1"
+        )
+    if not solution.trusted:
+        found.append(f"its 1 is not a trusted optimum: {solution.message}")
+    return found
 
 
 def _random_sampler(
@@ -160,14 +198,13 @@ def _mean_of_random(
 
 def _to_json(solution: Solution) -> dict[str, Any]:
     """A solution as plain JSON. The states are left out, since restoring replays the actions anyway."""
-    content = dataclasses.asdict(solution)
-    del content["states"]
-    return content | {"actions": solution.actions.tolist()}
+    kept = ("episode_return", "residual", "starts_agree", "start_returns", "replay_error", "message", "unit")
+    return {name: getattr(solution, name) for name in kept} | {"actions": solution.actions.tolist()}
 
 
 def _restore(env: AbstractEnvironment, stored: dict[str, Any]) -> Solution | None:
     """The stored solution, if it is whole and its actions, replayed, give its return; otherwise None."""
-    numbers = ("episode_return", "residual", "replay_error")
+    numbers = ("episode_return", "residual", "replay_error", "unit")
     try:
         actions = np.asarray(stored["actions"], np.float64)
         start_returns = tuple(float(value) for value in stored["start_returns"])
@@ -183,12 +220,15 @@ def _restore(env: AbstractEnvironment, stored: dict[str, Any]) -> Solution | Non
         episode_return, states = problem.replay(problem.starts[0], actions)
     if not same_number(stored["episode_return"], episode_return):
         return None
-    values = {name: float(stored[name]) for name in numbers} | {"episode_return": episode_return}
     return Solution(
         actions=actions,
         states=states,
+        episode_return=episode_return,
+        residual=float(stored["residual"]),
         starts_agree=starts_agree,
         start_returns=start_returns,
+        replay_error=float(stored["replay_error"]),
         message=message,
-        **values,
+        unit=float(stored["unit"]),
+        controls=controls_of(env, actions),
     )

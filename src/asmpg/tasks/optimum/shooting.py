@@ -1,35 +1,39 @@
 """Direct single shooting: the actions are the unknowns, the states follow from them, all in float64.
 
-SciPy's L-BFGS-B keeps the actions in [-1, 1] and JAX gives the gradient. The optimum is that of the discretised task at
-its own horizon, so a policy's score of 1 means that nothing is left to gain.
+SciPy's L-BFGS-B keeps the actions in [-1, 1] and JAX gives the gradient. Where that stops short of a stationary point,
+Newton's method with feedback goes on (`newton`); constraints are met by an augmented Lagrangian (`constrained`). The
+optimum is that of the discretised task at its own horizon, so a policy's score of 1 means that nothing is left to gain.
 """
 
-import collections
 import contextlib
 import ctypes
 import dataclasses
 import itertools
 import pathlib
 from collections.abc import Callable, Iterator
-from typing import Any
 
-import equinox as eqx
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
-from ...core.precision import double
 from ...core.types import UsageError
-from ..environment import AbstractEnvironment, cpu_device, evaluation_states, rollout
+from ..constraints import Multipliers
+from ..control import OdeEnvironment
+from ..environment import AbstractEnvironment
+from . import constrained, newton
+from .problem import double_precision, Problem, problem_of
 
 
 # A solution must give the same return in float32 to this share of the gap between optimal and random.
 REPLAY_TOLERANCE = 1e-3
-# Returns closer than this share of the gap count as the same.
+# Returns closer than this share of the unit count as the same.
 _AGREEMENT = 1e-4
+# A residual below this is a stationary point.
+_STATIONARY = 1e-4
+# A residual above this calls for Newton's method.
+_PRECISE = 1e-5
 NUM_CONSTANTS = 41
-_BATCH = 128
+
+Unit = Callable[[np.ndarray], float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,13 +46,22 @@ class Solution:
     Attributes:
         actions: normalised to [-1, 1].
         states: the trajectory, in environment units.
-        episode_return: the return in float64.
-        residual: largest component of the projected gradient of the return, `clip(a + dJ/da, -1, 1) - a`; not small
-            where the optimum lies at a kink, such as a state bound.
-        starts_agree: whether every start led to the same return, to 1e-4 of the gap between it and random actions.
+        episode_return: the return in float64; of a task with constraints, without what violations cost.
+        residual: how far from a stationary point within the bounds, in units of the normalised actions: the largest
+            component of the projected gradient, `clip(a + dJ/da / unit, -1, 1) - a`, or of the step that Newton's
+            method would still take, whichever is less. Not small where the search stopped short, or where the optimum
+            lies at a kink, such as a state bound.
+        starts_agree: whether every start led to the same return, to 1e-4 of the unit.
         start_returns: what each start led to, best first (of the first evaluation state).
         replay_error: how much the return changes when the actions are replayed in float32.
-        message: one line on how it went; says when a better return was given up because it did not replay.
+        message: one line on how it went; says when a better return was given up because it did not replay, and
+            whatever speaks against the solution.
+        unit: what returns count in here: how much rewards differ along the solution's own trajectory, or the gap to
+            random actions if that is less.
+        controls: the actions in the task's own units, where it says what they are (`env.control`); else None.
+        violation: largest violation of the constraints, in their own units; 0 without constraints.
+        multipliers: of the constraints, for `env.with_multipliers`; None without constraints. With random initial
+            states, those of the first.
     """
 
     actions: Float[np.ndarray, "*batch horizon action"]
@@ -59,90 +72,40 @@ class Solution:
     start_returns: tuple[float, ...]
     replay_error: float
     message: str
+    unit: float = 1.0
+    controls: Float[np.ndarray, "*batch horizon control"] | None = None
+    violation: float = 0.0
+    multipliers: Multipliers | None = None
 
+    @property
+    def num_agree(self) -> int:
+        """How many starts led to the best return."""
+        highest = max(self.start_returns)
+        return sum(highest - value <= _AGREEMENT * self.unit for value in self.start_returns)
 
-@contextlib.contextmanager
-def double_precision() -> Iterator[None]:
-    """float64, on the CPU: thousands of short dependent steps leave an accelerator idle."""
-    with double(), jax.default_device(cpu_device()):
-        yield
-
-
-class Problem:
-    """A task in float64, with what the solver needs compiled once. Use within `double_precision`.
-
-    Attributes:
-        env: the task.
-        starts: the initial states [k, n] to solve it from: one, or 64 random ones.
-    """
-
-    def __init__(self, env: AbstractEnvironment) -> None:
-        def to_double(leaf: Any) -> Any:
-            return jnp.asarray(np.asarray(leaf), jnp.float64) if eqx.is_inexact_array(leaf) else leaf
-
-        self.env = env
-        self._rollout_single: Callable[..., Array] | None = None
-        exact = jax.tree.map(to_double, env)
-        self.starts = np.asarray(evaluation_states(exact), np.float64)
-
-        def episode_return(actions: Array, state: Array) -> Array:
-            return rollout(exact, actions, initial_state=state).rewards.sum()
-
-        self._value_and_grad = jax.jit(jax.value_and_grad(episode_return))
-        self._returns = jax.jit(jax.vmap(episode_return))
-        self._rollout = jax.jit(lambda actions, state: rollout(exact, actions, initial_state=state))
-
-    def value_and_grad(self, state: np.ndarray, actions: np.ndarray) -> tuple[float, np.ndarray]:
-        """The return of actions [H, m], and its gradient."""
-        value, gradient = self._value_and_grad(actions, state)
-        return float(value), np.asarray(gradient)
-
-    def returns(self, states: np.ndarray, actions: np.ndarray) -> np.ndarray:
-        """The returns of many action sequences [k, H, m] from one state [n], or from as many [k, n]."""
-        states = np.broadcast_to(states, (len(actions), states.shape[-1]))
-        found = []
-        # In batches of one size, the last one filled up, so that there is one program.
-        for i in range(0, len(actions), _BATCH):
-            rows = np.minimum(np.arange(i, i + _BATCH), len(actions) - 1)
-            found.append(np.asarray(self._returns(actions[rows], states[rows])))
-        return np.concatenate(found)[: len(actions)]
-
-    def replay(self, state: np.ndarray, actions: np.ndarray) -> tuple[float, np.ndarray]:
-        """Return and states [H+1, n] of actions [H, m]."""
-        trajectory = self._rollout(actions, state)
-        return float(trajectory.rewards.sum()), np.asarray(trajectory.states, np.float64)
-
-    def replay_error(self, state: np.ndarray, actions: np.ndarray) -> float:
-        """How far the return of actions [H, m] in float32 is from that in float64."""
-        exact = self.replay(state, actions)[0]
-        with double(False):
-            if self._rollout_single is None:
-                self._rollout_single = jax.jit(
-                    lambda a, s: rollout(self.env, a, initial_state=s).rewards.sum()
-                )
-            single = self._rollout_single(np.float32(actions), np.float32(state))
-        return abs(float(single) - exact)
-
-
-_recent: collections.deque[Problem] = collections.deque(maxlen=4)
-
-
-def problem_of(env: AbstractEnvironment) -> Problem:
-    """The task's `Problem`, with what is already compiled if it is one of the last four."""
-    for problem in tuple(_recent):
-        if problem.env is env:
-            return problem
-    problem = Problem(env)
-    _recent.append(problem)
-    return problem
+    @property
+    def trusted(self) -> bool:
+        """Whether it is a stationary point, or several starts agree on it, and nothing is known against it."""
+        if "cannot be trusted" in self.message or "violated" in self.message:
+            return False
+        return self.residual <= _STATIONARY or self.num_agree > 1
 
 
 @dataclasses.dataclass(frozen=True)
-class _Candidate:
-    """Where one start led."""
+class Candidate:
+    """Where one start led.
+
+    Attributes:
+        actions: [H, m].
+        episode_return: of the actions, without what violations cost.
+        violation: largest violation of the constraints.
+        multipliers: of the constraints.
+    """
 
     actions: np.ndarray
     episode_return: float
+    violation: float = 0.0
+    multipliers: Multipliers | None = None
 
 
 def solve(env: AbstractEnvironment, num_starts: int | None) -> Solution:
@@ -154,14 +117,18 @@ def solve(env: AbstractEnvironment, num_starts: int | None) -> Solution:
             return first
         warm = [first.actions[None], constants(env)]
         solutions = [first] + [_solve_from(problem, state, warm, 2) for state in problem.starts[1:]]
-    return Solution(
+    return dataclasses.replace(
+        first,
         actions=np.stack([solution.actions for solution in solutions]),
         states=np.stack([solution.states for solution in solutions]),
+        controls=None
+        if first.controls is None
+        else np.stack([s.controls for s in solutions if s.controls is not None]),
         episode_return=float(np.mean([solution.episode_return for solution in solutions])),
         residual=max(solution.residual for solution in solutions),
         starts_agree=all(solution.starts_agree for solution in solutions),
-        start_returns=first.start_returns,
         replay_error=max(solution.replay_error for solution in solutions),
+        violation=max(solution.violation for solution in solutions),
         message=f"mean over {len(solutions)} initial states; the first: {first.message}",
     )
 
@@ -174,91 +141,209 @@ def _solve_from(
     uniform = np.random.default_rng(1).uniform(-1, 1, (64, env.horizon, env.action_size))
     values = problem.returns(state, np.concatenate([*families, uniform]))
     *returns, random = np.split(values, np.cumsum([len(family) for family in families]))
-    random = random.mean()
     ranked = _rank(families, returns)
     if not ranked:
         raise UsageError(f"optimal: no action sequence tried on {env.name} has a finite return")
-    highest = max(value.max(initial=-np.inf, where=np.isfinite(value)) for value in returns)
-    # Makes the objective and its stopping rules free of units.
-    scale = _gap(highest, random)
+    middles = [np.median(np.nan_to_num(part, nan=-np.inf)) for part in (random, np.concatenate(returns))]
+    search = _Search(problem, state, [float(middle) for middle in middles if np.isfinite(middle)])
     few = num_starts or (8 if env.horizon <= 200 else 5)
-    candidates = [_ascend(problem, state, start, scale) for start in ranked[:few]]
-    known_best = env.known_actions() is not None and candidates[0].episode_return + _AGREEMENT * scale >= max(
-        candidate.episode_return for candidate in candidates
-    )
-    if num_starts is None and not known_best and _num_best(candidates, scale) < few:
-        candidates += [_ascend(problem, state, start, scale) for start in ranked[few : 4 * few]]
-    candidates.sort(key=lambda candidate: -candidate.episode_return)
-    gap = _gap(candidates[0].episode_return, random)
-    best, message = _first_that_replays(problem, state, candidates, REPLAY_TOLERANCE * gap)
-    num_best = _num_best(candidates, gap)
-    message = f"{num_best} of {len(candidates)} starts reached the best return{message}"
-    return _finish(problem, state, best, candidates, num_best == len(candidates), message)
+    if problem.constrained:
+        few = num_starts or 3
+    candidates = [search.candidate(start) for start in ranked[:few]]
+    known_best = env.known_actions() is not None and candidates[0].episode_return + _AGREEMENT * search.unit(
+        candidates[0].actions
+    ) >= max(candidate.episode_return for candidate in candidates)
+    if num_starts is None and not known_best and search.num_best(candidates) < few:
+        more = few if problem.constrained else 4 * few
+        candidates += [search.candidate(start) for start in ranked[few:more]]
+    candidates.sort(key=lambda candidate: (not search.feasible(candidate), -candidate.episode_return))
+    return search.finish(candidates)
 
 
-def _gap(high: float, random: float) -> float:
-    """How much there is to gain over random actions, with a floor at the rounding of float32."""
-    gap = high - random if np.isfinite(random) else 0.0
-    return max(float(gap), 1e-3 * abs(float(high)), 1e-9)
+class _Search:
+    """The search from one initial state, and the units it counts in."""
+
+    def __init__(self, problem: Problem, state: np.ndarray, middles: list[float]) -> None:
+        """Args: the problem, the initial state, and median returns of actions that were not optimised."""
+        self.problem, self.state, self.middles = problem, state, middles
+
+    def unit(self, actions: np.ndarray) -> float:
+        """What returns count in around these actions: the least of what is known to matter there.
+
+        The gap to random actions alone would not do: where those are catastrophic, all else is nothing beside it.
+        """
+        value = self.problem.replay(self.state, actions)[0]
+        visited, local, size = self.problem.units(self.state, actions)
+        units = [visited, local, *(value - middle for middle in self.middles)]
+        # Below the rounding of float32, or where the optimum is (nearly) constant, a unit says nothing.
+        floor = max(1e-9 * local, 1e-7 * size, 1e-300) if np.isfinite(local + size) else 1e-300
+        return float(
+            min((unit for unit in units if np.isfinite(unit) and unit > floor), default=max(size, 1e-9))
+        )
+
+    def candidate(self, start: np.ndarray) -> Candidate:
+        """Where a start leads."""
+        if self.problem.constrained:
+            return constrained.meet(self.problem, self.state, start, self.ascend, self.unit)
+        return self.ascend(start)
+
+    def ascend(self, start: np.ndarray) -> Candidate:
+        """The best actions that L-BFGS-B and, where it stops short of a stationary point, Newton's method find."""
+        best = _ascend(self.problem, self.state, start, self.unit)
+        unit = self.unit(best.actions)
+        if self.newtonian and self.gradient_residual(best.actions, unit) > _PRECISE:
+            actions = newton.improve(self.problem, self.state, best.actions, unit)
+            best = Candidate(actions, self.problem.value_and_grad(self.state, actions)[0])
+        return best
+
+    @property
+    def newtonian(self) -> bool:
+        """Whether the task is small enough for second derivatives."""
+        return self.problem.env.state_size + self.problem.env.action_size <= newton.MAX_SIZE
+
+    def residual(self, actions: np.ndarray, unit: float) -> float:
+        """How far from stationary: by the projected gradient, or by the step that Newton's method would take."""
+        residual = self.gradient_residual(actions, unit)
+        if not self.newtonian or residual <= _STATIONARY:
+            return residual
+        return min(residual, newton.step_size(self.problem, self.state, actions))
+
+    def gradient_residual(self, actions: np.ndarray, unit: float) -> float:
+        """The largest component of the projected gradient."""
+        gradient = self.problem.value_and_grad(self.state, actions)[1] / unit
+        return float(np.abs(np.clip(actions + gradient, -1, 1) - actions).max())
+
+    def num_best(self, candidates: list[Candidate]) -> int:
+        """How many candidates reached the best return."""
+        best = max(candidates, key=lambda candidate: (self.feasible(candidate), candidate.episode_return))
+        margin = _AGREEMENT * self.unit(best.actions)
+        return sum(best.episode_return - candidate.episode_return <= margin for candidate in candidates)
+
+    def feasible(self, candidate: Candidate) -> bool:
+        """Whether the constraints hold, to the tolerance of the search."""
+        return candidate.violation <= constrained.FEASIBLE
+
+    def finish(self, candidates: list[Candidate]) -> Solution:
+        """The `Solution` from candidates, best first."""
+        problem, state, unit = self.problem, self.state, self.unit(candidates[0].actions)
+        value = problem.replay(state, candidates[0].actions)[0]
+        gaps = [value - middle for middle in self.middles[:1] if value > middle]
+        size = problem.units(state, candidates[0].actions)[-1]
+        tolerance = REPLAY_TOLERANCE * max(unit, min([100 * unit, *gaps])) + 1e-6 * float(size)
+        num_best = self.num_best(candidates)
+        best, given_up = self.first_that_replays(candidates, tolerance)
+        problem.multipliers = best.multipliers if problem.constrained else None
+        _, states = problem.replay(state, best.actions)
+        residual = self.residual(best.actions, unit)
+        notes = [f"{num_best} of {len(candidates)} starts reached the best return{given_up}"]
+        if not residual <= _STATIONARY:
+            notes.append(
+                f"not a stationary point (residual {residual:.2g}): a kink, or the search stopped short"
+            )
+        if not self.feasible(best):
+            notes.append(f"the constraints are violated by {best.violation:.2g}")
+        notes += [*self._sensitivity(best, residual), *_on_the_clip(problem.env, states, best.actions)]
+        return Solution(
+            actions=best.actions,
+            states=states,
+            episode_return=best.episode_return,
+            residual=residual,
+            starts_agree=num_best == len(candidates),
+            start_returns=tuple(candidate.episode_return for candidate in candidates),
+            replay_error=problem.replay_error(state, best.actions),
+            message="; ".join(notes),
+            unit=unit,
+            controls=controls_of(problem.env, best.actions),
+            violation=best.violation,
+            multipliers=best.multipliers,
+        )
+
+    def first_that_replays(self, candidates: list[Candidate], tolerance: float) -> tuple[Candidate, str]:
+        """The best candidate whose return float32 reproduces, with what there is to say about it."""
+        errors: list[float] = []
+        for candidate in candidates:
+            if self.problem.constrained:
+                self.problem.multipliers = candidate.multipliers
+            errors.append(self.problem.replay_error(self.state, candidate.actions))
+            if errors[-1] <= tolerance:
+                lost = f"; {candidates[0].episode_return:.6g} was given up, it does not replay in float32"
+                return candidate, "" if len(errors) == 1 else lost
+            if self.replays_with_feedback(candidate, tolerance):
+                return candidate, "; replays in float32 only with feedback"
+        kept = candidates[int(np.nanargmin(np.nan_to_num(errors, nan=np.inf)))]
+        return kept, "; none replays in float32 to 1e-3 of what is to be gained, the closest is kept"
+
+    def replays_with_feedback(self, candidate: Candidate, tolerance: float) -> bool:
+        """Whether a policy can follow a solution that its actions alone cannot, as on any unstable plant.
+
+        Built-in tasks are judged by their actions alone: their optima are long known that way.
+        """
+        problem, state = self.problem, self.state
+        if not self.newtonian or problem.env.identity() is not None:
+            return False
+        if newton.amplification(problem, state, candidate.actions) < newton.UNSTABLE:
+            return False
+        gains = newton.feedback(problem, state, candidate.actions)
+        return problem.replay_error(state, candidate.actions, gains) <= tolerance
+
+    def _sensitivity(self, best: Candidate, residual: float) -> list[str]:
+        """What there is to say about a plant that amplifies every perturbation."""
+        growth = newton.amplification(self.problem, self.state, best.actions)
+        if growth < newton.UNSTABLE:
+            return []
+        verdict = "the solution needs feedback to be followed"
+        if residual > _STATIONARY or growth > newton.HOPELESS:
+            verdict = "single shooting cannot be trusted here, the optimum may be far better"
+        return [f"an unstable plant, a perturbation of a state grows {growth:.1g}-fold: {verdict}"]
 
 
-def _num_best(candidates: list[_Candidate], gap: float) -> int:
-    """How many candidates reached the best return."""
-    best = max(candidate.episode_return for candidate in candidates)
-    return sum(best - candidate.episode_return <= _AGREEMENT * gap for candidate in candidates)
+def controls_of(env: AbstractEnvironment, actions: np.ndarray) -> np.ndarray | None:
+    """The actions in the task's own units."""
+    if not isinstance(env, OdeEnvironment):
+        return None
+    low, high = (np.asarray(bound) for bound in env.controls)
+    return low + (high - low) * (actions + 1) / 2
 
 
-def _first_that_replays(
-    problem: Problem, state: np.ndarray, candidates: list[_Candidate], tolerance: float
-) -> tuple[_Candidate, str]:
-    """The best candidate whose return float32 reproduces, with what there is to say about it."""
-    errors: list[float] = []
-    for candidate in candidates:
-        errors.append(problem.replay_error(state, candidate.actions))
-        if errors[-1] <= tolerance:
-            lost = f"; {candidates[0].episode_return:.6g} was given up, it does not replay in float32"
-            return candidate, "" if len(errors) == 1 else lost
-    kept = candidates[int(np.nanargmin(np.nan_to_num(errors, nan=np.inf)))]
-    return kept, "; none replays in float32 to 1e-3 of the gap to random actions, the closest is kept"
+def _on_the_clip(env: AbstractEnvironment, states: np.ndarray, actions: np.ndarray) -> list[str]:
+    """Says where a solution is held by the clipping of its states, which is no constraint."""
+    if not isinstance(env, OdeEnvironment) or env.bounds is None:
+        return []
+    import jax
+    import jax.numpy as jnp
+
+    steps = jnp.arange(env.horizon)
+    free = np.asarray(jax.jit(jax.vmap(env.unclipped))(states[:-1], actions, steps))
+    moved = np.abs(free - states[1:]) > 1e-6 * (np.abs(states).max(axis=0) + 1e-12)
+    if not moved.any():
+        return []
+    component = int(moved.sum(axis=0).argmax())
+    return [
+        f"state_bounds clipped state component {component} at {moved.any(axis=1).sum()} of {env.horizon} "
+        "steps: they put the state back for free and are no constraint, for which there is path_constraint"
+    ]
 
 
-def _finish(
-    problem: Problem,
-    state: np.ndarray,
-    best: _Candidate,
-    candidates: list[_Candidate],
-    starts_agree: bool,
-    message: str,
-) -> Solution:
-    """A `Solution` from the candidate that was kept."""
-    episode_return, states = problem.replay(state, best.actions)
-    gradient = problem.value_and_grad(state, best.actions)[1]
-    return Solution(
-        actions=best.actions,
-        states=states,
-        episode_return=episode_return,
-        residual=float(np.abs(np.clip(best.actions + gradient, -1, 1) - best.actions).max()),
-        starts_agree=starts_agree,
-        start_returns=tuple(candidate.episode_return for candidate in candidates),
-        replay_error=problem.replay_error(state, best.actions),
-        message=message,
-    )
+def _ascend(problem: Problem, state: np.ndarray, start: np.ndarray, unit: Unit) -> Candidate:
+    """L-BFGS-B from one start.
 
-
-def _ascend(problem: Problem, state: np.ndarray, start: np.ndarray, scale: float) -> _Candidate:
-    """L-BFGS-B from one start. It is begun afresh while that still gains: its memory can mislead it at a kink."""
+    It is begun afresh while that still gains: its memory can mislead it at a kink, and its stopping rules count in
+    units that are known only once it is out of the worst.
+    """
     from scipy.optimize import minimize
 
-    best = _Candidate(start, problem.value_and_grad(state, start)[0])
-    origin = best.episode_return
+    best = Candidate(start, problem.value_and_grad(state, start)[0])
+    for _ in range(8):
+        origin, scale = best.episode_return, unit(best.actions)
 
-    def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        value, gradient = problem.value_and_grad(state, flat.reshape(start.shape))
-        if not (np.isfinite(value) and np.isfinite(gradient).all()):
-            return 1e10, np.zeros_like(flat)  # the line search turns back
-        return (origin - value) / scale, -gradient.ravel() / scale
+        def objective(
+            flat: np.ndarray, origin: float = origin, scale: float = scale
+        ) -> tuple[float, np.ndarray]:
+            value, gradient = problem.value_and_grad(state, flat.reshape(start.shape))
+            if not (np.isfinite(value) and np.isfinite(gradient).all()):
+                return 1e10, np.zeros_like(flat)  # the line search turns back
+            return (origin - value) / scale, -gradient.ravel() / scale
 
-    for _ in range(4):
         with _one_blas_thread():
             found = minimize(
                 objective,
@@ -269,10 +354,10 @@ def _ascend(problem: Problem, state: np.ndarray, start: np.ndarray, scale: float
                 options={"maxiter": 3000, "maxfun": 6000, "maxcor": 20, "ftol": 1e-14, "gtol": 1e-9},
             )
         actions = np.clip(found.x.reshape(start.shape), -1, 1)
-        candidate = _Candidate(actions, problem.value_and_grad(state, actions)[0])
+        candidate = Candidate(actions, problem.value_and_grad(state, actions)[0])
         gain = candidate.episode_return - best.episode_return
         best = candidate if gain > 0 else best
-        if not gain > 1e-7 * scale:
+        if not gain > 1e-7 * unit(best.actions):
             break
     return best
 

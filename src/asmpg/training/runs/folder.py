@@ -227,4 +227,8 @@ def _is_reference(value: Any) -> bool:
     if not isinstance(value, dict):
         return value is None
     names = {"random_return", "optimal_return"}
-    return value.keys() == names and all(_is_number(number, float) for number in value.values())
+    texts = [value.get("message", ""), *value.get("doubts", [])]
+    numbers = [value.get(name) for name in names] + [value.get("best_constant_return") or 0.0]
+    known = {*names, "best_constant_return", "message", "doubts"}
+    plain = all(_is_number(number, float) for number in numbers) and all(isinstance(t, str) for t in texts)
+    return names <= value.keys() <= known and plain

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pathlib
 import platform
+import textwrap
 from collections.abc import Callable
 from importlib import metadata
 
@@ -269,6 +270,10 @@ def _write_curve(folder: RunFolder, result: Result) -> None:
     config, known = result.config, result.reference
     title = f"{result.env.name}, H = {result.env.horizon}, {config.model_name}"
     references = {} if known is None else {"random": known.random_return, "optimum": known.optimal_return}
+    if known is not None and known.best_constant_return is not None:
+        references["best constant"] = known.best_constant_return
+    if known is not None and known.doubts:
+        title = f"{title}\n{textwrap.fill(known.doubts[0], 80)}"
     try:
         picture = plots.learning_curve(title, result.metrics, references)
     except ImportError:

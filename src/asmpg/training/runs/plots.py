@@ -17,7 +17,7 @@ def learning_curve(title: str, metrics: Mapping[str, np.ndarray], references: Ma
     Args:
         title: above the figure.
         metrics: `steps`, `return` and perhaps `score`, each [records, num_seeds].
-        references: returns to mark by a horizontal line, by name; not used for scores, whose marks are 0 and 1.
+        references: returns to mark by a horizontal line, by name; "random" and "optimum" among them for scores.
 
     Returns:
         A PNG file.
@@ -38,7 +38,10 @@ def _draw(title: str, metrics: Mapping[str, np.ndarray], references: Mapping[str
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    marks = {"random": 0.0, "optimum": 1.0} if name == "score" else dict(references)
+    marks = dict(references)
+    if name == "score":
+        low, gap = references["random"], references["optimum"] - references["random"]
+        marks = {label: (height - low) / gap for label, height in references.items()} if gap > 0 else {}
     for label, height in marks.items():
         style = "--" if label == "optimum" else ":"
         axes.axhline(height, color="0.45", linestyle=style, linewidth=1.0)
@@ -56,7 +59,8 @@ def _draw(title: str, metrics: Mapping[str, np.ndarray], references: Mapping[str
     if name == "score":
         # A policy far below random would press everything of interest into a line.
         axes.set_ylim(bottom=max(-1.0, min(-0.05, float(np.nanmin(values, initial=0.0)) - 0.05)))
-    axes.set(xlabel="environment steps per seed, warm-up included", ylabel=name, title=title)
+    axes.set(xlabel="environment steps per seed, warm-up included", ylabel=name)
+    axes.set_title(title, fontsize=9 if "\n" in title else None)
     axes.set_xlim(left=0)
     axes.legend(loc="center right", frameon=False)
     axes.grid(alpha=0.25)

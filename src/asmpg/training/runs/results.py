@@ -22,10 +22,21 @@ from ..host_loop import evaluate_outside
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """What scores are measured by: the returns of random actions and of the optimum."""
+    """What scores are measured by.
+
+    Attributes:
+        random_return: of uniform random actions, a score of 0.
+        optimal_return: of the optimum, a score of 1.
+        best_constant_return: of the best constant action; None in a run of before it was kept.
+        message: what the solver said about the optimum.
+        doubts: what speaks against these scores, a line each.
+    """
 
     random_return: float
     optimal_return: float
+    best_constant_return: float | None = None
+    message: str = ""
+    doubts: tuple[str, ...] = ()
 
     def score(self, returns: np.ndarray) -> np.ndarray:
         """0 for random actions, 1 for the optimum; NaN where random actions are already optimal."""
@@ -119,12 +130,27 @@ class Result:
             **scores_as_json(self.scores, self.returns),
             "random_return": None if known is None else known.random_return,
             "optimal_return": None if known is None else known.optimal_return,
+            **_beside(known, self.returns),
             "steps": self.steps,
             "episodes": self.steps // self.env.horizon,
             "seconds": round(self.seconds, 3),
             "finished": self.finished,
             "out": None if self.path is None else str(self.path),
         }
+
+
+def _beside(known: Reference | None, returns: np.ndarray) -> dict[str, Any]:
+    """What qualifies a score, as plain JSON: its distance from the best constant action, and the solver's message."""
+    if known is None or known.best_constant_return is None:
+        return {"best_constant_return": None, "score_above_constant": None, "optimum": None, "doubts": []}
+    gap = known.optimal_return - known.best_constant_return
+    above = (float(np.mean(returns)) - known.best_constant_return) / gap if gap > 0 else math.nan
+    return {
+        "best_constant_return": known.best_constant_return,
+        "score_above_constant": finite(above),
+        "optimum": known.message,
+        "doubts": list(known.doubts),
+    }
 
 
 def scores_as_json(scores: np.ndarray | None, returns: np.ndarray) -> dict[str, Any]:

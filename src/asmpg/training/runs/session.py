@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ...core.files import to_line
 from ...core.precision import Precision, using
 from ...tasks.host import HostEnvironment, inside
-from ...tasks.optimum import optimal, random_return
+from ...tasks.optimum import best_constant_return, doubts, optimal, random_return
 from ..config import TrainConfig
 from ..host_loop import HostTrainer
 from ..loop import AbstractTrainer, Schedule, SeedState, Trainer
@@ -125,7 +125,8 @@ class Session:
         self._state = checkpoint.unflatten(shapes, _with_all_rows(arrays, shapes))
         self.history = History(saved.arrays[files.METRICS].tobytes())
         self.episodes, self.seconds = saved.meta["episodes"], saved.meta["seconds"]
-        self.reference = Reference(**saved.meta["reference"]) if saved.meta["reference"] else None
+        known = saved.meta["reference"]
+        self.reference = Reference(**known | {"doubts": tuple(known.get("doubts", ()))}) if known else None
 
     def drive(self, stop: Callable[[], bool] = lambda: False) -> None:
         """Trains to the end, or until `stop()` holds after a record; every record is followed by a checkpoint."""
@@ -177,13 +178,22 @@ class Session:
             following = None if stop() else next(chunks, None)
             ahead = None if following is None else self._launch(*following)
             self.reference = solving.result()
+            for doubt in self.reference.doubts:
+                self._report(Progress("starting", f"score: {doubt}"))
         self._record(done)
         if ahead is not None:
             self._record(self._collect(ahead))
 
     def _solve(self) -> Reference:
         env = inside(self.env)
-        return Reference(random_return(env), optimal(env).episode_return)
+        solution, random = optimal(env), random_return(env)
+        return Reference(
+            random_return=random,
+            optimal_return=solution.episode_return,
+            best_constant_return=best_constant_return(env),
+            message=solution.message,
+            doubts=tuple(doubts(env)),
+        )
 
     def _compile_loop(self) -> None:
         self.trainer.compile(lambda: self._place(checkpoint.zeros(self.trainer.shapes)))

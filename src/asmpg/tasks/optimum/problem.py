@@ -1,0 +1,182 @@
+"""A task in float64, with what its solver needs compiled once."""
+
+import collections
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from ...core.precision import double
+from ..constraints import Multipliers
+from ..control import OdeEnvironment
+from ..environment import AbstractEnvironment, cpu_device, evaluation_states, play, rollout
+
+
+_BATCH = 128
+
+
+@contextlib.contextmanager
+def double_precision() -> Iterator[None]:
+    """float64, on the CPU: thousands of short dependent steps leave an accelerator idle."""
+    with double(), jax.default_device(cpu_device()):
+        yield
+
+
+class Problem:
+    """A task in float64, with what the solver needs compiled once. Use within `double_precision`.
+
+    Attributes:
+        env: the task.
+        starts: the initial states [k, n] to solve it from: one, or 64 random ones.
+        multipliers: what violations of the task's constraints cost at the moment; None without constraints.
+    """
+
+    def __init__(self, env: AbstractEnvironment) -> None:
+        def to_double(leaf: Any) -> Any:
+            return jnp.asarray(np.asarray(leaf), jnp.float64) if eqx.is_inexact_array(leaf) else leaf
+
+        self.env = env
+        exact = jax.tree.map(to_double, env)
+        self.starts = np.asarray(evaluation_states(exact), np.float64)
+        self.multipliers: Multipliers | None = getattr(exact, "multipliers", None)
+
+        def penalised(multipliers: Multipliers | None) -> AbstractEnvironment:
+            return exact if multipliers is None else _with_multipliers(exact, multipliers)
+
+        def episode_return(actions: Array, state: Array, multipliers: Multipliers | None) -> Array:
+            return rollout(penalised(multipliers), actions, initial_state=state).rewards.sum()
+
+        def free_return(actions: Array, state: Array) -> Any:
+            env = _with_multipliers(exact, None)
+            trajectory = rollout(env, actions, initial_state=state)
+            return trajectory.rewards.sum(), env.constraint_values(trajectory.states, actions)
+
+        def replayed(actions: Array, state: Array, multipliers: Multipliers | None) -> Any:
+            return rollout(penalised(multipliers), actions, initial_state=state)
+
+        self.penalised = penalised
+        self._value_and_grad = jax.jit(jax.value_and_grad(episode_return))
+        self._returns = jax.jit(jax.vmap(episode_return, (0, 0, None)))
+        self._rollout = jax.jit(replayed)
+        self._free_return = jax.jit(free_return)
+        self._rollout_single: Callable[..., Array] | None = None
+        self._own_unit = jax.jit(lambda *given: _local_units(exact, *given))
+        self._programs: dict[str, Callable[..., Any]] = {}
+
+    @property
+    def constrained(self) -> bool:
+        """Whether the task has constraints."""
+        return self.multipliers is not None
+
+    def program(self, name: str, make: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
+        """A compiled function of this problem, made when it is first asked for."""
+        if name not in self._programs:
+            self._programs[name] = jax.jit(make())
+        return self._programs[name]
+
+    def value_and_grad(self, state: np.ndarray, actions: np.ndarray) -> tuple[float, np.ndarray]:
+        """The return of actions [H, m], and its gradient."""
+        value, gradient = self._value_and_grad(actions, state, self.multipliers)
+        return float(value), np.asarray(gradient)
+
+    def returns(self, states: np.ndarray, actions: np.ndarray) -> np.ndarray:
+        """The returns of many action sequences [k, H, m] from one state [n], or from as many [k, n]."""
+        states = np.broadcast_to(states, (len(actions), states.shape[-1]))
+        found = []
+        # In batches of one size, the last one filled up, so that there is one program.
+        for i in range(0, len(actions), _BATCH):
+            rows = np.minimum(np.arange(i, i + _BATCH), len(actions) - 1)
+            found.append(np.asarray(self._returns(actions[rows], states[rows], self.multipliers)))
+        return np.concatenate(found)[: len(actions)]
+
+    def replay(self, state: np.ndarray, actions: np.ndarray) -> tuple[float, np.ndarray]:
+        """Return and states [H+1, n] of actions [H, m]."""
+        trajectory = self._rollout(actions, state, self.multipliers)
+        return float(trajectory.rewards.sum()), np.asarray(trajectory.states, np.float64)
+
+    def free(self, state: np.ndarray, actions: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+        """The return without what violations cost, and the constraints' values: equalities, inequalities."""
+        value, (equalities, inequalities) = self._free_return(actions, state)
+        return float(value), np.asarray(equalities), np.asarray(inequalities)
+
+    def units(self, state: np.ndarray, actions: np.ndarray) -> np.ndarray:
+        """How much rewards differ over what the trajectory of these actions visits, see `_local_units`."""
+        return np.asarray(self._own_unit(self.replay(state, actions)[1], actions))
+
+    def replay_error(self, state: np.ndarray, actions: np.ndarray, gains: np.ndarray | None = None) -> float:
+        """How far the return of actions [H, m] in float32 is from that in float64.
+
+        Args:
+            state: the initial state.
+            actions: the actions.
+            gains: how they answer deviations from the states in float64, if they do.
+        """
+        exact, states = self.replay(state, actions)
+        if gains is None:
+            gains = np.zeros((*actions.shape, len(state)))
+        given = (actions, gains, states[:-1], state, self.multipliers)
+        with double(False):
+            if self._rollout_single is None:
+                self._rollout_single = jax.jit(lambda *given: _followed(self.env, *given))
+            single = self._rollout_single(*jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), given))
+        return abs(float(single) - exact)
+
+
+def _followed(env: AbstractEnvironment, actions: Array, gains: Array, states: Array, *rest: Any) -> Array:
+    """The return of actions that answer deviations from some states; of the start and the multipliers."""
+    start, multipliers = rest
+    env = env if multipliers is None else _with_multipliers(env, multipliers)
+
+    def act(carry: Any, state: Array, step: Array, given: Any) -> Array:
+        action, gain, planned = given
+        return jnp.clip(action + gain @ (state - planned), -1.0, 1.0)
+
+    return play(env, act, (actions, gains, states), start).rewards.sum()
+
+
+def _with_multipliers(env: Any, multipliers: Any) -> Any:
+    return eqx.tree_at(lambda env: env.multipliers, env, multipliers, is_leaf=lambda leaf: leaf is None)
+
+
+def _local_units(env: AbstractEnvironment, states: Array, actions: Array) -> Array:
+    """Sums over the episode of how much rewards differ if states and actions came at other times; three of them.
+
+    Rewards are looked at one by one, at states that the trajectory does visit, so that nothing is amplified by the
+    dynamics: with other actions of the same trajectory, with uniform random actions, and all rewards in size.
+    """
+    if isinstance(env, OdeEnvironment):
+        env = env.with_multipliers(None)
+    horizon, num = env.horizon, 8
+    rng = np.random.default_rng(2)
+    times = rng.integers(0, horizon, (num, horizon))
+    uniform = jnp.asarray(rng.uniform(-1, 1, (num, horizon, env.action_size)))
+    steps = jnp.arange(horizon)
+    reward = jax.vmap(env.reward)
+    own = reward(states[:-1], actions, steps)
+    ends = jax.vmap(env.terminal_reward)(states)
+    end = jnp.abs(ends[jnp.asarray(times)] - ends[-1]).mean()
+
+    def spread(others: Array) -> Array:
+        moved = jax.vmap(lambda when, other: reward(states[when], other, steps))(jnp.asarray(times), others)
+        return jnp.abs(moved - own).mean(axis=0).sum() + end
+
+    sizes = jnp.abs(own).sum() + jnp.abs(ends[-1])
+    return jnp.stack([spread(actions[jnp.asarray(times)]), spread(uniform), sizes])
+
+
+_recent: collections.deque[Problem] = collections.deque(maxlen=4)
+
+
+def problem_of(env: AbstractEnvironment) -> Problem:
+    """The task's `Problem`, with what is already compiled if it is one of the last four."""
+    for problem in tuple(_recent):
+        if problem.env is env:
+            return problem
+    problem = Problem(env)
+    _recent.append(problem)
+    return problem
