@@ -1,4 +1,4 @@
-"""Optima with constraints against closed forms, optima where random actions are catastrophic, and doubts about scores."""
+"""Optima with constraints against closed forms, optima where random actions are catastrophic, doubts about scores."""
 
 import jax
 import jax.numpy as jnp
