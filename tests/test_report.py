@@ -3,18 +3,26 @@
 import base64
 import importlib.util
 import json
+import math
 import pathlib
 import re
 import shlex
 import shutil
 
+import numpy as np
 import pytest
 
+import asmpg
+import sweeping
 from asmpg.cli import main
+from asmpg.core.files import to_line
 from asmpg.experiments import EXPERIMENTS, reproduce, training
 from asmpg.experiments import results as results_module
-from asmpg.report import build_report, LIMIT
+from asmpg.report import build_report, LIMIT, own
 from asmpg.training.runs import RunWarning
+from asmpg.training.runs.folder import RunFolder
+from asmpg.training.runs.records import History
+from asmpg.training.stored_config import to_json
 from training_tables import fake_tables
 
 
@@ -35,6 +43,7 @@ def results(tmp_path_factory):
     root = tmp_path_factory.mktemp("results")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "measure_suite", lambda *_: fake_tables(FINALS, rise={"sac": 1.0}))
+        patch.setattr(training.AbstractSweepExperiment, "suite", lambda *_: None)
         patch.setattr(results_module, "encode", lambda *_: PICTURE)
         reproduce(EXPERIMENTS["7"], "7", "cpu", root / "myriad", command="asmpg reproduce 7 --scale cpu")
         pendulum = fake_tables({"simulator": {100: 0.1}, "lstm": {100: 0.8}}, ("double_pendulum",))
@@ -186,6 +195,92 @@ def test_the_command_line_writes_it(capfd, results, tmp_path):
     assert content["bytes"] == (tmp_path / "a.html").stat().st_size
     stored = [json.loads(path.read_text()) for path in results.rglob("verdicts.json")]
     assert sum(content["verdicts"].values()) == sum(len(one["verdicts"]) for one in stored) > 12
+
+
+# Runs and sweeps of the user's own
+
+
+def leave_run(path, scores, seconds=90.0, **options):
+    """A run folder as training leaves it, finished at once: scores [records, seeds], or returns alone."""
+    config = asmpg.TrainConfig("bioreactor", horizon=6, num_seeds=len(scores[0]), steps=300, **options)
+    folder, history = RunFolder(path), History()
+    path.mkdir(parents=True)
+    folder.write_config(to_json(config), {"asmpg": "0"})
+    for record, values in enumerate(scores):
+        numbers = {"return": 2.0 * np.array(values), "score": np.array(values)}
+        if options.get("record_cosine"):
+            del numbers["score"]
+        history.add(100 * (record + 1), record, numbers)
+    folder.write("metrics.jsonl", history.lines)
+    folder.write("timings.jsonl", to_line({"steps": 300, "seconds": seconds}))
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """Two runs that differ in one setting, and one without scores."""
+    leave_run(tmp_path / "own" / "a", [(0.0, 0.0), (0.5, 0.7), (0.9, 0.94)], overrides={"entropy": 0.1})
+    leave_run(tmp_path / "own" / "b", [(0.0, 0.0), (0.4, 0.6)], overrides={"entropy": 0.01})
+    leave_run(tmp_path / "own" / "c", [(0.1,), (math.nan,)], model="lstm", record_cosine=True)
+    return tmp_path / "own"
+
+
+def test_runs_of_ones_own_are_reported(trained, tmp_path, capfd):
+    """Curves, final scores with intervals, what tells runs apart, settings and time; a missing optimum is said."""
+    assert main(["report", str(trained), "-o", str(tmp_path / "page.html"), "--json"]) == 0
+    content = json.loads(capfd.readouterr().out, parse_constant=pytest.fail)
+    assert (content["runs"], content["sweeps"], content["verdicts"]) == (["a", "b", "c"], [], {})
+    (group,) = own.read_own(trained)
+    rows = {row["method"]: row for row in group.rows}
+    assert rows.keys() == {"transformer, entropy=0.1", "transformer, entropy=0.01", "lstm"}
+    first = rows["transformer, entropy=0.1"]
+    assert first["score"].startswith("0.92 [0.9") and (first["seeds"], first["steps"]) == (2, 300)
+    assert first["return"].startswith("1.84 [") and first["minutes"] == pytest.approx(1.5)
+    assert rows["lstm"]["score"] == "-" and rows["lstm"]["num_null"] == 1
+    assert dict(group.settings)["transformer, entropy=0.1"] == "preset default, entropy = 0.1"
+    page = (tmp_path / "page.html").read_text()
+    assert "3 runs of your own" in page and "Contents" in page and f"asmpg {asmpg.__version__}" in page
+    (chart,) = group.charts.values()
+    (panel,) = chart["panels"]
+    # Where one has no score, all are shown by what they have in common.
+    assert panel["y_label"] == "return" and len(panel["series"]) == 3
+    a = next(line for line in panel["series"] if line["name"] == "transformer, entropy=0.1")
+    assert a["x"] == [100, 200, 300] and a["y"] == [0.0, 1.2, 1.84]
+    assert all(low <= y <= high for low, y, high in zip(a["low"], a["y"], a["high"], strict=True))
+
+
+def test_a_sweep_of_ones_own_is_reported(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    with sweeping.pretending(monkeypatch):
+        sweeping.sweep(sweeping.write_suite(tmp_path), tmp_path / "all" / "tiny")
+    (group,) = own.read_own(tmp_path / "all")
+    assert group.title == "sweep tiny" and len(group.rows) == sweeping.NUM_ITEMS
+    assert {row["method"].partition(", ")[2] for row in group.rows} == {
+        f"entropy={e}" for e in (0.1, 0.01, 0.001)
+    }
+    assert group.hardware and group.versions and group.hours > 0
+    assert main(["report", "all", "--json"]) == 0
+    content = json.loads(capfd.readouterr().out)
+    assert (content["runs"], content["sweeps"]) == ([], ["tiny"])
+
+
+def test_a_damaged_run_leaves_the_others(trained, tmp_path):
+    config = trained / "a" / "config.json"
+    config.write_text(config.read_text().replace("bioreactor", "bioreacter"))
+    with pytest.warns(RunWarning, match=r"a is left out: was edited"):
+        (group,) = own.read_own(trained)
+    assert len(group.rows) == 2
+
+
+def test_what_cannot_be_shown_is_named_on_the_page(results, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(results, copy)
+    (copy / "myriad" / "charts.json").unlink()
+    with pytest.warns(RunWarning, match="--redraw"):
+        content = build_report(copy, tmp_path / "page.html")
+    assert (
+        content["left_out"] == ["myriad"]
+        and "Left out: <code>myriad</code>" in (tmp_path / "page.html").read_text()
+    )
 
 
 # In a browser

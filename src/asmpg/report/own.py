@@ -144,7 +144,7 @@ def _sweep(path: pathlib.Path) -> list[OwnRun]:
 def _group(title: str, runs: Sequence[OwnRun]) -> Own:
     labels = label(runs)
     anchor = "own-" + re.sub(r"[^\w-]+", "-", title)
-    named = list(zip(labels, runs, strict=True))
+    named = sorted(zip(labels, runs, strict=True), key=lambda pair: (pair[1].place, pair[0]))
     chart = _chart(anchor, title, named)
     return Own(
         anchor,

@@ -220,7 +220,8 @@ def summary(sections: Sequence[Section], own: Sequence[Own]) -> list[tuple[str, 
     hours = sum(section.content["protocol"].get("hours", 0.0) for section in sections)
     hours += sum(group.hours for group in own)
     parts = [f"{len(sections)} reproduced table{'s' * (len(sections) != 1)}"] * bool(sections)
-    parts += [f"{sum(len(group.rows) for group in own)} runs of your own"] * bool(own)
+    number = sum(len(group.rows) for group in own)
+    parts += [f"{number} run{'s' * (number != 1)} of your own"] * bool(own)
     code = dict.fromkeys(code for section in sections for code in section.content["protocol"].get("code", []))
     code |= dict.fromkeys(version for group in own for version in group.versions)
     return [
