@@ -260,7 +260,7 @@ def test_the_model_before_training_is_the_one_the_run_began_with(run):
         ("harvest --model gpt", "--model", "transformer"),
         ("harvest --horizons 20,20", "--horizons", "different"),
         ("harvest --horizons twenty", "--horizons", "separated by commas"),
-        ("harvest --seed -1", "--seed", ">= 0"),
+        ("harvest --seed -1", "--seed", "from 0"),
         ("harvest --run nowhere", "--run", "not a run folder"),
         ("own.py:fixed --horizons 9", "--horizon", "6"),
         ("own.py:Own --model own.py:three --horizons 6", "--model", "AbstractDynamicsModel"),

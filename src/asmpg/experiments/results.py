@@ -182,7 +182,7 @@ def write_table(folder: pathlib.Path, name: str, table: Table) -> Table:
     """Stores a table, and gives it as it will be read back."""
     parquet, csv = folder / f"{name}.parquet", folder / f"{name}.csv"
     if importlib.util.find_spec("pyarrow") is None:
-        write(csv, table.to_csv())
+        write(csv, tidy.to_csv(table.columns()))
         parquet.unlink(missing_ok=True)
     else:
         write(parquet, tidy.to_parquet(table.columns()))
@@ -197,8 +197,8 @@ def read_table(path: pathlib.Path) -> Table:
         UsageError: it is damaged, or needs pyarrow.
     """
     try:
-        data = path.read_bytes()
-        return Table.from_csv(data) if path.suffix == ".csv" else Table.from_columns(tidy.from_parquet(data))
+        read = tidy.from_csv if path.suffix == ".csv" else tidy.from_parquet
+        return Table.from_columns(read(path.read_bytes()))
     except UsageError:
         raise
     except Exception as error:  # pyarrow's errors are of many kinds

@@ -1,7 +1,5 @@
-"""Tidy tables: one row a measurement, one column a name, kept as CSV beside the figure they are drawn in."""
+"""Tidy tables: one row a measurement, one column a name."""
 
-import csv
-import io
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -67,46 +65,6 @@ class Table:
             for row in rows
         )
 
-    def to_csv(self) -> bytes:
-        """The table as it is stored. Numbers survive the way there and back bit for bit."""
-        columns = list(dict.fromkeys(name for row in self.rows for name in row))
-        stream = io.StringIO()
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows([_to_text(row.get(name)) for name in columns] for row in self.rows)
-        return stream.getvalue().encode()
-
-    @classmethod
-    def from_csv(cls, data: bytes) -> "Table":
-        """The table that `to_csv` wrote."""
-        lines = list(csv.reader(io.StringIO(data.decode())))
-        columns = lines[0] if lines else []
-        return cls(
-            {
-                name: value
-                for name, text in zip(columns, line, strict=True)
-                if (value := _from_text(text)) is not None
-            }
-            for line in lines[1:]
-        )
-
 
 def _plain(value: Any) -> Value:
     return value.item() if hasattr(value, "item") else value
-
-
-def _to_text(value: Value) -> str:
-    return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _from_text(text: str) -> Value:
-    if text == "":
-        return None
-    if text in ("true", "false"):
-        return text == "true"
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            pass
-    return text
