@@ -71,7 +71,7 @@ def learner(self: asmpg.TrainConfig) -> Wanderer:
     return Wanderer(env, self.settings())
 
 
-def pretend(config, report, stop=lambda: False, make_trainer=None) -> Result:
+def pretend(config, report, stop=lambda: False) -> Result:
     """In place of a training, at once: numbers that depend on the configuration alone."""
     config.learner()
     folder, history = RunFolder(config.out), History()
@@ -140,7 +140,7 @@ def wait_for(condition, seconds: float = 120.0) -> None:
         time.sleep(0.005)
 
 
-def quick_scores(config, report, stop=lambda: False, make_trainer=None) -> Result:
+def quick_scores(config, report, stop=lambda: False) -> Result:
     """In place of a training, at once: scores that rise with the steps, of any method and task."""
     folder, history = RunFolder(config.out), History()
     folder.make()

@@ -60,7 +60,6 @@ def only_json(out: str) -> dict:
         ("sweep suite.toml --scale huge", "--scale", "smoke"),
         ("sweep suite.toml --engine slurm", "--engine", "ray"),
         ("sweep suite.toml --workers -1", "--workers", ">= 1"),
-        ("sweep suite.toml --together 0", "--together", ">= 1"),
         ("sweep suite.toml --address auto", "--address", "--engine ray"),
         ("sweep suite.toml --out suite.toml", "--out", "folder"),
         ("sweep suite.toml --out what://ever", "--out", "what"),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import hashlib
 import json
 import multiprocessing
 import os
@@ -22,8 +23,8 @@ import asmpg
 import wanderer
 from asmpg import TrainConfig, UsageError
 from asmpg.core import files
-from asmpg.core.files import from_lines, seal, unseal
-from asmpg.training.runs import checkpoint, lifecycle, RunWarning, session, StorageError
+from asmpg.core.files import from_lines, seal, to_line, unseal
+from asmpg.training.runs import checkpoint, lifecycle, plots, RunWarning, session, StorageError
 from asmpg.training.runs.folder import RunFolder
 from asmpg.training.runs.records import History
 from asmpg.training.stored_config import from_json, to_json
@@ -89,7 +90,7 @@ def load(path) -> asmpg.Result:
 
 
 def checkpoints(path) -> list[pathlib.Path]:
-    return sorted((pathlib.Path(path) / "checkpoint").iterdir())
+    return sorted((pathlib.Path(path) / "checkpoint").glob("[0-9]*"))
 
 
 def assert_same_files(one, other):
@@ -100,6 +101,10 @@ def assert_same_files(one, other):
     assert [a.name for a, _ in pairs] == [b.name for _, b in pairs]
     for a, b in pairs:
         assert (a / checkpoint.ARRAYS).read_bytes() == (b / checkpoint.ARRAYS).read_bytes()
+        saved, expected = checkpoint.read(a), checkpoint.read(b)
+        assert saved.records == expected.records
+        assert saved.episodes.first == expected.episodes.first
+        assert saved.episodes.to_bytes() == expected.episodes.to_bytes()
 
 
 # What a run gives and what it leaves
@@ -240,6 +245,113 @@ def test_a_score_must_hold_for_every_seed_three_records_in_a_row():
         held.append(history.held(0.9))
     assert held == [False, False, False, False, True]
     assert not history.held(None)
+
+
+DERIVED = ("summary.json", "learning_curve.png")
+
+
+def finished_files(path) -> list[str]:
+    """The files that say that a run is finished."""
+    found = [name for name in DERIVED if (path / name).exists()]
+    return [n for n in found if n.endswith("png") or json.loads((path / n).read_text())["finished"]]
+
+
+@pytest.mark.parametrize("name", DERIVED)
+@pytest.mark.parametrize("how", ["missing", "truncated", "flipped", "of another run", "a link"])
+def test_what_is_made_from_the_checkpoint_is_repaired(whole, copy, tmp_path, name, how):
+    content = (copy / name).read_bytes()
+    (copy / name).unlink()
+    if how == "truncated":
+        (copy / name).write_bytes(content[: len(content) // 2])
+    elif how == "flipped":
+        half = len(content) // 2
+        (copy / name).write_bytes(content[:half] + bytes([content[half] ^ 1]) + content[half + 1 :])
+    elif how == "of another run":
+        picture = plots.learning_curve("another", whole.metrics, {}, plots.mark("another", whole.metrics, {}))
+        (copy / name).write_bytes(picture if name.endswith("png") else content.replace(b"200", b"100"))
+    elif how == "a link":
+        (tmp_path / "elsewhere").write_bytes(b"mine")
+        (copy / name).symlink_to(tmp_path / "elsewhere")
+    assert resume(copy).finished
+    assert not (copy / name).is_symlink()
+    if name.endswith("png"):
+        assert (copy / name).read_bytes() == content
+    else:
+        assert json.loads((copy / name).read_text()) == resume(copy).summary()
+    if how == "a link":
+        assert (tmp_path / "elsewhere").read_bytes() == b"mine"
+
+
+def test_while_an_extended_run_trains_no_file_says_that_it_is_finished(tmp_path):
+    """Killed before its end, or between its last checkpoint and its summary: nothing old stays, nothing is lost."""
+    path = tmp_path / "run"
+    asmpg.train(dataclasses.replace(CONFIG, steps=96, out=str(path)))
+    assert finished_files(path) == [*DERIVED]
+    seen = list[list[str]]()
+
+    def watch(progress):
+        if progress.stage == "training":
+            seen.append(finished_files(path))
+        if progress.stage == "training" and progress.steps == 200:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        resume(path, steps=200, progress=watch)
+    assert seen and not any(seen)
+    result = resume(path)
+    assert json.loads((path / "summary.json").read_text()) == result.summary()
+    assert finished_files(path) == [*DERIVED]
+
+
+@pytest.mark.parametrize("how", ["renamed", "removed", "exchanged"])
+def test_a_folder_that_goes_away_is_said(tmp_path, how):
+    path = tmp_path / "run"
+
+    def watch(progress):
+        if progress.steps == 96 and path.exists():
+            shutil.rmtree(path) if how == "removed" else path.rename(tmp_path / "moved")
+            if how == "exchanged":
+                path.mkdir()
+
+    with pytest.raises(StorageError, match="was renamed, removed or exchanged") as error:
+        asmpg.train(dataclasses.replace(CONFIG, out=str(path)), progress=watch)
+    assert "\n" not in str(error.value)
+    assert not path.exists() or not list(path.iterdir())
+    if how != "removed":
+        assert load(tmp_path / "moved").steps == 96
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "config.json", "timings.jsonl", "summary.json"])
+@pytest.mark.parametrize("how", ["pipe", "endless", "folder"])
+@pytest.mark.filterwarnings("ignore::asmpg.training.runs.RunWarning")
+def test_what_is_no_plain_file_is_not_read(copy, name, how):
+    (copy / name).unlink()
+    if how == "pipe":
+        os.mkfifo(copy / name)
+    elif how == "endless":
+        (copy / name).symlink_to("/dev/zero")
+    else:
+        (copy / name).mkdir()
+    assert load(copy).steps == 200
+    if how == "folder":  # which a file cannot take the place of
+        with pytest.raises(StorageError, match=f"cannot write {name} .* at step 200 is whole"):
+            resume(copy)
+        return
+    assert resume(copy).steps == 200
+    assert (copy / name).is_file()
+
+
+LINES = ['{"steps": null}', '{"steps": "x"}', '{"steps": 16, "seconds": NaN}', "[]", "{", "\udcff"]
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_timings_are_not_trusted(copy, line):
+    times = (copy / "timings.jsonl").read_bytes().splitlines(keepends=True)
+    (copy / "timings.jsonl").write_bytes(
+        b"".join([*times[:3], line.encode(errors="surrogateescape") + b"\n", *times[3:]])
+    )
+    assert resume(copy).steps == 200
+    assert (copy / "timings.jsonl").read_bytes() == b"".join(times)
 
 
 def test_a_run_stops_early_at_a_score(tmp_path):
@@ -416,6 +528,57 @@ def test_a_sealed_checkpoint_that_is_not_of_a_run_is_fallen_back_from(copy, name
         assert load(copy).steps == 192
 
 
+def test_an_older_checkpoint_that_is_damaged_is_not_needed(copy):
+    spoil(checkpoints(copy)[0] / "meta.json", "edited")
+    with pytest.warns(
+        RunWarning, match=r"checkpoint 000000192 .*; it is not needed, the newest is the one at step 200"
+    ):
+        assert load(copy).steps == 200
+
+
+BAD_RECORDS = {
+    "no return": lambda record: record.pop("return"),
+    "ragged": lambda record: record["return"].append(0.0),
+    "words": lambda record: record.update({"return": ["high", "low"]}),
+    "no lists": lambda record: record.update({"return": 1.0}),
+    "before the beginning": lambda record: record.update(steps=-8),
+}
+
+
+@pytest.mark.parametrize("how", BAD_RECORDS)
+def test_sealed_records_that_are_none_are_fallen_back_from(copy, how):
+    newest = checkpoints(copy)[-1]
+    saved = checkpoint.read(newest)
+    records = from_lines(saved.records)
+    BAD_RECORDS[how](records[3])
+    data = b"".join(map(to_line, records))
+    extent = saved.meta["journal"]["records"]
+    (copy / "checkpoint" / extent["file"]).write_bytes(data)
+    extent |= {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    reseal(newest / "meta.json", lambda content: content["journal"].update(records=extent))
+    with pytest.warns(RunWarning, match=r"checkpoint 000000200 .*records; falling back"):
+        assert load(copy).steps == 192
+
+
+def test_copies_of_checkpoints_are_left_alone(whole, copy):
+    """In the run folder, under a name of one's own or a number: what is newest is what has the most steps."""
+    old = checkpoints(copy)[0]
+    shutil.copytree(old, old.with_name("best"))
+    shutil.copytree(old, old.with_name("000000999"))
+    assert not load_quietly(copy)
+    assert resume(copy, steps=248).steps == 248
+    assert old.with_name("best").is_dir()
+    assert list(old.parent.glob("000000999*"))
+
+
+def load_quietly(path) -> list[str]:
+    """What a reading warns of, but for copies."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert load(path).steps == 200
+    return [str(one.message) for one in caught if "is a copy" not in str(one.message)]
+
+
 @pytest.mark.parametrize("config", [None, [], {}, {"settings": []}])
 def test_a_sealed_file_that_is_no_configuration_is_taken_from_the_checkpoint(whole, copy, config):
     reseal(copy / "config.json", lambda content: content.update(config=config))
@@ -545,13 +708,13 @@ def test_a_folder_that_is_closed_is_said(copy, monkeypatch):
 def test_a_full_disk_says_where_it_stopped_and_what_is_safe(whole, tmp_path, monkeypatch):
     path, real = tmp_path / "run", files.write_new
 
-    def write_file(path, data):
-        if "000000112" in str(path):
+    def write_new(path, data):
+        if b'"episodes": 14,' in data:
             path.write_bytes(data[:100])
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         real(path, data)
 
-    monkeypatch.setattr(files, "write_new", write_file)
+    monkeypatch.setattr(files, "write_new", write_new)
     with pytest.raises(StorageError) as error:
         asmpg.train(dataclasses.replace(CONFIG, out=str(path)))
     assert "checkpoint at step 112" in str(error.value)
@@ -560,7 +723,8 @@ def test_a_full_disk_says_where_it_stopped_and_what_is_safe(whole, tmp_path, mon
     assert "\n" not in str(error.value)
     assert load(path).steps == 96
     monkeypatch.undo()
-    resume(path)
+    with wanderer.instead_of_every_method():
+        resume(path)
     assert_same_files(whole.path, path)
 
 

@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import pathlib
 import random
+import shutil
 import time
 import warnings
 
@@ -16,7 +17,7 @@ import wanderer
 from asmpg import TrainConfig, UsageError
 from asmpg.core.files import seal, unseal
 from asmpg.experiments import SUITES
-from asmpg.sweeps import Grid, load_suite, look, make_suite, open_store, sweep, tidy, work
+from asmpg.sweeps import code, Grid, load_suite, look, make_suite, open_store, sweep, tidy, work
 from asmpg.sweeps.engines import InProcess, Local, make_engine
 from asmpg.sweeps.suite import identify
 from asmpg.sweeps.timing import makespan, Speeds
@@ -155,6 +156,47 @@ def test_mistakes_in_a_suite_are_one_line(tmp_path, was, now, message):
     assert "\n" not in str(error.value)
 
 
+def test_a_suite_may_be_an_object_of_a_file_or_a_package(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(
+        "from asmpg.sweeps import Grid, make_suite\n"
+        "grid = Grid(['harvest'], [8], ['lstm'], {'steps': 80})\n"
+        "def grids(scale):\n    return [grid, Grid(['harvest'], [10], ['rnn'], {'steps': 160})]\n"
+        "whole = make_suite('whole', 'cpu', [grid])\n"
+        "table = {'tasks': ['harvest'], 'horizons': [8], 'models': ['lstm'], 'steps': 80}\n"
+        "number = 3\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for place in (f"{tmp_path}/mine.py", "mine"):
+        suites = {
+            name: load_suite(f"{place}:{name}", "cpu", {}) for name in ("grid", "grids", "whole", "table")
+        }
+        assert {name: suite.name for name, suite in suites.items()} == {name: name for name in suites}
+        items = {suite.items[0].id for suite in suites.values()}
+        assert len(items) == 1
+        assert len(suites["grids"].items) == 2
+        for name, words in (("number", "must be a Suite"), ("nothing", "nothing")):
+            with pytest.raises(UsageError, match=f"^SUITE: .*{words}") as error:
+                load_suite(f"{place}:{name}", "cpu", {})
+            assert "\n" not in str(error.value)
+    with pytest.raises(UsageError, match="cannot be imported"):
+        load_suite("no.such.package:suite", "cpu", {})
+
+
+@pytest.mark.parametrize("content", ["a = " + "[" * 2000 + "]" * 2000, "= 3", "\udcff"])
+def test_a_file_that_is_no_toml_is_one_line(tmp_path, content):
+    (tmp_path / "mine.toml").write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(UsageError, match="is not TOML") as error:
+        load_suite(str(tmp_path / "mine.toml"), "cpu", {})
+    assert "\n" not in str(error.value)
+
+
+def test_a_toml_file_may_begin_with_a_mark(tmp_path):
+    file = write_suite(tmp_path)
+    before = [item.id for item in load(file).items]
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert [item.id for item in load(file).items] == before
+
+
 @pytest.mark.parametrize("scale", ["smoke", "cpu", "paper"])
 @pytest.mark.parametrize("name", SUITES)
 def test_the_built_in_suites_can_be_run_or_name_what_is_missing(name, scale):
@@ -200,12 +242,7 @@ def test_the_table_has_a_row_for_every_record_of_every_seed(whole):
     assert [row["return"] for row in last if row["item"] == identify(config)] == alone.returns.tolist()
 
 
-@pytest.mark.parametrize("kind", ["csv", "parquet"])
-def test_a_table_survives_the_way_to_the_disk_and_back(kind, tmp_path, monkeypatch):
-    if kind == "parquet":
-        pytest.importorskip("pyarrow")
-    else:
-        monkeypatch.setattr(tidy.importlib.util, "find_spec", lambda name: None)
+def test_a_table_survives_the_way_to_the_disk_and_back(tmp_path):
     columns = {
         "item": ["a", "b", None],
         "steps": [1, 2, None],
@@ -213,7 +250,7 @@ def test_a_table_survives_the_way_to_the_disk_and_back(kind, tmp_path, monkeypat
         "flag": [True, False, None],
     }
     store = open_store(str(tmp_path))
-    assert tidy.write_table(store, "t", columns) == f"t.{kind}"
+    assert tidy.write_table(store, "t", columns) == "t.parquet"
     assert tidy.read_table(store, "t") == columns
 
 
@@ -317,13 +354,27 @@ def test_what_another_process_has_failed_at_is_not_tried_again(pretended):
     assert work.do(job).message == "of unknown reason"
 
 
-@pytest.mark.parametrize("how", ["half", "empty", "edited", "foreign", "renamed"])
+LACKING = {
+    "no code": lambda content: content.pop("code"),
+    "no settings": lambda content: content["config"].pop("settings"),
+    "no speed": lambda content: content["timing"].update(steps_per_second=None),
+    "no reference": lambda content: content.update(reference=[1]),
+    "no records": lambda content: content.update(records=7),
+    "torn records": lambda content: content.update(records=content["records"][:-9]),
+    "other seeds": lambda content: content["config"].update(num_seeds=7),
+}
+
+
+@pytest.mark.parametrize("how", ["half", "empty", "edited", "foreign", "renamed", *LACKING])
 def test_a_result_that_is_no_good_is_set_aside_and_computed_again(pretended, how):
     file, out = pretended
     before, number = table(out), len(trainings(file))
     path, other, *_ = results(out)
     content = path.read_bytes()
+    lacking = unseal(content)
+    LACKING.get(how, len)(lacking)
     spoilt = {
+        **dict.fromkeys(LACKING, seal(lacking)),
         "half": content[: len(content) // 2],
         "empty": b"",
         "edited": content.replace(b'"seed": 0', b'"seed": 7'),
@@ -358,7 +409,7 @@ def test_results_of_other_code_are_not_mixed_unasked(pretended, monkeypatch):
     file, out = pretended
     results(out)[0].unlink()
     for module in ("state", "sweep", "work"):
-        monkeypatch.setattr(f"asmpg.sweeps.{module}.code_version", lambda: "9.9+other")
+        monkeypatch.setattr(f"asmpg.sweeps.{module}.code_version", lambda model="": "9.9+other")
     with pytest.raises(UsageError, match="mix_versions: 2 of 2 results are of another code version"):
         sweeping.sweep(file, out)
     assert len(results(out)) == NUM_ITEMS - 1
@@ -379,7 +430,7 @@ def test_what_other_code_has_begun_begins_again(whole, tmp_path, monkeypatch):
     out = tmp_path / "out"
     with monkeypatch.context() as other:
         for module in (sweep, work):
-            other.setattr(module, "code_version", lambda: "9.9+other")
+            other.setattr(module, "code_version", lambda model="": "9.9+other")
         sweeping.sweep(file, out, stop=stop_after(8))
     assert list((out / "work").iterdir())
     with pytest.warns(RunWarning, match="begun by another code version"):
@@ -392,13 +443,13 @@ def test_a_result_names_all_code_that_had_a_part_in_it(whole, tmp_path, monkeypa
     out = tmp_path / "out"
     with monkeypatch.context() as other:
         for module in (sweep, work):
-            other.setattr(module, "code_version", lambda: "9.9+other")
+            other.setattr(module, "code_version", lambda model="": "9.9+other")
         sweeping.sweep(file, out, stop=stop_after(8))
     (begun,) = (path.name for path in (out / "work").iterdir())
     for _ in range(2):  # begun by the other, gone on with by this one in two goes
         state = sweeping.sweep(file, out, mix_versions=True, stop=stop_after(8))
     state = sweeping.sweep(file, out, mix_versions=True)
-    both = f"9.9+other, {work.code_version()}"
+    both = f"9.9+other, {work.code_version('one-step')}"
     assert state.finished[begun].code == both and both in state.other_codes()
     assert len(state.finished) == NUM_ITEMS
 
@@ -560,37 +611,76 @@ def test_a_pool_gives_the_same_and_outlives_its_processes(tmp_path, whole):
     assert columns["return"] == expected["return"][: len(columns["return"])]
 
 
+# Code
+
+
+def test_comments_and_docstrings_are_no_code():
+    source = 'def f(x):\n    """Doubles."""\n    # twice\n    return 2 * x\n\n\nLIMIT = 3\n"""Of all."""\n'
+    same = "def f( x ):\n    return (2*x)  # of course\nLIMIT = 3\n"
+    assert code.bare(source) == code.bare(same)
+    assert code.bare(source) != code.bare(source.replace("2 * x", "3 * x"))
+    assert code.bare('class A:\n    """Nothing."""\n') == code.bare("class A:\n    pass\n")
+
+
+def test_only_a_models_own_backbone_counts(monkeypatch, tmp_path):
+    """Another one, changed or new, leaves the version of all others as it was."""
+    package = tmp_path / "asmpg"
+    shutil.copytree(code._PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(code, "_PACKAGE", package)
+    monkeypatch.setattr(code, "_BACKBONES", package / "models" / "backbones")
+
+    def versions() -> dict[str, str]:
+        code.code_version.cache_clear()
+        return {
+            name: code.code_version(name) for name in ("lstm", "history-lstm", "gru", "transformer", "sac")
+        }
+
+    def changed() -> set[str]:
+        now = versions()
+        return {name for name in now if now[name] != before[name]}
+
+    before = versions()
+    file = package / "models" / "backbones" / "recurrent.py"
+    source = file.read_text()
+    file.write_text(source.replace('"""', '"""Of old. ', 1))
+    assert not changed()
+    file.write_text(source + "\nNEW = 1\n")
+    assert changed() == {"lstm", "history-lstm", "gru"}  # which is made of it
+    file.write_text(source)
+    (package / "models" / "backbones" / "mamba.py").write_text("NEW = 1\n")
+    assert not changed()
+    loop = package / "training" / "loop.py"
+    loop.write_text(loop.read_text() + "\nNEW = 1\n")
+    assert changed() == {*before}
+    code.code_version.cache_clear()
+
+
 # Time
 
 
-def test_speeds_follow_a_power_of_the_horizon():
+def test_items_take_as_long_as_those_of_their_kind():
     speeds, steps = Speeds(), 1000
     config = TrainConfig("bioreactor", horizon=20, model="one-step", steps=steps, num_seeds=3)
-
-    def add(horizon):
-        content = to_json(dataclasses.replace(config, horizon=horizon))
-        speeds.add(content, {"steps_per_second": 1e4 / horizon**1.5, "starting_seconds": 2.0})
-
     assert speeds.seconds(config) is None
-    add(10)
-    add(100)
-    for horizon in (10, 20, 50, 100, 200):
-        one = dataclasses.replace(config, horizon=horizon)
-        assert speeds.seconds(one) == pytest.approx(2.0 + 3 * steps * horizon**1.5 / 3e4, rel=1e-6)
-    half = speeds.seconds(dataclasses.replace(config, horizon=10), steps=500)
-    assert half == pytest.approx(2.0 + 500 * 10**1.5 / 1e4, rel=1e-6)
+    for speed, starting in ((100.0, 1.0), (300.0, 3.0)):
+        speeds.add(to_json(config), {"steps_per_second": speed, "starting_seconds": starting})
+    per_step = (1 / 100 + 1 / 300) / 2
+    assert speeds.seconds(config) == pytest.approx(2.0 + steps * per_step)
+    assert speeds.seconds(config, steps=500) == pytest.approx(2.0 + 500 * per_step)
+    assert speeds.seconds(dataclasses.replace(config, task="harvest")) is not None
+    assert speeds.seconds(dataclasses.replace(config, horizon=10)) is None
     assert speeds.seconds(dataclasses.replace(config, model="lstm")) is None
     assert speeds.seconds(dataclasses.replace(config, overrides={"entropy": 0.3})) is not None
     assert speeds.seconds(dataclasses.replace(config, overrides={"model_batch_size": 3})) is None
 
 
-def test_only_what_is_unknown_is_tried_at_both_ends():
+def test_one_item_of_every_unknown_kind_is_tried():
     grid = Grid(
         ["harvest", "bioreactor"], [8, 20, 50], ["lstm", "one-step"], {"steps": 80}, {"entropy": [0.1, 0.2]}
     )
     suite = make_suite("x", "cpu", [grid])
     chosen = [(item.config.model, item.config.horizon) for item in Speeds().lacking(suite.items)]
-    assert sorted(chosen) == [("lstm", 8), ("lstm", 50), ("one-step", 8), ("one-step", 50)]
+    assert sorted(chosen) == [(model, horizon) for model in ("lstm", "one-step") for horizon in (8, 20, 50)]
 
 
 def test_the_last_of_several_workers_decides():

@@ -157,7 +157,9 @@ def run_train(options: Train) -> int:
         return INTERRUPTED
     if not options.json:
         _print(_report(result))
-    return 0
+    for problem in result.problems():
+        sys.stderr.write(f"asmpg: {problem}\n")
+    return 1 if result.learned_nothing else 0
 
 
 def _print_forecast(config: TrainConfig, as_json: bool) -> int:

@@ -214,7 +214,6 @@ class Sweep:
         workers: with the engine local, items at once; 0 runs them in this process, one after another.
         address: with the engine ray, the address of the cluster.
         gpus_per_job: with the engine ray, the share of a GPU that an item asks for.
-        together: items that differ only in numbers such as learning rates which a worker trains together, at most.
         status: only say what is done, running, failed and left.
         dry_run: only predict how long it will take, from short trials where nothing is finished yet.
         retry_failed: try again what has failed.
@@ -229,7 +228,6 @@ class Sweep:
     workers: Annotated[int | None, _option("one a GPU, or one a core")] = None
     address: Annotated[str | None, _option("$RAY_ADDRESS, or this machine alone")] = None
     gpus_per_job: float = 0.0
-    together: Annotated[int | None, _option("9 on a GPU, 1 on a CPU")] = None
     status: bool = False
     dry_run: bool = False
     retry_failed: bool = False

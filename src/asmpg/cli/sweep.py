@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 
-from ..core.checks import check_integer
 from ..core.types import UsageError
 from ..experiments import SUITES
 from ..sweeps import calibrate, load_suite, look, make_engine, open_store, run_sweep
@@ -26,8 +25,6 @@ def run_sweep_command(options: Sweep) -> int:
     """`asmpg sweep`."""
     if sum((options.status, options.dry_run, options.retry_failed)) > 1:
         raise UsageError("status: give only one of --status, --dry-run and --retry-failed")
-    if options.together is not None:
-        check_integer("together", options.together, 1)
     if options.engine != "local" or options.workers != 0:
         stay_on_cpu()
     share_compiled()
@@ -54,7 +51,6 @@ def run_sweep_command(options: Sweep) -> int:
                 engine,
                 retry_failed=options.retry_failed,
                 mix_versions=options.mix_versions,
-                together=options.together,
                 watch=lines,
                 stop=lambda: interrupts.requested,
             )
@@ -114,7 +110,7 @@ def _predict(state: State, engine: AbstractEngine, options: Sweep, stop: Any) ->
     """How long what is left will take."""
     num_workers, left = engine.num_workers(), state.left()
     with SweepLines() as lines:
-        failed = calibrate(state, engine, options.together, lines, stop)
+        failed = calibrate(state, engine, lines, stop)
     known = [item for item in left if state.speeds.seconds(item.config) is not None]
     seconds = predict(known, state.speeds, num_workers)
     content = {

@@ -65,8 +65,8 @@ def write_new(path: pathlib.Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def append(path: pathlib.Path, data: bytes, at: int | None = None) -> None:
-    """Writes behind the first `at` bytes of a file, by default behind all, and has the disk confirm it.
+def append(path: pathlib.Path, data: bytes, at: int | None = None, durable: bool = True) -> None:
+    """Writes behind the first `at` bytes of a file, by default behind all, and has the disk confirm it if asked to.
 
     Raises:
         OSError: the disk refused, or something else than a plain file has this name; the first bytes are as before.
@@ -74,11 +74,13 @@ def append(path: pathlib.Path, data: bytes, at: int | None = None) -> None:
     flags = os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0) | _NO_SURPRISES
     with os.fdopen(os.open(path, flags, 0o666), "wb") as file:
         _check_plain(file.fileno())
-        file.truncate(at) if at is not None else None
+        if at is not None:
+            file.truncate(at)
         file.seek(0, os.SEEK_END)
         file.write(data)
         file.flush()
-        os.fsync(file.fileno())
+        if durable:
+            os.fsync(file.fileno())
 
 
 def read(path: pathlib.Path, largest: int = LARGEST) -> bytes:
@@ -142,6 +144,8 @@ def make_folder(option: str, folder: pathlib.Path) -> None:
         UsageError: it cannot be made; names the option.
     """
     try:
+        with contextlib.suppress(FileNotFoundError):
+            folder.stat()  # a name that is too long is refused before any part of it is made
         # One after another: `parents=True` calls itself for each part of a path.
         for part in reversed([folder, *folder.parents]):
             if not part.is_dir():
@@ -220,15 +224,20 @@ def to_line(content: Mapping[str, Any]) -> bytes:
     return (json.dumps(content, allow_nan=False) + "\n").encode()
 
 
-def from_lines(data: bytes) -> list[dict[str, Any]]:
-    """The whole lines of a `.jsonl` file, up to the first that is not."""
+def from_lines(data: bytes, skip: bool = False) -> list[dict[str, Any]]:
+    """The whole lines of a `.jsonl` file: up to the first that is no object of plain JSON, or without those."""
     lines = []
     for line in data.split(b"\n")[:-1]:
         try:
-            content = json.loads(line)
+            content = json.loads(line, parse_constant=_refuse)
         except (ValueError, RecursionError):
+            content = None
+        if isinstance(content, dict):
+            lines.append(content)
+        elif not skip:
             break
-        if not isinstance(content, dict):
-            break
-        lines.append(content)
     return lines
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")

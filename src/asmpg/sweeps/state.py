@@ -51,10 +51,15 @@ class State:
         """How long what is left will take; None while nothing is known about some of it."""
         return predict(self.left(), self.speeds, num_workers, self.running)
 
+    def own_codes(self) -> str:
+        """The versions of this code, as far as the models of the suite depend on it."""
+        return ", ".join(dict.fromkeys(code_version(item.config.model) for item in self.suite.items))
+
     def other_codes(self) -> dict[str, int]:
         """How many results there are of every code version but this one."""
-        codes = collections.Counter(result.code for result in self.finished.values())
-        return {code: number for code, number in codes.items() if code != code_version()}
+        results = self.finished.values()
+        others = [one.code for one in results if one.code != code_version(one.config["model"])]
+        return dict(collections.Counter(others))
 
 
 def predict(
@@ -118,7 +123,7 @@ def check_versions(state: State, mix_versions: bool) -> None:
         listed = ", ".join(f"{number} of {code}" for code, number in others.items())
         raise UsageError(
             f"mix_versions: {sum(others.values())} of {len(state.finished)} results are of another code version "
-            f"({listed}; this is {code_version()}); keep them with --mix-versions, or give another --out"
+            f"({listed}; this is {state.own_codes()}); keep them with --mix-versions, or give another --out"
         )
 
 
@@ -139,6 +144,6 @@ def summary(state: State, num_workers: int) -> dict[str, Any]:
         "left": len(state.left()),
         "seconds_left": None if left is None else round(left, 1),
         "workers": num_workers,
-        "code": code_version(),
+        "code": state.own_codes(),
         "other_codes": state.other_codes(),
     }

@@ -15,6 +15,7 @@ from typing import final
 from ..core import files
 from ..core.files import StorageError
 from ..core.types import UsageError
+from ..training.runs.checkpoint import newest_files
 from ..training.runs.folder import CHECKPOINTS, CONFIG, METRICS, TIMINGS
 
 
@@ -98,9 +99,17 @@ class FolderStore(AbstractStore):
 
     def __init__(self, path: str):
         """Raises a UsageError if the path is a file."""
-        self._path = pathlib.Path(path).expanduser().resolve()
+        try:
+            self._path = pathlib.Path(path).expanduser().resolve()
+            is_file = self._path.exists() and not self._path.is_dir()
+        except (
+            OSError,
+            RuntimeError,
+            ValueError,
+        ) as error:  # too long a name, a user without a home, a null byte
+            raise UsageError(f"out: {path} cannot be a folder: {error}") from error
         self.url = str(self._path)
-        if self._path.exists() and not self._path.is_dir():
+        if is_file:
             raise UsageError(f"out: {path} is a file, it must be a folder or not exist yet")
 
     def read(self, name: str) -> bytes | None:
@@ -245,9 +254,9 @@ class ObjectStore(AbstractStore):
 
     def keep(self, item: str, path: pathlib.Path) -> None:
         """The configuration, the records and the newest checkpoint."""
-        stream, newest = io.BytesIO(), max((path / CHECKPOINTS).glob("[0-9]*"))
+        stream = io.BytesIO()
         with zipfile.ZipFile(stream, "w") as archive:
-            for file in (path / CONFIG, path / METRICS, path / TIMINGS, *sorted(newest.iterdir())):
+            for file in (path / CONFIG, path / METRICS, path / TIMINGS, *newest_files(path / CHECKPOINTS)):
                 if file.exists():
                     archive.write(file, file.relative_to(path))
         self.write(f"{_WORK}/{item}.zip", stream.getvalue())

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import importlib
 import itertools
 import json
 import pathlib
@@ -139,7 +140,8 @@ def load_suite(name: str, scale: str, built_in: Mapping[str, Callable[[Scale], S
     """A suite by name, or from the user's own file.
 
     Args:
-        name: a name of `built_in`, `FILE.toml`, or `FILE.py` with a `SUITE` or a function `suite(scale)`.
+        name: a name of `built_in`, `FILE.toml`, `FILE.py` with a `SUITE` or a function `suite(scale)`, or one of a file
+            or package as `FILE.py:NAME` or `package.module:NAME`. A suite is a `Suite`, a `Grid` or several, or a dict like a TOML file.
         scale: of `SCALES`.
         built_in: from names to what gives the grids of a scale.
 
@@ -147,23 +149,62 @@ def load_suite(name: str, scale: str, built_in: Mapping[str, Callable[[Scale], S
         UsageError: there is no such suite or scale, or something in it is unknown or not allowed.
     """
     check_choice("scale", scale, SCALES)
-    path = pathlib.Path(name).expanduser()
-    if path.suffix not in (".toml", ".py"):
-        if name not in built_in:
-            known = ", ".join(built_in)
-            raise UsageError(f"SUITE: {name!r} is not one of {known}, nor a file: FILE.toml or FILE.py")
+    if name in built_in:
         return make_suite(name, scale, built_in[name](cast(Scale, scale)))
+    if ":" in name and not name.endswith((".toml", ".py")):
+        return _named(name, scale)
+    path = pathlib.Path(name)
+    if path.suffix not in (".toml", ".py"):
+        known = ", ".join([*built_in, "FILE.toml", "FILE.py", "FILE.py:NAME", "package.module:NAME"])
+        raise UsageError(f"SUITE: {name!r} is not one of {known}")
     if not user_files.exists(name):
         raise UsageError(f"SUITE: there is no file {name}")
+    path = path.expanduser()
     content = _read_toml(path) if path.suffix == ".toml" else _run_python(path, scale)
+    return _suite_of(content, path.stem, path.parent, name, scale)
+
+
+def _named(name: str, scale: str) -> Suite:
+    """What `FILE.py:NAME` or `package.module:NAME` means: a suite, grids, a dict, or a function that gives one."""
+    place, _, attribute = name.rpartition(":")
+    if user_files.is_file(name):
+        value = user_files.define("SUITE", name, lambda value: isinstance(value, Suite | Grid | Mapping))
+        folder = pathlib.Path(place).expanduser().parent
+    else:
+        try:
+            module = importlib.import_module(place)
+            value, folder = getattr(module, attribute), pathlib.Path(str(module.__file__)).parent
+        except Exception as error:  # whatever the user's package raises, the message names it
+            raise UsageError(f"SUITE: {name!r} cannot be imported: {one_line(error)}") from error
+    if callable(value):
+        value = _called(value, scale, name)
+    return _suite_of(value, attribute, folder, name, scale)
+
+
+def _called(function: Callable[[str], Any], scale: str, name: str) -> Any:
     try:
-        return from_content(content, path, scale)
+        return function(scale)
+    except (Exception, SystemExit) as error:  # whatever the user's function raises, the message names it
+        raise UsageError(f"SUITE: running {name} raised {one_line(error)}") from error
+
+
+def _suite_of(value: Any, stem: str, folder: pathlib.Path, name: str, scale: str) -> Suite:
+    """A suite from what a user may give for one."""
+    try:
+        if isinstance(value, Suite):
+            return value
+        if isinstance(value, Mapping):
+            return from_content(value, stem, folder, scale)
+        grids = [value] if isinstance(value, Grid) else value
+        if not isinstance(grids, Sequence) or not all(isinstance(grid, Grid) for grid in grids):
+            raise UsageError(f"must be a Suite, grids or a dict, got {type(value).__name__}")
+        return make_suite(re.sub(r"[^\w-]+", "_", stem), scale, grids)
     except UsageError as error:
-        raise UsageError(f"SUITE: {path}: {error}") from error
+        raise UsageError(f"SUITE: {name}: {error}") from error
 
 
-def from_content(content: Mapping[str, Any], path: pathlib.Path, scale: str) -> Suite:
-    """The suite that a user's file describes.
+def from_content(content: Mapping[str, Any], stem: str, folder: pathlib.Path, scale: str) -> Suite:
+    """The suite that a user's file describes, by default named after it; its tasks' files are looked for in a folder.
 
     The outermost names hold for everything; those in a table named after the scale replace them; those in each of the
     tables `grid`, if there are any, replace both.
@@ -174,10 +215,10 @@ def from_content(content: Mapping[str, Any], path: pathlib.Path, scale: str) -> 
     common = {name: value for name, value in content.items() if name not in (*SCALES, "grid", "name")}
     blocks = [_merge(common, content.get(scale, {})), *_blocks(content)]
     grids = [_merge(blocks[0], block) for block in blocks[1:]] or blocks[:1]
-    name = content.get("name", path.stem)
-    if not isinstance(name, str) or not re.fullmatch(r"[\w-]+", name):
-        raise UsageError(f"name: must be letters, digits, '-' and '_', got {name!r}")
-    return make_suite(name, scale, [_grid(grid, path.parent) for grid in grids])
+    name = content.get("name", stem)
+    if not isinstance(name, str) or not re.fullmatch(r"[\w-]{1,100}", name):
+        raise UsageError(f"name: must be up to 100 letters, digits, '-' and '_', got {name!r}")
+    return make_suite(name, scale, [_grid(grid, folder) for grid in grids])
 
 
 def _blocks(content: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -232,21 +273,18 @@ def _as_list(value: Any) -> Sequence[Any]:
 
 def _read_toml(path: pathlib.Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # with or without a mark of its byte order
+    except RecursionError as error:
+        raise UsageError(f"SUITE: {path} is not TOML: it is nested too deeply") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise UsageError(f"SUITE: {path} is not TOML: {error}") from error
 
 
-def _run_python(path: pathlib.Path, scale: str) -> Mapping[str, Any]:
-    """What the user's file calls `SUITE`, or gives for `suite(scale)`: the content of a TOML file as a dict."""
+def _run_python(path: pathlib.Path, scale: str) -> Any:
+    """What the user's file calls `SUITE`, or gives for `suite(scale)`."""
     module = user_files.run("SUITE", path)
-    try:
-        content = module.suite(scale) if hasattr(module, "suite") else getattr(module, "SUITE", None)
-    except (
-        Exception,
-        SystemExit,
-    ) as error:  # whatever the user's function raises, the message names the file
-        raise UsageError(f"SUITE: running {path} raised {one_line(error)}") from error
-    if not isinstance(content, Mapping):
-        raise UsageError(f"SUITE: {path} must have a dict SUITE or a function suite(scale) that returns one")
-    return content
+    if hasattr(module, "suite"):
+        return _called(module.suite, scale, str(path))
+    if not hasattr(module, "SUITE"):
+        raise UsageError(f"SUITE: {path} must have a SUITE or a function suite(scale) that returns one")
+    return module.SUITE

@@ -3,19 +3,17 @@
 import collections
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-from ..core.checks import check_integer
 from ..training.stored_config import to_json
 from . import tidy
 from .code import code_version
 from .engines import AbstractEngine
 from .state import check_versions, look, predict, State
 from .store import AbstractStore, FAILURES, open_store, PROGRESS, RESULTS
-from .suite import Item, Suite
+from .suite import Suite
 from .timing import Calibration
-from .together import JobGroup, kin
 from .work import Job, Outcome, read_progress, read_result, warn
 
 
@@ -59,7 +57,6 @@ def run_sweep(
     *,
     retry_failed: bool = False,
     mix_versions: bool = False,
-    together: int | None = None,
     watch: Callable[[Watch], Any] = lambda watch: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> State:
@@ -71,8 +68,6 @@ def run_sweep(
         engine: where.
         retry_failed: whether items that failed are tried again.
         mix_versions: whether results of another code version are kept beside new ones.
-        together: items that differ in a few numbers only which a worker trains as one, at most; by default what suits
-            the engine.
         watch: is told how far the sweep is.
         stop: whether to stop; what is done until then is kept, and the next call goes on from there.
 
@@ -83,8 +78,7 @@ def run_sweep(
         UsageError: there are results of another code version; nothing was done.
         StorageError: the results cannot be written.
     """
-    if together is not None:
-        check_integer("together", together, 1)
+    tidy.check_tables()
     store = open_store(out)
     state = look(suite, store)
     check_versions(state, mix_versions)
@@ -96,7 +90,7 @@ def run_sweep(
             store.remove(f"{FAILURES}/{item}.json")
         state = dataclasses.replace(state, failed={})
     with engine:
-        _Scheduler(state, store, engine, mix_versions, together or engine.together(), watch, stop).run()
+        _Scheduler(state, store, engine, mix_versions, watch, stop).run()
     state = look(suite, store)
     write_tables(state, store)
     return state
@@ -133,17 +127,15 @@ class _Scheduler:
         store: AbstractStore,
         engine: AbstractEngine,
         mix_versions: bool,
-        together: int,
         watch: Callable[[Watch], Any],
         stop: Callable[[], bool],
     ):
-        self._together = together
-        self._kin = {item.id: kin(item.config) for item in state.left()} if together > 1 else {}
         self._store, self._engine, self._watch, self._stop = store, engine, watch, stop
-        self._speeds, code = state.speeds, code_version()
+        self._speeds = state.speeds
         self._items = {item.id: item for item in state.left()}
         self._waiting = collections.deque(
-            Job(item.id, item.config, store.url, code, mix_versions) for item in self._items.values()
+            Job(item.id, item.config, store.url, code_version(item.config.model), mix_versions)
+            for item in self._items.values()
         )
         self._active: dict[str, Job] = {}
         # Items that another process has: when to look again.
@@ -163,22 +155,12 @@ class _Scheduler:
             self._waiting.extend(job for due, job in self._busy if due <= now)
             self._busy = [(due, job) for due, job in self._busy if due > now]
             while self._waiting and not stopping and self._engine.num_free() > 0:
-                self._submit_next()
+                job = self._waiting.popleft()
+                self._active[job.id] = job
+                self._engine.submit(job)
             for outcome in self._engine.poll(0.1):
                 self._take(outcome)
             self._tell("")
-
-    def _submit_next(self) -> None:
-        """The first job that waits, and those that can be done as one with it, unless other workers would idle."""
-        first = self._waiting.popleft()
-        share = -(-(1 + len(self._waiting)) // self._engine.num_workers())
-        wanted = self._kin.get(first.id)
-        others = [job for job in self._waiting if wanted is not None and self._kin.get(job.id) == wanted]
-        jobs = (first, *others[: min(self._together, share) - 1])
-        for job in jobs[1:]:
-            self._waiting.remove(job)
-        self._active |= {job.id: job for job in jobs}
-        self._engine.submit(first if len(jobs) == 1 else JobGroup(jobs))
 
     def _take(self, outcome: Outcome) -> None:
         job = self._active.pop(outcome.id)
@@ -186,9 +168,6 @@ class _Scheduler:
             warn(message)
         if outcome.kind == "busy":
             self._busy.append((time.monotonic() + BUSY_WAIT, job))
-        elif outcome.kind == "apart":
-            self._kin.pop(job.id, None)
-            self._waiting.append(job)
         elif outcome.kind == "done":
             self._seen.done += 1
             result = read_result(self._store, job.id)
@@ -217,7 +196,6 @@ class _Scheduler:
 def calibrate(
     state: State,
     engine: AbstractEngine,
-    together: int | None = None,
     watch: Callable[[Watch], Any] = lambda watch: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, str]:
@@ -226,15 +204,13 @@ def calibrate(
     Args:
         state: where the sweep stands.
         engine: where the trials run, and everything would.
-        together: as for `run_sweep`.
         watch: is told how far this is.
         stop: whether to stop.
 
     Returns:
         By item, why its trial failed.
     """
-    left, most = state.left(), together or engine.together()
-    chosen = state.speeds.lacking(left)
+    chosen = state.speeds.lacking(state.left())
     waiting = collections.deque(chosen)
     seen, failed = Watch(total=len(chosen)), {}
     with engine:
@@ -243,7 +219,7 @@ def calibrate(
                 item = waiting.popleft()
                 seen.message = f"trying {item.id}"
                 watch(seen)
-                engine.submit(_trial(item, left, most))
+                engine.submit(Calibration(item.id, item.config))
             for outcome in engine.poll(0.1):
                 if outcome.timing is None:
                     seen.failed += 1
@@ -253,12 +229,3 @@ def calibrate(
                 config = next(item.config for item in chosen if item.id == outcome.id)
                 state.speeds.add(to_json(config), outcome.timing)
     return failed
-
-
-def _trial(item: Item, items: Sequence[Item], most: int) -> Calibration:
-    """The trial of an item, in the company it would have."""
-    if most == 1:
-        return Calibration(item.id, item.config)
-    wanted = kin(item.config)
-    others = [one.config for one in items if one.id != item.id and kin(one.config) == wanted]
-    return Calibration(item.id, item.config, tuple(others[: most - 1]))

@@ -1,6 +1,5 @@
 """The tidy table of a sweep: one row for every item, seed and record; and the timings, in a table of their own."""
 
-import csv
 import importlib
 import importlib.util
 import io
@@ -92,24 +91,22 @@ def timings(suite: Suite, finished: Mapping[str, Finished]) -> Columns:
     return {column: [row.get(column) for row in rows] for column in columns}
 
 
-def write_table(store: AbstractStore, name: str, columns: Columns) -> str:
-    """Writes a table as Parquet or, without pyarrow, as CSV; returns the name of the file."""
+def check_tables() -> None:
+    """Raises a UsageError where there is nothing to write tables with."""
     if importlib.util.find_spec("pyarrow") is None:
-        file, data = f"{name}.csv", to_csv(columns)
-    else:
-        file, data = f"{name}.parquet", to_parquet(columns)
-    store.write(file, data)
-    store.remove(f"{name}.{'csv' if file.endswith('parquet') else 'parquet'}")
-    return file
+        raise UsageError("tables: Parquet needs pip install 'asmpg[experiments]'")
+
+
+def write_table(store: AbstractStore, name: str, columns: Columns) -> str:
+    """Writes a table as Parquet; returns the name of the file."""
+    store.write(f"{name}.parquet", to_parquet(columns))
+    return f"{name}.parquet"
 
 
 def read_table(store: AbstractStore, name: str) -> Columns | None:
     """The table that `write_table` wrote; None if there is none."""
     data = store.read(f"{name}.parquet")
-    if data is not None:
-        return from_parquet(data)
-    data = store.read(f"{name}.csv")
-    return None if data is None else from_csv(data)
+    return None if data is None else from_parquet(data)
 
 
 def to_parquet(columns: Columns) -> bytes:
@@ -127,8 +124,7 @@ def from_parquet(data: bytes) -> Columns:
     Raises:
         UsageError: pyarrow is not installed.
     """
-    if importlib.util.find_spec("pyarrow") is None:
-        raise UsageError("tables: reading Parquet needs pip install 'asmpg[experiments]'")
+    check_tables()
     return importlib.import_module("pyarrow.parquet").read_table(io.BytesIO(data)).to_pydict()
 
 
@@ -139,28 +135,3 @@ def _one_type(values: list[Any]) -> list[Any]:
         return values
     convert = float if kinds <= {int, float} else str
     return [None if value is None else convert(value) for value in values]
-
-
-def to_csv(columns: Columns) -> bytes:
-    """A CSV file; None is an empty field, and numbers have all their digits."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(columns)
-    for row in zip(*map(_one_type, columns.values()), strict=True):
-        writer.writerow(["" if value is None else value for value in row])
-    return stream.getvalue().encode()
-
-
-def from_csv(data: bytes) -> Columns:
-    """What `to_csv` wrote: a column is of integers, real numbers, truth values or words."""
-    header, *rows = csv.reader(io.StringIO(data.decode()))
-    return {name: _parse([row[place] for row in rows]) for place, name in enumerate(header)}
-
-
-def _parse(texts: list[str]) -> list[Any]:
-    for kind in (int, float, {"True": True, "False": False}.__getitem__):
-        try:
-            return [None if text == "" else kind(text) for text in texts]
-        except (ValueError, KeyError):
-            continue
-    return [text or None for text in texts]

@@ -10,7 +10,7 @@ import platform
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -18,13 +18,11 @@ import numpy as np
 from ..core.files import DamagedError, from_lines, seal, to_line, unseal
 from ..core.types import UsageError
 from ..training.config import TrainConfig
-from ..training.loop import Trainer
 from ..training.runs import Progress, Result, RunWarning
+from ..training.runs.contents import are_records, is_config, is_reference
 from ..training.runs.folder import METRICS, RunFolder, TIMINGS
-from ..training.runs.group import DisbandedError
 from ..training.runs.lifecycle import start, versions
 from ..training.runs.records import History
-from ..training.runs.session import MakeTrainer
 from .code import code_version
 from .hardware import hardware
 from .store import AbstractStore, FAILURES, open_store, PROGRESS, RESULTS
@@ -61,15 +59,14 @@ class Outcome:
 
     Attributes:
         id: of the item.
-        kind: "done", "failed", "stopped" on request, "busy": another process has the item, or "apart": its group could
-            not go on, and it is to be done alone.
+        kind: "done", "failed", "stopped" on request, or "busy": another process has the item.
         message: why it failed.
         warnings: what the user should know besides.
         timing: of a trial: how fast it was.
     """
 
     id: str
-    kind: Literal["done", "failed", "stopped", "busy", "apart"]
+    kind: Literal["done", "failed", "stopped", "busy"]
     message: str = ""
     warnings: tuple[str, ...] = ()
     timing: dict[str, Any] | None = None
@@ -115,10 +112,30 @@ def read_result(store: AbstractStore, item: str) -> Finished | None:
         raise DamagedError(f"has the format {content.get('format')!r}, this version reads {FORMAT}")
     if content.get("item") != item:
         raise DamagedError(f"is of another item, {content.get('item')!r}")
+    lacking = _lacking(content)
+    if lacking is not None:
+        raise DamagedError(f"is no result of a run: it has no {lacking}")
     history = History(content["records"].encode())
     return Finished(
         item, content["config"], content["code"], history, content["reference"], content["timing"]
     )
+
+
+def _lacking(content: Mapping[str, Any]) -> str | None:
+    """The first entry that a result of this format has and this one lacks, or has of another kind."""
+    config, timing = content.get("config"), content.get("timing")
+    number = isinstance(timing, dict) and {"seconds", "steps", "steps_per_second", "starting_seconds"}
+    right = {
+        "code": isinstance(content.get("code"), str),
+        "config": is_config(config) and {"task", "horizon", "model", "seed", "num_seeds"} <= config.keys(),
+        "timing": bool(number) and all(isinstance(timing.get(name), int | float) for name in number),
+        "reference": is_reference(content.get("reference", 0)),
+        "records": isinstance(content.get("records"), str),
+    }
+    right["readable records"] = all(right.values()) and are_records(
+        content["records"].encode(), None, config["num_seeds"]
+    )
+    return next((name for name in right if not right[name]), None)
 
 
 def write_result(store: AbstractStore, item: str, result: Result, folder: RunFolder, code: str) -> None:
@@ -137,17 +154,13 @@ def write_result(store: AbstractStore, item: str, result: Result, folder: RunFol
 
 
 def timing(result: Result, folder: RunFolder) -> dict[str, Any]:
-    """Seconds in all, environment steps and steps a second of each seed, and the seconds that went by otherwise.
-
-    Of items that were trained together, each has its share of the time, so that sums are what was spent.
-    """
-    lines = from_lines(folder.read(TIMINGS))
-    shared = [line.get("num_together", 1) for line in lines]
-    speeds = [line["steps_per_second"] * number for line, number in zip(lines, shared, strict=True)]
+    """Seconds in all, environment steps and steps a second of each seed, and the seconds that went by otherwise."""
+    lines = from_lines(folder.read(TIMINGS), skip=True)
+    known = [line.get("steps_per_second") for line in lines]
+    speeds = [speed for speed in known if isinstance(speed, int | float)]
     # The first record has no steps, the first chunk waits for the optimum.
-    speeds = speeds[2:] or speeds
-    speed = float(np.median(speeds)) if speeds else 0.0
-    seconds = result.seconds / (sum(shared) / max(len(shared), 1) or 1.0)
+    speed = float(np.median(speeds[2:] or speeds or [0.0]))
+    seconds = result.seconds
     speed = speed if speed > 0 else result.steps / max(seconds, 1e-9)
     return {
         "seconds": seconds,
@@ -158,11 +171,7 @@ def timing(result: Result, folder: RunFolder) -> dict[str, Any]:
     }
 
 
-def do(
-    job: Job,
-    stop: Callable[[], bool] = lambda: False,
-    make_trainer: MakeTrainer = Trainer,
-) -> Outcome:
+def do(job: Job, stop: Callable[[], bool] = lambda: False) -> Outcome:
     """Does a job, unless it is done or another process is at it.
 
     An error of the item's is recorded and returned, not raised.
@@ -170,12 +179,8 @@ def do(
     Args:
         job: what to do.
         stop: is asked after every record whether to stop there; what is done until then is kept.
-        make_trainer: from the learner, the schedule and the seeds to whoever trains them.
-
-    Raises:
-        DisbandedError: a group that the item belongs to cannot go on.
     """
-    store = open_store(job.url)
+    store, code = open_store(job.url), code_version(job.config.model)
     with store.claim(job.id) as ours:
         if not ours:
             return Outcome(job.id, "busy")
@@ -186,12 +191,10 @@ def do(
             error = read_failures(store).get(job.id)
             if error is not None:
                 return Outcome(job.id, "failed", error)
-            if code_version() != job.code and not job.mix_versions:
-                raise RuntimeError(f"{platform.node()} has the code {code_version()}, not {job.code}")
+            if code != job.code and not job.mix_versions:
+                raise RuntimeError(f"{platform.node()} has the code {code}, not {job.code}")
             with store.working(job.id) as path:
-                return _train(store, job, path, stop, make_trainer)
-        except DisbandedError:
-            raise
+                return _train(store, job, path, stop)
         except Exception as error:  # whatever it is, the other items go on
             record_failure(store, job.id, error)
             return Outcome(job.id, "failed", describe(error))
@@ -208,17 +211,12 @@ def _is_done(store: AbstractStore, item: str) -> bool:
         return False
 
 
-def _train(
-    store: AbstractStore,
-    job: Job,
-    path: pathlib.Path,
-    stop: Callable[[], bool],
-    make_trainer: MakeTrainer,
-) -> Outcome:
+def _train(store: AbstractStore, job: Job, path: pathlib.Path, stop: Callable[[], bool]) -> Outcome:
     """Takes the run up, or begins it."""
-    follow = _Follower(store, job.id, path)
+    code = code_version(job.config.model)
+    follow = _Follower(store, job.id, path, code)
     begun_with = follow.begun_with() if path.exists() else None
-    if path.exists() and not job.mix_versions and begun_with != code_version():
+    if path.exists() and not job.mix_versions and begun_with != code:
         warn(f"{job.id} was begun by another code version and begins again")
         store.forget(job.id, path)
     elif begun_with:
@@ -227,14 +225,14 @@ def _train(
     config = dataclasses.replace(job.config, out=str(path)).checked()
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        result = start(config, follow, stop, make_trainer)
+        result = start(config, follow, stop)
     except UsageError as error:
         if not RunFolder(path).is_run():
             raise
         warn(f"{job.id} begins again: {error}")
         store.forget(job.id, path)
-        follow.code = code_version()
-        result = start(config, follow, stop, make_trainer)
+        follow.code = code
+        result = start(config, follow, stop)
     if not result.finished:
         return Outcome(job.id, "stopped")
     write_result(store, job.id, result, RunFolder(path), follow.code)
@@ -251,9 +249,9 @@ class _Follower:
         code: the code versions that have had a part in the run, in order, with commas between them.
     """
 
-    def __init__(self, store: AbstractStore, item: str, path: pathlib.Path):
+    def __init__(self, store: AbstractStore, item: str, path: pathlib.Path, code: str):
         self._store, self._item, self._path = store, item, path
-        self.code = code_version()
+        self.code = code
         self._last_write = -float("inf")
 
     def begun_with(self) -> str | None:
@@ -299,7 +297,6 @@ def record_failure(store: AbstractStore, item: str, error: BaseException) -> Non
         "item": item,
         "error": describe(error),
         "traceback": "".join(traceback.format_exception(error)),
-        "code": code_version(),
         "machine": platform.node(),
     }
     store.write(f"{FAILURES}/{item}.json", to_line(content))

@@ -168,6 +168,7 @@ def rollout(
     keys = None if policy_key is None else jax.random.split(policy_key, env.horizon)
     if callable(policy):
         deterministic = getattr(policy, "mode", policy)
+        _refuse_seed_axis(policy, start)
 
         def call(carry: Any, state: Array, step: Array, key: Any) -> Array:
             return deterministic(state, step) if key is None else policy(state, step, key=key)
@@ -182,6 +183,31 @@ def rollout(
         wanted = (env.horizon, env.action_size)
         raise UsageError(f"rollout: actions have shape {actions.shape}, {env.name} needs {wanted}")
     return play(env, lambda carry, state, step, action: action, actions, start)
+
+
+def _refuse_seed_axis(policy: Any, start: Float[Array, " state"]) -> None:
+    """Raises a UsageError for the policies of several seeds at once, which a `Result` has."""
+
+    def call(policy: Any) -> Any:
+        return getattr(policy, "mode", policy)(start, jnp.asarray(0))
+
+    seeds = {leaf.shape[:1] for leaf in jax.tree.leaves(policy) if eqx.is_array(leaf)}
+    if len(seeds) != 1 or seeds == {()}:
+        return
+    if not _can(call, policy) and _can(eqx.filter_vmap(call), policy):
+        raise UsageError(
+            f"rollout: the policy has an axis of {seeds.pop()[0]} seeds; take one, as in "
+            "rollout(result.env, result.policy_of(seed))"
+        )
+
+
+def _can(function: Callable[..., Any], *given: Any) -> bool:
+    """Whether a function can be called with arrays of these shapes."""
+    try:
+        eqx.filter_eval_shape(function, *given)
+    except Exception:  # whatever it is, the call itself will say it
+        return False
+    return True
 
 
 def uniform_actions(env: AbstractEnvironment, *, key: PRNGKey) -> Float[Array, "horizon action"]:

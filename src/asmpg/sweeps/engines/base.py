@@ -7,22 +7,14 @@ import warnings
 from collections.abc import Callable
 from typing import Any, final
 
-import jax
-
 from ...training.runs import RunWarning, StorageError
 from ..store import open_store
 from ..timing import Calibration, measure
-from ..together import do_together, JobGroup
 from ..work import do, Job, Outcome, record_failure
 
 
-# Items that differ in a few numbers only are trained so many as one on a GPU, which the seeds of one do not fill.
-# Nine is the largest grid of the paper's.
-TOGETHER = 9
 # What an engine is given to do.
-Task = Job | JobGroup | Calibration
-
-
+Task = Job | Calibration
 # A job whose process ended so many times is not tried again: it may be what ends it.
 NUM_TRIES = 3
 
@@ -50,10 +42,6 @@ class AbstractEngine(abc.ABC):
     def num_workers(self) -> int:
         """How many jobs run at once."""
 
-    @abc.abstractmethod
-    def together(self) -> int:
-        """How many items of a kind a worker does well to train as one."""
-
     def __enter__(self) -> Any:
         """The engine."""
         return self
@@ -63,27 +51,16 @@ class AbstractEngine(abc.ABC):
         """Ends what still runs."""
 
 
-def execute(job: Task, stop: Callable[[], bool]) -> list[Outcome]:
-    """Runs a job; what it warns of comes back with the first outcome."""
+def execute(job: Task, stop: Callable[[], bool]) -> Outcome:
+    """Runs a job; what it warns of comes back with its outcome."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", RunWarning)
         try:
-            first, *others = _outcomes(job, stop)
+            outcome = do(job, stop) if isinstance(job, Job) else measure(job)
         except StorageError as error:  # nothing can be recorded
-            first, *others = (Outcome(item, "failed", str(error)) for item in items_of(job))
+            outcome = Outcome(job.id, "failed", str(error))
     said = [str(warning.message) for warning in caught if issubclass(warning.category, RunWarning)]
-    return [dataclasses.replace(first, warnings=tuple(dict.fromkeys(said))), *others]
-
-
-def _outcomes(job: Task, stop: Callable[[], bool]) -> list[Outcome]:
-    if isinstance(job, JobGroup):
-        return do_together(job, stop)
-    return [do(job, stop) if isinstance(job, Job) else measure(job)]
-
-
-def items_of(job: Task) -> list[str]:
-    """The items that a job is about."""
-    return [one.id for one in job.jobs] if isinstance(job, JobGroup) else [job.id]
+    return dataclasses.replace(outcome, warnings=tuple(dict.fromkeys(said)))
 
 
 @final
@@ -100,7 +77,7 @@ class InProcess(AbstractEngine):
 
     def submit(self, job: Task) -> None:
         """Runs the job, and returns when it is done."""
-        self._outcomes += execute(job, self._stop)
+        self._outcomes.append(execute(job, self._stop))
 
     def poll(self, seconds: float) -> list[Outcome]:
         """What became of the last job."""
@@ -114,21 +91,16 @@ class InProcess(AbstractEngine):
         """One."""
         return 1
 
-    def together(self) -> int:
-        """Several on an accelerator."""
-        return 1 if jax.default_backend() == "cpu" else TOGETHER
-
     def __exit__(self, *_: object) -> None:
         """Nothing is left."""
 
 
-def give_up(job: Task, reason: str, times: int) -> list[Outcome]:
-    """The outcomes of a job whose processes died, recorded like any failure."""
+def give_up(job: Task, reason: str, times: int) -> Outcome:
+    """The outcome of a job whose processes died, recorded like any failure."""
     error = RuntimeError(f"{reason}, {times} times")
-    for one in job.jobs if isinstance(job, JobGroup) else (job,):
-        if isinstance(one, Job):
-            record_failure(open_store(one.url), one.id, error)
-    return [Outcome(item, "failed", str(error)) for item in items_of(job)]
+    if isinstance(job, Job):
+        record_failure(open_store(job.url), job.id, error)
+    return Outcome(job.id, "failed", str(error))
 
 
 def use_one_core() -> None:

@@ -17,9 +17,8 @@ import jax
 
 from ...core.checks import check_integer
 from ..hardware import num_cores
-from ..together import JobGroup
 from ..work import Outcome
-from .base import AbstractEngine, execute, give_up, items_of, NUM_TRIES, Task, TOGETHER, use_one_core
+from .base import AbstractEngine, execute, give_up, NUM_TRIES, Task, use_one_core
 
 
 @dataclasses.dataclass
@@ -57,10 +56,6 @@ class Local(AbstractEngine):
         """The size of the pool."""
         return self._num_workers
 
-    def together(self) -> int:
-        """Several on a GPU."""
-        return TOGETHER if gpus() else 1
-
     def num_free(self) -> int:
         """Workers without a job."""
         return self._num_workers - sum(worker.job is not None for worker in self._workers.values())
@@ -86,10 +81,10 @@ class Local(AbstractEngine):
         for pipe in connection.wait(waiting, seconds) if waiting else []:
             index, worker = next(entry for entry in self._workers.items() if entry[1].pipe is pipe)
             try:
-                outcomes += worker.pipe.recv()
+                outcomes.append(worker.pipe.recv())
                 worker.job = None
-            except (EOFError, ConnectionResetError):
-                outcomes += self._bury(index)
+            except (EOFError, OSError):  # it died, perhaps in the middle of a message
+                outcomes += self._take_over(index)
         return outcomes
 
     def ask_to_stop(self) -> None:
@@ -117,7 +112,7 @@ class Local(AbstractEngine):
         theirs.close()
         return _Worker(process, ours)
 
-    def _bury(self, index: int) -> list[Outcome]:
+    def _take_over(self, index: int) -> list[Outcome]:
         """Takes up the job of a process that died, or gives it up."""
         worker = self._workers.pop(index)
         worker.process.join()
@@ -126,14 +121,13 @@ class Local(AbstractEngine):
         if job is None:
             return []
         if self._stop.is_set():
-            return [Outcome(item, "stopped") for item in items_of(job)]
-        if isinstance(job, JobGroup):  # one of them may be what ended it
-            return [Outcome(item, "apart") for item in items_of(job)]
+            return [Outcome(job.id, "stopped")]
         self._deaths[job.id] += 1
         if self._deaths[job.id] < NUM_TRIES:
             self.submit(job)
             return []
-        return give_up(job, f"its process ended with status {worker.process.exitcode}", self._deaths[job.id])
+        reason = f"its process ended with status {worker.process.exitcode}"
+        return [give_up(job, reason, self._deaths[job.id])]
 
 
 def _serve(pipe: Any, stop: Any, index: int, num_workers: int) -> None:

@@ -8,9 +8,8 @@ from typing import Any, cast, final
 import jax
 
 from ...core.types import UsageError
-from ..together import JobGroup
 from ..work import Outcome
-from .base import AbstractEngine, execute, give_up, items_of, NUM_TRIES, Task, TOGETHER, use_one_core
+from .base import AbstractEngine, execute, give_up, NUM_TRIES, Task, use_one_core
 
 
 @final
@@ -48,19 +47,13 @@ class Ray(AbstractEngine):
         cores, shares = found.get("CPU", 1), found.get("GPU", 0) / (self._gpus_per_job or 1.0)
         return max(1, int(min(cores, shares) if self._gpus_per_job else cores))
 
-    def together(self) -> int:
-        """Several where a job has one GPU or a share of it."""
-        return TOGETHER if 0 < self._gpus_per_job <= 1 else 1
-
     def num_free(self) -> int:
         """Without end: Ray keeps the queue, and may add machines because of it."""
         return 1
 
     def submit(self, job: Task) -> None:
         """Makes a task of it."""
-        # A group whose process dies is not tried again as a group.
-        execute = self._execute.options(max_retries=0) if isinstance(job, JobGroup) else self._execute
-        self._jobs[execute.remote(job)] = job
+        self._jobs[self._execute.remote(job)] = job
 
     def poll(self, seconds: float) -> list[Outcome]:
         """Outcomes that arrived; tasks that were lost are submitted again."""
@@ -73,19 +66,17 @@ class Ray(AbstractEngine):
     def _collect(self, task: Any) -> list[Outcome]:
         job, errors = self._jobs.pop(task), self._ray.exceptions
         try:
-            return cast(list[Outcome], self._ray.get(task))
+            return [cast(Outcome, self._ray.get(task))]
         except (errors.TaskCancelledError, KeyboardInterrupt):
-            return [Outcome(item, "stopped") for item in items_of(job)]
+            return [Outcome(job.id, "stopped")]
         except errors.RayError as error:
             if isinstance(getattr(error, "cause", None), KeyboardInterrupt):
-                return [Outcome(item, "stopped") for item in items_of(job)]
-            if isinstance(job, JobGroup):  # one of them may be what ended it
-                return [Outcome(item, "apart") for item in items_of(job)]
+                return [Outcome(job.id, "stopped")]
             self._deaths[job.id] += 1
             if self._deaths[job.id] < NUM_TRIES:
                 self.submit(job)
                 return []
-            return give_up(job, f"{type(error).__name__}: {error}", self._deaths[job.id])
+            return [give_up(job, f"{type(error).__name__}: {error}", self._deaths[job.id])]
 
     def ask_to_stop(self) -> None:
         """Cancels all tasks; a running one loses its chunk."""
@@ -99,7 +90,7 @@ class Ray(AbstractEngine):
             self._ray.shutdown()
 
 
-def _execute_one(job: Task) -> list[Outcome]:
+def _execute_one(job: Task) -> Outcome:
     use_one_core()
     jax.clear_caches()
     return execute(job, lambda: False)

@@ -1,11 +1,17 @@
-"""Checkpoints: a tree of arrays and a few facts in a folder of their own, whole or not there at all."""
+"""Checkpoints: a tree of arrays and a few facts in a folder of their own, whole or not there at all.
 
+What only grows, records and replayed episodes, is beside them in files of `journal`, of which each has its part.
+"""
+
+import contextlib
 import dataclasses
 import hashlib
 import os
 import pathlib
+import re
+import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,26 +23,34 @@ from safetensors.numpy import load, save
 
 from ...core import files
 from ...core.files import DamagedError, seal, unseal
+from . import journal
+from .journal import Episodes, Side, SIDES
 
 
-FORMAT = 1
+FORMAT = 2
 ARRAYS, META = "arrays.safetensors", "meta.json"
 NUM_KEPT = 2
+# No facts about a run are larger.
+_LARGEST_META = 1 << 26
 
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """What one folder holds.
+    """What one folder holds, and what it has of the files that grow.
 
     Attributes:
         path: the folder.
         arrays: by name.
         meta: plain JSON.
+        records: the lines of all records.
+        episodes: the replayed episodes.
     """
 
     path: pathlib.Path
     arrays: dict[str, np.ndarray]
     meta: dict[str, Any]
+    records: bytes
+    episodes: Episodes
 
 
 def flatten(tree: PyTree[Any]) -> dict[str, np.ndarray]:
@@ -92,31 +106,89 @@ def _restore(plain: jax.Array, wanted: Any) -> Any:
     return jax.random.wrap_key_data(plain) if _is_key(wanted) else plain
 
 
-def write(folder: pathlib.Path, name: str, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
-    """Writes a checkpoint beside its place, then renames it there, then removes all but the last two.
+class Checkpoints:
+    """Those of one run, for the one process that writes them."""
 
-    Args:
-        folder: holds all checkpoints of a run.
-        name: of this one; names sort by age.
-        arrays: what changes.
-        meta: plain JSON.
+    def __init__(self, folder: pathlib.Path):
+        """Nothing is read or written yet; `take_up` says what there is."""
+        self._folder = folder
+        self._sides = {name: Side(folder, name) for name in SIDES}
+        self._turn = SIDES[0]
 
-    Raises:
-        OSError: the disk is full or read-only; the earlier checkpoints are still there.
-    """
-    beside = folder / f".{name}.tmp"
-    folder.mkdir(exist_ok=True)
-    _remove_unfinished(folder)
-    beside.mkdir()
-    data = save({key: np.ascontiguousarray(value) for key, value in arrays.items()})
-    digest = hashlib.sha256(data).hexdigest()
-    files.write_new(beside / ARRAYS, data)
-    files.write_new(beside / META, seal({"format": FORMAT, "sha256": digest, **meta}))
-    os.replace(beside, folder / name)
-    files.sync_folder(folder)
-    for old in _names(folder)[:-NUM_KEPT]:
-        os.replace(folder / old, folder / f".{old}.tmp")
-    _remove_unfinished(folder)
+    def take_up(self, saved: Sequence[Checkpoint]) -> None:
+        """Goes on from the first of these, or from the beginning; what came after it is removed.
+
+        Args:
+            saved: whole checkpoints, the newest first.
+
+        Raises:
+            OSError: the disk refused.
+        """
+        self._sides = {name: Side(self._folder, name) for name in SIDES}
+        for one in reversed(saved):
+            used = one.meta["journal"]["side"]
+            self._sides[used] = Side.of(self._folder, used, one.records, one.episodes)
+        newest = saved[0].meta["journal"]["side"] if saved else SIDES[-1]
+        self._turn = next(name for name in SIDES if name != newest)
+        last = int(saved[0].path.name) if saved else -1
+        for name in _names(self._folder):
+            if int(name) > last:
+                _remove(self._folder, name)
+        if self._folder.is_dir():
+            self._tidy_up()
+
+    def wants(self, capacity: int) -> int:
+        """The index of the first episode that the next checkpoint has to be given; see `Side.wants`."""
+        return self._sides[self._turn].wants(capacity)
+
+    def write(
+        self,
+        steps: int,
+        arrays: Mapping[str, np.ndarray],
+        meta: Mapping[str, Any],
+        records: bytes,
+        episodes: Episodes,
+    ) -> None:
+        """Writes a checkpoint beside its place, then renames it there, then removes all but the last two.
+
+        Args:
+            steps: environment steps done, by which it is named.
+            arrays: what changes.
+            meta: plain JSON.
+            records: all of them.
+            episodes: from the one that `wants` names on.
+
+        Raises:
+            OSError: the disk refused; the earlier checkpoints are still there.
+        """
+        self._folder.mkdir(exist_ok=True)
+        grown = self._sides[self._turn].extend(records, episodes)
+        beside, name = self._folder / f".{secrets.token_hex(8)}.tmp", f"{steps:09d}"
+        beside.mkdir()
+        data = save({key: np.ascontiguousarray(value) for key, value in arrays.items()})
+        digest = hashlib.sha256(data).hexdigest()
+        files.write_new(beside / ARRAYS, data)
+        content = {"format": FORMAT, "sha256": digest, **meta, "steps": steps, "journal": grown}
+        files.write_new(beside / META, seal(content))
+        files.sync_folder(beside)
+        if (self._folder / name).exists():
+            _put_aside(self._folder, name)
+        os.replace(beside, self._folder / name)
+        files.sync_folder(self._folder)
+        self._turn = next(side for side in SIDES if side != self._turn)
+        for old in [known for known in _names(self._folder) if int(known) <= steps][:-NUM_KEPT]:
+            _remove(self._folder, old)
+        self._tidy_up()
+
+    def _tidy_up(self) -> None:
+        """Removes what was left unfinished, and what no checkpoint needs."""
+        for entry in self._folder.iterdir():
+            if entry.name.startswith(".") and entry.name.endswith(".tmp"):
+                if entry.is_dir() and not entry.is_symlink():
+                    shutil.rmtree(entry, ignore_errors=True)
+                else:
+                    entry.unlink(missing_ok=True)
+        journal.remove_others(self._folder, {name for side in self._sides.values() for name in side.names()})
 
 
 def read(path: pathlib.Path) -> Checkpoint:
@@ -126,52 +198,66 @@ def read(path: pathlib.Path) -> Checkpoint:
         DamagedError: it is not whole, or of another version.
     """
     try:
-        meta = unseal((path / META).read_bytes())
+        meta = unseal(files.read(path / META, _LARGEST_META))
         if meta.get("format") != FORMAT:
             raise DamagedError(f"has the format {meta.get('format')!r}, this version of asmpg reads {FORMAT}")
-        data = (path / ARRAYS).read_bytes()
+        if meta.get("steps") != int(path.name):
+            raise DamagedError(f"is a copy: its content is that of step {meta.get('steps')}")
+        data = files.read(path / ARRAYS)
     except OSError as error:
-        raise DamagedError(f"cannot be read: {error.strerror}") from error
+        raise DamagedError(f"cannot be read: {files.reason(error)}") from error
     if hashlib.sha256(data).hexdigest() != meta.get("sha256"):
         raise DamagedError("is cut off or was edited: the checksum of its arrays does not fit")
+    records, episodes = journal.read_side(path.parent, meta.get("journal"))
     try:
-        return Checkpoint(path, load(data), meta)
-    except SafetensorError as error:
+        return Checkpoint(path, load(data), meta, records, episodes)
+    except (
+        SafetensorError,
+        KeyError,
+        TypeError,
+        ValueError,
+    ) as error:  # a type that NumPy lacks is a KeyError
         raise DamagedError("holds no readable arrays") from error
 
 
-def read_all(folder: pathlib.Path) -> tuple[list[Checkpoint], list[str]]:
-    """All whole checkpoints, the newest first, and a line about each of the others."""
-    whole, problems = [], []
+def read_all(folder: pathlib.Path) -> tuple[list[Checkpoint], dict[str, str]]:
+    """All whole checkpoints, the newest first; and of each of the others, by name, what is wrong with it."""
+    whole, problems = [], {}
     for name in reversed(_names(folder)):
         try:
             whole.append(read(folder / name))
         except DamagedError as error:
             # One that is gone was only too old: a run that goes on has removed it meanwhile.
             if (folder / name).exists():
-                problems.append(f"checkpoint {name} {error}")
+                problems[name] = str(error)
     return whole, problems
 
 
-def remove_after(folder: pathlib.Path, name: str) -> None:
-    """Removes what a run that goes back to checkpoint `name` leaves behind."""
-    for later in _names(folder):
-        if later > name:
-            os.replace(folder / later, folder / f".{later}.tmp")
-    if folder.is_dir():
-        _remove_unfinished(folder)
+def newest_files(folder: pathlib.Path) -> list[pathlib.Path]:
+    """All files that the newest checkpoint consists of."""
+    for name in _names(folder)[-1:]:
+        grown = unseal(files.read(folder / name / META, _LARGEST_META))["journal"]
+        own = [folder / name / META, folder / name / ARRAYS]
+        return [*own, *(folder / grown[kind]["file"] for kind in ("records", "episodes"))]
+    return []
 
 
 def _names(folder: pathlib.Path) -> list[str]:
-    """The finished checkpoints, the oldest first."""
+    """The finished checkpoints, the oldest first. What is called otherwise is somebody else's and left alone."""
     if not folder.is_dir():
         return []
-    return sorted(
-        entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")
-    )
+    found = [entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.is_symlink()]
+    return sorted(filter(re.compile(r"[0-9]{9,18}").fullmatch, found), key=int)
 
 
-def _remove_unfinished(folder: pathlib.Path) -> None:
-    for entry in folder.iterdir():
-        if entry.name.startswith(".") and entry.name.endswith(".tmp"):
-            shutil.rmtree(entry, ignore_errors=True)
+def _remove(folder: pathlib.Path, name: str) -> None:
+    """Removes a checkpoint; one that somebody has copied to this name is only put aside."""
+    with contextlib.suppress(DamagedError, OSError):
+        if unseal(files.read(folder / name / META, _LARGEST_META)).get("steps") != int(name):
+            _put_aside(folder, name)
+            return
+    os.replace(folder / name, folder / f".{secrets.token_hex(8)}.tmp")
+
+
+def _put_aside(folder: pathlib.Path, name: str) -> None:
+    os.replace(folder / name, folder / f"{name}.{secrets.token_hex(4)}.aside")

@@ -3,7 +3,7 @@
 import contextlib
 import pathlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...core import files
@@ -11,11 +11,14 @@ from ...core.files import DamagedError, from_lines, seal, StorageError, to_line,
 from ...core.types import UsageError
 from . import checkpoint
 from .checkpoint import Checkpoint
+from .contents import is_config, missing_of_run
+from .journal import Episodes
 
 
-FORMAT = 1
+FORMAT = 2
 CONFIG, METRICS, TIMINGS, SUMMARY = "config.json", "metrics.jsonl", "timings.jsonl", "summary.json"
 CURVE, CHECKPOINTS, LOCK = "learning_curve.png", "checkpoint", ".lock"
+_LARGEST_CONFIG = 1 << 26
 
 
 class RunWarning(UserWarning):
@@ -32,6 +35,8 @@ class RunFolder:
     def __init__(self, path: str | pathlib.Path):
         """Nothing is looked at or made yet."""
         self.path = pathlib.Path(path)
+        self._checkpoints = checkpoint.Checkpoints(self.path / CHECKPOINTS)
+        self._locked: tuple[int, int] | None = None
 
     def is_run(self) -> bool:
         """Whether a run was ever begun here."""
@@ -44,8 +49,12 @@ class RunFolder:
         """What to tell the user where a run should be and there is none."""
         try:
             self.path.stat()
+            (self.path / CONFIG).lstat()
+        except (FileNotFoundError, NotADirectoryError) as error:
+            if not self.path.is_dir():
+                return f"{self.path} is not a run folder: {error.strerror}"
         except OSError as error:
-            return f"{self.path} is not a run folder: {error.strerror}"
+            return f"{self.path} cannot be read: {error.strerror}"
         return f"{self.path} is not a run folder"
 
     def check_usable(self) -> None:
@@ -86,28 +95,61 @@ class RunFolder:
             if not ours:
                 raise UsageError(f"out: another process is writing the run {self.path}; wait for it")
             files.remove_unfinished(self.path)
-            yield
+            self._locked = self._identity()
+            try:
+                yield
+            finally:
+                self._locked = None
+
+    def _identity(self) -> tuple[int, int] | None:
+        """Of the lock that has this folder's name now."""
+        try:
+            status = (self.path / LOCK).stat()
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino
+
+    def check_same(self) -> None:
+        """Raises a StorageError if the folder was renamed, removed or exchanged since `writing` began."""
+        if self._locked is not None and self._identity() != self._locked:
+            raise StorageError(
+                f"{self.path} was renamed, removed or exchanged while the run was writing in it; "
+                "--resume with the folder that holds it continues from its last checkpoint"
+            )
 
     def write(self, name: str, data: bytes) -> None:
         """A whole file, written beside its place and renamed."""
+        self.check_same()
         try:
             files.write(self.path / name, data)
         except StorageError as error:
             raise self.storage_error(name, error) from error
 
     def append(self, name: str, line: bytes) -> None:
-        """One line more."""
+        """One line more, of what can be made again from a checkpoint."""
+        self.check_same()
         try:
-            files.append(self.path / name, line)
+            files.append(self.path / name, line, durable=False)
+        except OSError as error:
+            raise self.storage_error(name, error) from error
+
+    def remove(self, *names: str) -> None:
+        """Removes files, if they are there."""
+        try:
+            for name in names:
+                (self.path / name).unlink(missing_ok=True)
         except OSError as error:
             raise self.storage_error(name, error) from error
 
     def read(self, name: str) -> bytes:
-        """A file's content; nothing where there is none."""
+        """A file's content; nothing where there is no plain file of this name."""
         try:
-            return (self.path / name).read_bytes()
+            return files.read(self.path / name)
         except OSError:
             return b""
+
+    def _is_plain(self, name: str) -> bool:
+        return (self.path / name).is_file() and not (self.path / name).is_symlink()
 
     def write_config(self, content: Mapping[str, Any], versions: Mapping[str, str]) -> None:
         """`config.json`, sealed."""
@@ -120,30 +162,43 @@ class RunFolder:
             DamagedError: it is missing, cut off, edited, of another version or not a configuration.
         """
         try:
-            data = (self.path / CONFIG).read_bytes()
+            data = files.read(self.path / CONFIG, _LARGEST_CONFIG)
         except FileNotFoundError as error:
             raise DamagedError("is missing") from error
         except OSError as error:
-            raise DamagedError(f"cannot be read: {error.strerror}") from error
+            raise DamagedError(f"cannot be read: {files.reason(error)}") from error
         content = unseal(data)
         if content.get("format") != FORMAT:
             made_by = content.get("versions", {})
             raise DamagedError(
                 f"has the format {content.get('format')!r}, this version reads {FORMAT}; made by {made_by}"
             )
-        if not _is_config(content.get("config")):
+        if not is_config(content.get("config")):
             raise DamagedError("holds no configuration of a run")
         return content["config"]
 
-    def write_checkpoint(self, steps: int, arrays: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
-        """A checkpoint of the state after this many steps."""
+    def wanted_episodes(self, capacity: int) -> int:
+        """The index of the first replayed episode that the next checkpoint has to be given."""
+        return self._checkpoints.wants(capacity)
+
+    def write_checkpoint(
+        self,
+        steps: int,
+        arrays: Mapping[str, Any],
+        meta: Mapping[str, Any],
+        records: bytes,
+        episodes: Episodes,
+    ) -> None:
+        """A checkpoint of the state after this many steps; see `Checkpoints.write`."""
+        self.check_same()
         try:
-            checkpoint.write(self.path / CHECKPOINTS, f"{steps:09d}", arrays, meta)
+            self._checkpoints.write(steps, arrays, meta, records, episodes)
         except OSError as error:
+            self.check_same()
             raise self.storage_error(f"the checkpoint at step {steps}", error) from error
 
-    def read_checkpoints(self) -> tuple[list[Checkpoint], list[str]]:
-        """All whole checkpoints, the newest first, and a line about each of the others.
+    def read_checkpoints(self) -> tuple[list[Checkpoint], dict[str, str]]:
+        """All whole checkpoints, the newest first, and by name what is wrong with each of the others.
 
         Raises:
             UsageError: their folder cannot be read.
@@ -152,31 +207,24 @@ class RunFolder:
             whole, problems = checkpoint.read_all(self.path / CHECKPOINTS)
         except OSError as error:
             raise UsageError(f"run: cannot read {self.path / CHECKPOINTS}: {error.strerror}") from error
-        foreign = {saved.path.name: entry for saved in whole if (entry := _missing_of_run(saved)) is not None}
-        problems += [f"checkpoint {name} is not one of a run: it has no {foreign[name]}" for name in foreign]
+        foreign = {saved.path.name: entry for saved in whole if (entry := missing_of_run(saved)) is not None}
+        problems |= {name: f"is not one of a run: it has no {entry}" for name, entry in foreign.items()}
         return [saved for saved in whole if saved.path.name not in foreign], problems
 
-    def go_back(self, saved: Checkpoint | None, lines: bytes) -> None:
-        """Makes every file what it was when a checkpoint was written, or at the beginning if there is none.
-
-        Args:
-            saved: the checkpoint.
-            lines: `metrics.jsonl` as it was then.
-        """
+    def go_back(self, saved: Sequence[Checkpoint]) -> None:
+        """Makes every file what it was when the first of these was written, or at the beginning if there is none."""
         metrics, timings = self.read(METRICS), self.read(TIMINGS)
+        lines = saved[0].records if saved else b""
         if not metrics.startswith(lines):
-            message = f"{self.path}: {METRICS} was cut off or edited; it is restored from the checkpoint"
-            warnings.warn(message, RunWarning, stacklevel=2)
-        if metrics != lines:
+            self.warn(f"{METRICS} was cut off or edited; it is restored from the checkpoint")
+        if metrics != lines or not self._is_plain(METRICS):
             self.write(METRICS, lines)
-        steps = -1 if saved is None else saved.meta["steps"]
-        kept = b"".join(
-            to_line(line) for line in from_lines(timings) if line.get("steps", steps + 1) <= steps
-        )
-        if kept != timings:
+        steps = saved[0].meta["steps"] if saved else -1
+        kept = b"".join(to_line(line) for line in from_lines(timings, skip=True) if _up_to(line, steps))
+        if kept != timings or not self._is_plain(TIMINGS):
             self.write(TIMINGS, kept)
         try:
-            checkpoint.remove_after(self.path / CHECKPOINTS, "" if saved is None else saved.path.name)
+            self._checkpoints.take_up(saved)
         except OSError as error:
             raise self.storage_error("an old checkpoint", error) from error
 
@@ -201,34 +249,7 @@ class RunFolder:
         )
 
 
-def _is_config(content: Any) -> bool:
-    return isinstance(content, dict) and isinstance(content.get("settings"), dict)
-
-
-def _missing_of_run(saved: Checkpoint) -> str | None:
-    """The first entry that every checkpoint of a run has and this one lacks, or has with another type."""
-    numbers = {name: _is_number(saved.meta.get(name)) for name in ("steps", "episodes", "warmup_episodes")}
-    lines = saved.arrays.get(METRICS)
-    right = numbers | {
-        "config": _is_config(saved.meta.get("config")),
-        "seconds": _is_number(saved.meta.get("seconds"), float),
-        "reference": _is_reference(saved.meta.get("reference", 0)),
-        METRICS: lines is not None and lines.dtype == "uint8",
-    }
-    return next((name for name in right if not right[name]), None)
-
-
-def _is_number(value: Any, kind: type = int) -> bool:
-    return isinstance(value, int | kind) and not isinstance(value, bool)
-
-
-def _is_reference(value: Any) -> bool:
-    """Whether this is what scores are measured by, or the null of a run without scores."""
-    if not isinstance(value, dict):
-        return value is None
-    names = {"random_return", "optimal_return"}
-    texts = [value.get("message", ""), *value.get("doubts", [])]
-    numbers = [value.get(name) for name in names] + [value.get("best_constant_return") or 0.0]
-    known = {*names, "best_constant_return", "message", "doubts"}
-    plain = all(_is_number(number, float) for number in numbers) and all(isinstance(t, str) for t in texts)
-    return names <= value.keys() <= known and plain
+def _up_to(line: Mapping[str, Any], steps: int) -> bool:
+    """Whether a line is about no later step; what says nothing that can be compared is of no use."""
+    known = line.get("steps")
+    return isinstance(known, int) and known <= steps

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import pathlib
 import platform
-import textwrap
 from collections.abc import Callable
 from importlib import metadata
 
@@ -17,7 +16,6 @@ from ...core.types import UsageError
 from ...tasks.environment import AbstractEnvironment
 from ...tasks.host import HostEnvironment
 from ..config import TrainConfig
-from ..loop import Trainer
 from ..stored_config import to_json
 from . import folder as files
 from . import plots
@@ -25,7 +23,7 @@ from .checkpoint import Checkpoint
 from .folder import RunFolder
 from .progress import Progress, ProgressCallback, reporting
 from .results import Result
-from .session import MakeTrainer, Session
+from .session import Session
 from .stored import configuration, difference, read, Stored
 
 
@@ -95,11 +93,11 @@ def load(
         raise UsageError(f"run: {path} has no checkpoint yet")
     config = configuration(stored.content, folder, task, model)
     # A run that is being written has more lines than its checkpoint.
-    if not folder.read(files.METRICS).startswith(_lines(stored.checkpoints[0])):
+    if not folder.read(files.METRICS).startswith(stored.checkpoints[0].records):
         folder.warn(f"{files.METRICS} was cut off or edited; the checkpoint's copy of it is taken")
     with using(config.precision):
         session = Session(config, lambda progress: None, folder)
-        _restore(session, stored.checkpoints[0])
+        _restore(session, stored.checkpoints[0], to_go_on=False)
         return session.result()
 
 
@@ -107,13 +105,12 @@ def start(
     config: TrainConfig,
     report: ProgressCallback,
     stop: Callable[[], bool] = lambda: False,
-    make_trainer: MakeTrainer = Trainer,
 ) -> Result:
     """`train` for a checked configuration, with a way to stop: `stop()` is asked after every record."""
     with using(config.precision):
         if config.out is not None:
-            return _start_in(RunFolder(config.out), config, report, stop, make_trainer)
-        session = Session(config, report, make_trainer=make_trainer)
+            return _start_in(RunFolder(config.out), config, report, stop)
+        session = Session(config, report)
         session.drive(stop)
         return _report_done(session.result(), session, report)
 
@@ -123,7 +120,6 @@ def _start_in(
     config: TrainConfig,
     report: ProgressCallback,
     stop: Callable[[], bool],
-    make_trainer: MakeTrainer,
 ) -> Result:
     """Begins a run in a folder, or goes on with the one that is there."""
     if not folder.is_run():
@@ -135,7 +131,7 @@ def _start_in(
             config = dataclasses.replace(config, imagine=config.resolve().imagine_here())
             content = to_json(config)
             folder.write_config(content, versions())
-            return _drive(Session(config, report, folder, content, make_trainer), folder, report, stop)
+            return _drive(Session(config, report, folder, content), folder, report, stop)
         stored = read(folder)
         if config.imagine == "auto":
             config = dataclasses.replace(config, imagine=stored.content.get("imagine", "auto"))
@@ -147,7 +143,7 @@ def _start_in(
                 f"out: {folder.path} is a run with another configuration ({name} is {was!r}, not {now!r}); "
                 "give another --out, or go on with that run by --resume"
             )
-        return _continue(config, folder, stored, report, stop, make_trainer)
+        return _continue(config, folder, stored, report, stop)
 
 
 def take_up(
@@ -180,11 +176,10 @@ def _continue(
     stored: Stored,
     report: ProgressCallback,
     stop: Callable[[], bool],
-    make_trainer: MakeTrainer = Trainer,
 ) -> Result:
     """Goes on with a run from the checkpoint that fits."""
     _refuse_without_checkpoint(folder, stored)
-    session = Session(config, report, folder, stored.content, make_trainer)
+    session = Session(config, report, folder, stored.content)
     saved = _choose(session, stored.checkpoints, folder)
     if saved is not None:
         _restore(session, saved)
@@ -195,7 +190,9 @@ def _continue(
         current = None
     if current != stored.content:
         folder.write_config(stored.content, versions())
-    folder.go_back(saved, _lines(saved))
+    if not session.finished:
+        folder.remove(files.SUMMARY, files.CURVE)
+    folder.go_back([one for one in stored.checkpoints if saved and one.meta["steps"] <= saved.meta["steps"]])
     return _drive(session, folder, report, stop)
 
 
@@ -234,28 +231,26 @@ def _choose(session: Session, checkpoints: list[Checkpoint], folder: RunFolder) 
     return next(filter(fits, checkpoints), newest)
 
 
-def _restore(session: Session, saved: Checkpoint) -> None:
+def _restore(session: Session, saved: Checkpoint, to_go_on: bool = True) -> None:
     try:
-        session.restore(saved)
+        session.restore(saved, to_go_on)
     except DamagedError as error:
         raise UsageError(f"run: checkpoint {saved.path} {error}") from error
 
 
-def _lines(saved: Checkpoint | None) -> bytes:
-    """The records up to a checkpoint, of which it has a copy."""
-    return b"" if saved is None else saved.arrays[files.METRICS].tobytes()
-
-
 def _drive(session: Session, folder: RunFolder, report: ProgressCallback, stop: Callable[[], bool]) -> Result:
-    """Trains, then writes what a finished run has."""
-    anew = not session.finished
+    """Trains, then has every file say what the last checkpoint says."""
+    was_finished = session.finished
     session.drive(stop)
     result = session.result()
-    if anew or not (folder.path / files.SUMMARY).exists():
-        if result.finished:
-            _write_curve(folder, result)
-        folder.write(files.SUMMARY, (json.dumps(result.summary(), indent=1, allow_nan=False) + "\n").encode())
-    return _report_done(result, session, report, "" if anew else f"{folder.path} was finished already")
+    if result.finished:
+        _write_curve(folder, result)
+    summary = (json.dumps(result.summary(), indent=1, allow_nan=False) + "\n").encode()
+    if folder.read(files.SUMMARY) != summary:
+        folder.write(files.SUMMARY, summary)
+    return _report_done(
+        result, session, report, f"{folder.path} was finished already" if was_finished else ""
+    )
 
 
 def _report_done(result: Result, session: Session, report: ProgressCallback, message: str = "") -> Result:
@@ -266,17 +261,14 @@ def _report_done(result: Result, session: Session, report: ProgressCallback, mes
 
 
 def _write_curve(folder: RunFolder, result: Result) -> None:
-    """The learning curve, or a line that says why there is none."""
-    config, known = result.config, result.reference
-    title = f"{result.env.name}, H = {result.env.horizon}, {config.model_name}"
-    references = {} if known is None else {"random": known.random_return, "optimum": known.optimal_return}
-    if known is not None and known.best_constant_return is not None:
-        references["best constant"] = known.best_constant_return
-    if known is not None and known.doubts:
-        title = f"{title}\n{textwrap.fill(known.doubts[0], 80)}"
+    """The learning curve, unless it is there already; or a line that says why there is none."""
+    mark = plots.mark(*result.curve())
+    if plots.read_mark(folder.read(files.CURVE)) == mark:
+        return
     try:
-        picture = plots.learning_curve(title, result.metrics, references)
+        picture = plots.learning_curve(*result.curve(), mark)
     except ImportError:
+        folder.remove(files.CURVE)
         folder.warn(f"no {files.CURVE}, which needs matplotlib: pip install 'asmpg[plot]'")
         return
     folder.write(files.CURVE, picture)

@@ -34,11 +34,12 @@ class History:
         self.lines += line
         return line
 
-    def metrics(self) -> dict[str, np.ndarray]:
-        """Every metric [records, num_seeds]; `steps` and `episodes` too."""
-        if not self.records:
+    def metrics(self, last: int = 0) -> dict[str, np.ndarray]:
+        """Every metric [records, num_seeds]; `steps` and `episodes` too. Of the last so many records, or of all."""
+        records = self.records[-last:]
+        if not records:
             return {}
-        lists = {name: [record[name] for record in self.records] for name in self.records[-1]}
+        lists = {name: [record[name] for record in records] for name in records[-1]}
         num_seeds = len(lists["return"][0])
         counts = {
             name: np.tile(np.array(lists.pop(name))[:, None], num_seeds) for name in ("steps", "episodes")
@@ -47,5 +48,5 @@ class History:
 
     def held(self, score: float | None) -> bool:
         """Whether every seed had at least this score in each of the last three records."""
-        last = self.metrics().get("score") if score is not None else None
-        return last is not None and len(last) >= NUM_HELD and bool((last[-NUM_HELD:] >= score).all())
+        last = self.metrics(NUM_HELD).get("score") if score is not None else None
+        return last is not None and len(last) >= NUM_HELD and bool((last >= score).all())

@@ -1,9 +1,11 @@
 """What a run gives back: scores, networks and metrics."""
 
 import dataclasses
+import html
 import math
 import pathlib
-from typing import Any
+import textwrap
+from typing import Any, Generic, TypeVar
 
 import equinox as eqx
 import jax
@@ -12,12 +14,17 @@ from jaxtyping import Float
 
 from ...core import files
 from ...core.precision import using
-from ...core.types import UsageError
+from ...core.types import PRNGKey, Trajectory, UsageError
 from ...tasks.environment import AbstractEnvironment, evaluation_states, rollout
 from ...tasks.host import HostEnvironment, Watched
 from ..config import TrainConfig
 from ..export import export_policy, FORMATS
 from ..host_loop import evaluate_outside
+from . import health, plots
+
+
+Policy = TypeVar("Policy")
+Model = TypeVar("Model")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +51,35 @@ class Reference:
         return (np.asarray(returns, np.float64) - self.random_return) / (gap if gap > 0 else np.nan)
 
 
-@dataclasses.dataclass(frozen=True)
-class Result:
+@dataclasses.dataclass(frozen=True, repr=False)
+class SeedResult(Generic[Policy, Model]):
+    """One seed of a run, without an axis of seeds.
+
+    Attributes:
+        seed: which.
+        score: of the deterministic policy after the last update; None where the optimum is not known.
+        episode_return: the same in the task's units.
+        policy: called as `policy(state, step, key=key)`, or `policy.mode(state, step)`.
+        model: None for a method without one.
+        metrics: every metric, `[records]`.
+        replay: the episodes it was trained on.
+    """
+
+    seed: int
+    score: float | None
+    episode_return: float
+    policy: Policy
+    model: Model
+    metrics: dict[str, Float[np.ndarray, " records"]]
+    replay: Any = None
+
+    def __repr__(self) -> str:
+        score = "" if self.score is None else f", score {self.score:.3f}"
+        return f"SeedResult(seed {self.seed}, return {self.episode_return:.5g}{score})"
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Result(Generic[Policy, Model]):
     """A run: just trained, or read back from its folder.
 
     Attributes:
@@ -66,8 +100,8 @@ class Result:
 
     scores: Float[np.ndarray, " num_seeds"] | None
     returns: Float[np.ndarray, " num_seeds"]
-    policy: Any
-    model: Any
+    policy: Policy
+    model: Model
     metrics: dict[str, np.ndarray]
     steps: int
     seconds: float
@@ -78,8 +112,115 @@ class Result:
     path: pathlib.Path | None = None
     replay: Any = None
 
+    @property
+    def seeds(self) -> range:
+        """The seeds, in the order of the leading axis of every array."""
+        return range(self.config.seed, self.config.seed + len(self.returns))
+
+    def seed(self, seed: int) -> SeedResult[Policy, Model]:
+        """What one seed gave, without an axis of seeds.
+
+        Raises:
+            UsageError: it is not one of the run's.
+        """
+        if seed not in self.seeds:
+            raise UsageError(f"seed: {seed!r} is not one of {', '.join(map(str, self.seeds))}")
+        index = self.seeds.index(seed)
+        policy, model, replay = (_take(tree, index) for tree in (self.policy, self.model, self.replay))
+        metrics = {name: values[:, index] for name, values in self.metrics.items()}
+        score = None if self.scores is None else float(self.scores[index])
+        return SeedResult(seed, score, float(self.returns[index]), policy, model, metrics, replay)
+
+    def policy_of(self, seed: int) -> Policy:
+        """The policy of one seed, for `asmpg.rollout(result.env, ...)` or `policy.mode(state, step)`.
+
+        Raises:
+            UsageError: it is not one of the run's.
+        """
+        return self.seed(seed).policy
+
+    @property
+    def best(self) -> SeedResult[Policy, Model]:
+        """The seed whose policy has the highest return after the last update."""
+        return self.seed(self.best_seed)
+
+    def rollout(
+        self,
+        initial_state: Float[np.ndarray, " state"] | Float[jax.Array, " state"] | None = None,
+        *,
+        seed: int | None = None,
+        key: PRNGKey | None = None,
+    ) -> Trajectory:
+        """One episode of one seed's policy.
+
+        Args:
+            initial_state: where to start; by default the task's own.
+            seed: whose policy; by default that of `best`.
+            key: for the initial state and a stochastic policy; without one the policy is deterministic.
+        """
+        with using(self.config.precision):
+            policy: Any = self.best.policy if seed is None else self.policy_of(seed)
+            return rollout(self.env, policy, key=key, initial_state=initial_state)
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """One row a seed and record, with every metric: what `pandas.DataFrame` or `polars.DataFrame` takes."""
+        names, (num_records, _) = list(self.metrics), self.metrics["return"].shape
+        return [
+            {"seed": seed, **{name: self.metrics[name][record, index].item() for name in names}}
+            for index, seed in enumerate(self.seeds)
+            for record in range(num_records)
+        ]
+
+    def plot(self) -> Any:
+        """The learning curve, a Matplotlib figure.
+
+        Raises:
+            ImportError: Matplotlib is not installed.
+        """
+        return plots.figure(*self.curve())
+
+    def curve(self) -> tuple[str, dict[str, np.ndarray], dict[str, float]]:
+        """What the learning curve shows: its title, the metrics and the returns to mark."""
+        known = self.reference
+        marks = {} if known is None else {"random": known.random_return, "optimum": known.optimal_return}
+        if known is not None and known.best_constant_return is not None:
+            marks["best constant"] = known.best_constant_return
+        title = f"{self.env.name}, H = {self.env.horizon}, {self.config.model_name}"
+        if known is not None and known.doubts:
+            title = f"{title}\n{textwrap.fill(known.doubts[0], 80)}"
+        return title, self.metrics, marks
+
+    def __repr__(self) -> str:
+        seeds = f"{len(self.returns)} seeds" if len(self.returns) > 1 else f"seed {self.config.seed}"
+        known = self.returns if self.scores is None else self.scores
+        word = "return" if self.scores is None else "score"
+        numbers = ", ".join(f"{number:.4g}" for number in known[:8]) + (", ..." if len(known) > 8 else "")
+        stopped = "" if self.finished else ", not finished"
+        names = f"{self.env.name}, H = {self.env.horizon}, {self.config.model_name}"
+        return f"Result({names}, {seeds}, {self.steps} steps{stopped}, {word} {numbers})"
+
+    def _repr_html_(self) -> str:
+        """A table for a notebook."""
+        head = "".join(f"<th>{name}</th>" for name in ("seed", "return", "score"))
+        rows = [(one.seed, f"{one.episode_return:.5g}", one.score) for one in map(self.seed, self.seeds)]
+        body = "".join(
+            f"<tr><td>{seed}</td><td>{number}</td><td>{'' if score is None else f'{score:.3f}'}</td></tr>"
+            for seed, number, score in rows
+        )
+        return f"<p>{html.escape(repr(self))}</p><table><tr>{head}</tr>{body}</table>"
+
+    @property
+    def learned_nothing(self) -> bool:
+        """Whether every policy update of every seed was skipped, since its gradient was not finite."""
+        return health.learned_nothing(self.metrics)
+
+    def problems(self) -> list[str]:
+        """What is wrong with the run, a line each: nothing was learned, or a policy became much worse at the end."""
+        nothing = ["every policy update was skipped, since its gradient is not finite: nothing was learned"]
+        return nothing if self.learned_nothing else health.falls(self.metrics, self.config.seed)
+
     def evaluate(self) -> Float[np.ndarray, " num_seeds"]:
-        """The returns of the deterministic policies, computed anew: means over the fixed evaluation states."""
+        """The returns of the deterministic policies, computed again: means over the fixed evaluation states."""
         with using(self.config.precision):
             return evaluate(self.policy, self.env)
 
@@ -106,17 +247,13 @@ class Result:
         format = path.suffix.removeprefix(".") if format is None else format
         if format not in FORMATS:
             raise UsageError(f"path: {path} must end in .{' or .'.join(FORMATS)}")
-        seeds = range(self.config.seed, self.config.seed + self.config.num_seeds)
-        seed = self.best_seed if seed is None else seed
-        if seed not in seeds:
-            raise UsageError(f"seed: the run has the seeds {seeds[0]} to {seeds[-1]}, got {seed}")
-        policy = jax.tree.map(lambda x: x[seed - seeds[0]] if eqx.is_array(x) else x, self.policy)
+        policy = self.policy_of(self.best_seed if seed is None else seed)
         files.write(path, export_policy(policy, self.env, format))
         return path
 
     def summary(self) -> dict[str, Any]:
         """What `summary.json` and `--json` hold: plain JSON, with null for a number that is not finite."""
-        known = self.reference
+        known, (best, steps) = self.reference, health.best_records(self.metrics)
         return {
             "task": self.env.name,
             "horizon": self.env.horizon,
@@ -131,6 +268,9 @@ class Result:
             "random_return": None if known is None else known.random_return,
             "optimal_return": None if known is None else known.optimal_return,
             **_beside(known, self.returns),
+            "best_returns": [finite(float(value)) for value in best],
+            "best_steps": [int(number) for number in steps],
+            "problems": self.problems(),
             "steps": self.steps,
             "episodes": self.steps // self.env.horizon,
             "seconds": round(self.seconds, 3),
@@ -179,6 +319,11 @@ def evaluate(policy: Any, env: AbstractEnvironment | HostEnvironment) -> Float[n
         ).mean()
 
     return np.asarray(jax.jit(lambda arrays: jax.lax.map(one, arrays))(arrays), np.float64)
+
+
+def _take(tree: Any, index: int) -> Any:
+    """One seed's part of a tree."""
+    return jax.tree.map(lambda leaf: leaf[index] if eqx.is_array(leaf) else leaf, tree)
 
 
 def finite(number: float | int) -> float | int | None:

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -18,17 +19,15 @@ from ...tasks.host import HostEnvironment, inside
 from ...tasks.optimum import best_constant_return, doubts, optimal, random_return
 from ..config import TrainConfig
 from ..host_loop import HostTrainer
-from ..loop import AbstractTrainer, Schedule, SeedState, Trainer
-from . import checkpoint
+from ..loop import AbstractTrainer, Schedule, Trainer
+from . import checkpoint, health, replay
 from . import folder as files
 from .checkpoint import Checkpoint
-from .folder import RunFolder
+from .folder import RunFolder, RunWarning
+from .journal import Episodes
 from .progress import Progress, ProgressCallback
 from .records import History
 from .results import Reference, Result
-
-
-MakeTrainer = Callable[..., AbstractTrainer]
 
 
 class Session:
@@ -49,7 +48,6 @@ class Session:
         report: ProgressCallback,
         folder: RunFolder | None = None,
         content: Mapping[str, Any] | None = None,
-        make_trainer: MakeTrainer = Trainer,
     ):
         """Prepares the loop; compiles and writes nothing.
 
@@ -58,7 +56,6 @@ class Session:
             report: is told how far the run is.
             folder: where records and checkpoints go, if anywhere.
             content: the configuration as it is in the folder; every checkpoint has a copy.
-            make_trainer: from the learner, the schedule and the seeds to whoever trains them.
         """
         self.config, self.folder, self._content = config, folder, content
         self.env = config.world()
@@ -69,10 +66,11 @@ class Session:
         schedule = Schedule.create(config.steps, learner.settings.warmup_steps, config.chunk_steps, horizon)
         seeds = range(config.seed, config.seed + config.num_seeds)
         outside = isinstance(self.env, HostEnvironment)
-        self.trainer = (HostTrainer if outside else make_trainer)(learner, schedule, seeds)
+        self.trainer: AbstractTrainer = (HostTrainer if outside else Trainer)(learner, schedule, seeds)
         self.history, self.reference = History(), None
         self.seconds, self.episodes = 0.0, 0
         self._state: Any = None
+        self._warned = False
         self._report = report
         self._clock = time.monotonic()
 
@@ -114,16 +112,19 @@ class Session:
             replay=whole.replay,
         )
 
-    def restore(self, saved: Checkpoint) -> None:
+    def restore(self, saved: Checkpoint, to_go_on: bool = True) -> None:
         """Takes up a checkpoint.
+
+        Args:
+            saved: the checkpoint.
+            to_go_on: whether episodes will be added, for which there must be room.
 
         Raises:
             DamagedError: its arrays do not fit.
         """
-        shapes = self.trainer.shapes
-        arrays = {name: array for name, array in saved.arrays.items() if name != files.METRICS}
-        self._state = checkpoint.unflatten(shapes, _with_all_rows(arrays, shapes))
-        self.history = History(saved.arrays[files.METRICS].tobytes())
+        shapes, whole = self.trainer.shapes, replay.joined(saved, self.trainer.shapes, to_go_on)
+        self._state = checkpoint.unflatten(replay.with_rows_of(whole, shapes), whole)
+        self.history = History(saved.records)
         self.episodes, self.seconds = saved.meta["episodes"], saved.meta["seconds"]
         known = saved.meta["reference"]
         self.reference = Reference(**known | {"doubts": tuple(known.get("doubts", ()))}) if known else None
@@ -133,6 +134,14 @@ class Session:
         self._clock = time.monotonic() - self.seconds
         if self.finished:
             return
+        schedule = self.trainer.schedule
+        if schedule.num_episodes <= schedule.warmup_episodes:
+            warnings.warn(
+                f"all {self.total_steps} steps are warm-up, and the policy stays untrained: steps must be more than "
+                f"warmup_steps, {self.trainer.learner.settings.warmup_steps}",
+                RunWarning,
+                stacklevel=2,
+            )
         # A thread beside this one; precision is a setting of each.
         pool = ThreadPoolExecutor(1)
         in_thread = functools.partial(pool.submit, _in_precision, self.config.precision)
@@ -210,24 +219,24 @@ class Session:
         """Begins a chunk, and may return before it is done."""
         start = time.monotonic()
         self._state, metrics = self.trainer.advance(self._state, first, number)
-        return _Launched(
-            first + number, number, start, metrics, self.trainer.num_together, dict(self.trainer.timings)
-        )
+        return _Launched(first + number, number, start, metrics, dict(self.trainer.timings))
 
     def _collect(self, launched: "_Launched") -> "_Done":
         """Waits for the chunk launched last. Its arrays are copies, since the next chunk works in the same memory."""
         metrics = {name: np.asarray(value) for name, value in jax.device_get(launched.metrics).items()}
         now = time.monotonic()
-        arrays = {} if self.folder is None else _filled_rows(checkpoint.flatten(self._state))
-        seconds = now - self._clock
+        arrays, episodes = {}, replay.NONE
+        if self.folder is not None:
+            flat = checkpoint.flatten(self._state)
+            arrays, episodes = replay.split(flat, self.folder.wanted_episodes(replay.capacity(flat)))
         return _Done(
             launched.episodes,
             launched.number,
-            seconds,
+            now - self._clock,
             now - launched.start,
             metrics,
             arrays,
-            launched.num_together,
+            episodes,
             launched.timings,
         )
 
@@ -238,6 +247,7 @@ class Session:
         if self.reference is not None:
             metrics = {"score": self.reference.score(metrics["return"]), **metrics}
         line = self.history.add(self.steps, self.episodes, metrics)
+        self._say_what_is_wrong()
         speed = done.number * self.env.horizon / done.chunk_seconds
         if self.folder is not None:
             self._save(self.folder, line, done, speed)
@@ -254,6 +264,26 @@ class Session:
             )
         )
 
+    def _say_what_is_wrong(self) -> None:
+        """Warns, once, of seeds that do not learn."""
+        recent = self.history.metrics(2)
+        if len(recent["return"]) < 2 or self._warned:
+            return
+        skipped, zero = health.all_skipped(recent, 1), health.all_zero(recent, 1)
+        if skipped.any():
+            state = self.trainer.combine(self._state).learner
+            place = health.place_of_nonfinite(self.trainer.learner, state, int(skipped.argmax()))
+            what = f"were all skipped, since their gradient is not finite{place and ': ' + place}"
+        elif zero.any():
+            what = "had a gradient of exactly zero: the imagined return does not depend on the actions"
+        else:
+            return
+        self._warned = True
+        seeds = ", ".join(str(self.config.seed + int(index)) for index in np.flatnonzero(skipped | zero))
+        warnings.warn(
+            f"up to step {self.steps}, the policy updates of seed {seeds} {what}", RunWarning, stacklevel=2
+        )
+
     def _save(self, folder: RunFolder, line: bytes, done: "_Done", speed: float) -> None:
         """The record, its time and the checkpoint, in an order that a kill in between can do no harm."""
         timing = {
@@ -261,15 +291,12 @@ class Session:
             "seconds": round(self.seconds, 3),
             "chunk_seconds": round(done.chunk_seconds, 3),
             "steps_per_second": round(speed, 2),
-            **({"num_together": done.num_together} if done.num_together > 1 else {}),
             **done.timings,
             "peak_memory_bytes": peak_memory(),
         }
         folder.append(files.METRICS, line)
         folder.append(files.TIMINGS, to_line(timing))
-        arrays = done.arrays | {files.METRICS: np.frombuffer(self.history.lines, np.uint8)}
         meta = {
-            "steps": self.steps,
             "episodes": self.episodes,
             "warmup_episodes": self.trainer.schedule.warmup_episodes,
             "records": len(self.history.records),
@@ -277,7 +304,7 @@ class Session:
             "reference": None if self.reference is None else dataclasses.asdict(self.reference),
             "config": self._content,
         }
-        folder.write_checkpoint(self.steps, arrays, meta)
+        folder.write_checkpoint(self.steps, done.arrays, meta, self.history.lines, done.new_episodes)
 
 
 def notices(config: TrainConfig, num_devices: int, backend: str) -> list[str]:
@@ -294,13 +321,12 @@ def notices(config: TrainConfig, num_devices: int, backend: str) -> list[str]:
 
 @dataclasses.dataclass(frozen=True)
 class _Launched:
-    """A chunk under way: where it ends, its episodes, when it began, its metrics to be, and how many runs share it."""
+    """A chunk under way: where it ends, its episodes, when it began, and its metrics to be."""
 
     episodes: int
     number: int
     start: float
     metrics: Any
-    num_together: int
     timings: dict[str, float]
 
 
@@ -314,32 +340,8 @@ class _Done:
     chunk_seconds: float
     metrics: dict[str, np.ndarray]
     arrays: dict[str, np.ndarray]
-    num_together: int
+    new_episodes: Episodes
     timings: dict[str, float]
-
-
-# Where the replayed episodes are in the state; only the rows in use are written.
-_ROWS, _COUNT = ".replay.episodes.", ".replay.count"
-
-
-def _filled_rows(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Copies, without the rows of the replay buffer that hold no episode yet."""
-    count = int(arrays[_COUNT].max())
-    return {
-        name: np.array(array[:, :count] if name.startswith(_ROWS) else array)
-        for name, array in arrays.items()
-    }
-
-
-def _with_all_rows(arrays: Mapping[str, np.ndarray], shapes: SeedState) -> dict[str, np.ndarray]:
-    """With empty rows added up to the capacity of this run, which grows when a run is extended."""
-    capacity = shapes.replay.episodes.rewards.shape[1]
-    filled = {}
-    for name, array in arrays.items():
-        missing = capacity - array.shape[1] if name.startswith(_ROWS) else 0
-        widths = [(0, 0), (0, missing)] + [(0, 0)] * (array.ndim - 2)
-        filled[name] = np.pad(array, widths) if missing > 0 else array
-    return filled
 
 
 def _in_precision(precision: Precision, function: Callable[[], Any]) -> Any:

@@ -49,11 +49,14 @@ def read(folder: RunFolder) -> Stored:
         if name is None:
             usable.append(saved)
         else:
-            problems.append(f"checkpoint {saved.path.name} is of a run with another {name}")
+            problems[saved.path.name] = f"is of a run with another {name}"
     if problems and not usable:
-        raise UsageError(f"run: {folder.path} has no whole checkpoint left: {'; '.join(problems)}")
-    for problem in problems:
-        folder.warn(f"{problem}; falling back to the one at step {usable[0].meta['steps']}")
+        listed = "; ".join(f"checkpoint {name} {problem}" for name, problem in problems.items())
+        raise UsageError(f"run: {folder.path} has no whole checkpoint left: {listed}")
+    for name, problem in problems.items():
+        newest = usable[0].meta["steps"]
+        rest = "falling back to" if int(name) > newest else "it is not needed, the newest is"
+        folder.warn(f"checkpoint {name} {problem}; {rest} the one at step {newest}")
     return Stored(content, usable)
 
 
