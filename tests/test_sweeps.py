@@ -129,7 +129,7 @@ def test_a_python_file_says_the_same_as_a_toml_file(tmp_path):
     ("was", "now", "message"),
     [
         ("name =", "title =", "'title' is not one of"),
-        ('"tiny"', '"../tiny"', "name: must be letters"),
+        ('"tiny"', '"../tiny"', "name: must be up to 100 letters"),
         ("task.py:Probe", "chess", "'chess' is not one of"),
         ("task.py:Probe", "task.py:Nothing", "has no 'Nothing'"),
         ("[4]", "4", "horizons: must be a list of integers"),

@@ -141,7 +141,8 @@ def load_suite(name: str, scale: str, built_in: Mapping[str, Callable[[Scale], S
 
     Args:
         name: a name of `built_in`, `FILE.toml`, `FILE.py` with a `SUITE` or a function `suite(scale)`, or one of a file
-            or package as `FILE.py:NAME` or `package.module:NAME`. A suite is a `Suite`, a `Grid` or several, or a dict like a TOML file.
+            or package as `FILE.py:NAME` or `package.module:NAME`. It may be a `Suite`, a `Grid` or several, or a dict
+            like a TOML file.
         scale: of `SCALES`.
         built_in: from names to what gives the grids of a scale.
 

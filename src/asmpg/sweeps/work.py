@@ -123,12 +123,14 @@ def read_result(store: AbstractStore, item: str) -> Finished | None:
 
 def _lacking(content: Mapping[str, Any]) -> str | None:
     """The first entry that a result of this format has and this one lacks, or has of another kind."""
-    config, timing = content.get("config"), content.get("timing")
-    number = isinstance(timing, dict) and {"seconds", "steps", "steps_per_second", "starting_seconds"}
+    config: Any = content.get("config")
+    timing: Any = content.get("timing")
+    numbers = ("seconds", "steps", "steps_per_second", "starting_seconds")
     right = {
         "code": isinstance(content.get("code"), str),
         "config": is_config(config) and {"task", "horizon", "model", "seed", "num_seeds"} <= config.keys(),
-        "timing": bool(number) and all(isinstance(timing.get(name), int | float) for name in number),
+        "timing": isinstance(timing, dict)
+        and all(isinstance(timing.get(name), int | float) for name in numbers),
         "reference": is_reference(content.get("reference", 0)),
         "records": isinstance(content.get("records"), str),
     }

@@ -37,7 +37,8 @@ def are_records(lines: bytes, number: Any, num_seeds: int) -> bool:
     records = from_lines(lines)
     names = records[0].keys() if records else set()
     whole = (
-        len(records) == lines.count(b"\n")
+        lines.endswith(b"\n")
+        and len(records) == lines.count(b"\n")
         and number in (None, len(records))
         and {"return", "steps", "episodes"} <= names
     )

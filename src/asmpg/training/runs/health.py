@@ -84,7 +84,7 @@ def place_of_nonfinite(learner: Any, state: Any, index: int) -> str:
 
     start_key, noise_key = jax.random.split(jax.random.key(0))
     start = learner.env.initial_state(key=start_key)
-    loop = getattr(learner, "loop", "open")
+    loop: Any = getattr(learner, "loop", "open")
     for key in (noise_key, None):
         policy = take(learner.policy(state))
         place = locate_nonfinite(take(model), learner.env, start, policy, key=key, loop=loop)

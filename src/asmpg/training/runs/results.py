@@ -70,7 +70,7 @@ class SeedResult(Generic[Policy, Model]):
     episode_return: float
     policy: Policy
     model: Model
-    metrics: dict[str, Float[np.ndarray, " records"]]
+    metrics: dict[str, np.ndarray]
     replay: Any = None
 
     def __repr__(self) -> str:
@@ -247,7 +247,7 @@ class Result(Generic[Policy, Model]):
         format = path.suffix.removeprefix(".") if format is None else format
         if format not in FORMATS:
             raise UsageError(f"path: {path} must end in .{' or .'.join(FORMATS)}")
-        policy = self.policy_of(self.best_seed if seed is None else seed)
+        policy: Any = self.policy_of(self.best_seed if seed is None else seed)
         files.write(path, export_policy(policy, self.env, format))
         return path
 
