@@ -33,6 +33,7 @@ def code_version(model: str = "") -> str:
     return f"{versions()['asmpg']}+{digest.hexdigest()[:8]}"
 
 
+@functools.cache
 def bare(source: str) -> str:
     """A module's code without comments and docstrings."""
     tree = ast.parse(source)
