@@ -6,7 +6,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Real
 
 from ...gradients.analysis import locate_nonfinite
 
@@ -60,7 +60,7 @@ def falls(metrics: Metrics, first_seed: int) -> list[str]:
     return found
 
 
-def best_records(metrics: Metrics) -> tuple[Float[np.ndarray, " num_seeds"], Float[np.ndarray, " num_seeds"]]:
+def best_records(metrics: Metrics) -> tuple[Float[np.ndarray, " num_seeds"], Real[np.ndarray, " num_seeds"]]:
     """Each seed's highest return, and the steps after which it was evaluated."""
     returns = np.where(np.isfinite(metrics["return"]), metrics["return"], -np.inf)
     best, seeds = returns.argmax(axis=0), np.arange(returns.shape[1])
