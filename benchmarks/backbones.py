@@ -92,9 +92,10 @@ def cost(model: str, horizon: int, repeats: int, core: int | None) -> dict:
 
     from asmpg.models import EMBEDDING_SIZE
     from asmpg.models.backbones import create_backbone
-    from asmpg.models.files import load_backbone
+    from asmpg.models.files import load_definition
+    from asmpg.training.own import backbone_of
 
-    create = load_backbone(OTHERS[model]) if model in OTHERS else model
+    create = (backbone_of(load_definition(OTHERS[model])) if model in OTHERS else None) or model
     backbone = create_backbone(create, EMBEDDING_SIZE, horizon, key=jax.random.key(0))
     parameters = sum(leaf.size for leaf in jax.tree.leaves(backbone) if eqx.is_inexact_array(leaf))
     row = {"model": model, "horizon": horizon, "parameters": parameters}

@@ -25,10 +25,11 @@ if TYPE_CHECKING:
     from .gradients.policies import TanhGaussianPolicy as TanhGaussianPolicy
     from .gradients.policy_gradient import action_gradient as action_gradient
     from .gradients.policy_gradient import policy_gradient as policy_gradient
-    from .learners import DecisionTransformerSettings as DecisionTransformerSettings
-    from .learners import SoftActorCriticSettings as SoftActorCriticSettings
     from .learners.base import AbstractLearner as AbstractLearner
     from .learners.base import Explorer as Explorer
+    from .learners.odt import DecisionTransformerSettings as DecisionTransformerSettings
+    from .learners.replay import ReplayBuffer as ReplayBuffer
+    from .learners.sac import SoftActorCriticSettings as SoftActorCriticSettings
     from .learners.settings import Settings as Settings
     from .models import AbstractDynamicsModel as AbstractDynamicsModel
     from .models import ActionSequenceModel as ActionSequenceModel
@@ -64,14 +65,21 @@ if TYPE_CHECKING:
     from .tasks.optimum import optimal as optimal
     from .tasks.optimum import random_return as random_return
     from .tasks.optimum import score as score
+    from .training.callbacks import Callback as Callback
+    from .training.callbacks import CSVLog as CSVLog
+    from .training.callbacks import TensorBoard as TensorBoard
+    from .training.callbacks import WeightsAndBiases as WeightsAndBiases
     from .training.config import TrainConfig as TrainConfig
+    from .training.door import train as train
     from .training.export import ExportedPolicy as ExportedPolicy
     from .training.export import load_policy as load_policy
+    from .training.methods import Method as Method
     from .training.methods import MODELS as MODELS
     from .training.runs import load as load
     from .training.runs import Result as Result
     from .training.runs import resume as resume
-    from .training.runs import train as train
+
+    __version__: str
 
 
 _MODULES = {
@@ -87,10 +95,14 @@ _MODULES = {
         "theorem1_bound",
     ),
     "models.backbones": ("AbstractBackbone", "BACKBONES", "SelfAttention", "SimpleRNN"),
-    "learners": ("DecisionTransformerSettings", "SoftActorCriticSettings"),
+    "learners.odt": ("DecisionTransformerSettings",),
+    "learners.replay": ("ReplayBuffer",),
+    "learners.sac": ("SoftActorCriticSettings",),
+    "training.callbacks": ("Callback", "CSVLog", "TensorBoard", "WeightsAndBiases"),
     "training.config": ("TrainConfig",),
     "training.export": ("ExportedPolicy", "load_policy"),
-    "training.methods": ("MODELS",),
+    "training.door": ("train",),
+    "training.methods": ("Method", "MODELS"),
     "tasks.data": ("Episodes",),
     "tasks.data_files": ("load_episodes", "save_episodes"),
     "tasks.environment": ("AbstractEnvironment", "AbstractReward", "rollout"),
@@ -100,7 +112,7 @@ _MODULES = {
     "tasks.optimum": ("best_constant_return", "optimal", "random_return", "score"),
     "gradients.policies": ("AbstractPolicy", "ActionSequence", "TanhGaussianPolicy"),
     "models.reward": ("LearnedReward",),
-    "training.runs": ("load", "Result", "resume", "train"),
+    "training.runs": ("load", "Result", "resume"),
     "learners.settings": ("Settings",),
     "statistics": (
         "area_under_curve",
@@ -133,6 +145,8 @@ __all__ = [
     "AbstractReward",
     "ActionSequence",
     "ActionSequenceModel",
+    "CSVLog",
+    "Callback",
     "DecisionTransformerSettings",
     "Episodes",
     "Explorer",
@@ -140,7 +154,9 @@ __all__ = [
     "HistoryModel",
     "HostEnvironment",
     "LearnedReward",
+    "Method",
     "OneStepModel",
+    "ReplayBuffer",
     "Result",
     "Scores",
     "SelfAttention",
@@ -149,9 +165,11 @@ __all__ = [
     "Simulator",
     "SoftActorCriticSettings",
     "TanhGaussianPolicy",
+    "TensorBoard",
     "TrainConfig",
     "Trajectory",
     "UsageError",
+    "WeightsAndBiases",
     "action_gradient",
     "action_jacobian",
     "area_under_curve",
@@ -188,17 +206,19 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """A public name, one of the modules they live in, or the version, which stands in the package's metadata alone."""
-    if name == "__version__":
-        return metadata.version("asmpg")
-    if name in _ROOMS:
-        return importlib.import_module(f".{name}", __name__)
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # or any misspelt name would be a public one to a type checker
+
+    def __getattr__(name: str) -> Any:
+        """A public name, one of the modules they live in, or the version, which stands in the metadata alone."""
+        if name == "__version__":
+            return metadata.version("asmpg")
+        if name in _ROOMS:
+            return importlib.import_module(f".{name}", __name__)
+        if name not in _MODULE_OF:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

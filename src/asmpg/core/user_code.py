@@ -1,14 +1,19 @@
-"""Python files of the user's own, named on a command line as `FILE.py:NAME`: which file, its hash, what NAME is in it.
+"""Code of the user's own, named as `FILE.py:NAME` or `package.module:NAME`: which file, its hash, what NAME is in it.
 
-A file runs only when the user has just typed its name. What a run folder says is never run.
+A file runs only when the user has just typed its name. What a run folder says is never run. Packages that are installed
+may add names of their own as entry points, see `installed`.
 """
 
+import functools
 import hashlib
+import importlib
 import importlib.util
 import inspect
 import pathlib
+import re
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from types import ModuleType
 from typing import Any
 
@@ -16,8 +21,34 @@ from .types import one_line, UsageError
 
 
 def is_file(text: str) -> bool:
-    """Whether a text is meant as `FILE.py:NAME`."""
-    return ".py:" in text or text.endswith(".py")
+    """Whether a text is meant as `FILE.py:NAME` or `package.module:NAME`."""
+    return ".py:" in text or text.endswith(".py") or _is_module(text)
+
+
+def _is_module(text: str) -> bool:
+    return re.fullmatch(r"[\w.]+:\w+", text) is not None and not text.rpartition(":")[0].endswith(".py")
+
+
+@functools.cache
+def installed(group: str) -> dict[str, metadata.EntryPoint]:
+    """What installed packages add, by name.
+
+    Args:
+        group: "asmpg.tasks" or "asmpg.backbones".
+    """
+    return {point.name: point for point in metadata.entry_points(group=group)}
+
+
+def load_installed(option: str, point: metadata.EntryPoint) -> Any:
+    """What an entry point stands for.
+
+    Raises:
+        UsageError: its package cannot be imported, or has no such name.
+    """
+    try:
+        return point.load()
+    except (Exception, SystemExit) as error:  # whatever that package raises
+        raise UsageError(f"{option}: loading {point.value} raised {one_line(error)}") from error
 
 
 def split(option: str, text: str) -> tuple[pathlib.Path, str]:
@@ -25,17 +56,35 @@ def split(option: str, text: str) -> tuple[pathlib.Path, str]:
 
     Args:
         option: what the message names, "task" or "model".
-        text: `FILE.py:NAME`.
+        text: `FILE.py:NAME` or `package.module:NAME`.
 
     Raises:
-        UsageError: there is no such file, or no name after the colon.
+        UsageError: there is no such file or module, or no name after the colon.
     """
     file, _, name = text.rpartition(":")
+    if _is_module(text):
+        return _module_file(option, file), name
     if not file.endswith(".py") or not name.isidentifier():
         raise UsageError(f"{option}: {text!r} must be FILE.py:NAME, with the name of a {option} in that file")
     if not exists(file):
         raise UsageError(f"{option}: there is no file {file}")
     return pathlib.Path(file).expanduser(), name
+
+
+def _module_file(option: str, module: str) -> pathlib.Path:
+    """Where a module is, from this folder as for `python -m`; to find one in a package imports the package."""
+    sys.path.insert(0, str(pathlib.Path.cwd()))
+    try:
+        spec = importlib.util.find_spec(module)
+    except ModuleNotFoundError:
+        spec = None
+    except (Exception, SystemExit) as error:  # whatever the package raises
+        raise UsageError(f"{option}: importing {module} raised {one_line(error)}") from error
+    finally:
+        sys.path.pop(0)
+    if spec is None or spec.origin is None or not exists(spec.origin):
+        raise UsageError(f"{option}: there is no module {module}")
+    return pathlib.Path(spec.origin)
 
 
 def exists(file: str) -> bool:
@@ -48,7 +97,7 @@ def exists(file: str) -> bool:
 
 def short_name(text: str) -> str:
     """`FILE.py:NAME` without its folder."""
-    return pathlib.PurePath(text).name if is_file(text) else text
+    return pathlib.PurePath(text).name if is_file(text) and not _is_module(text) else text
 
 
 def sha256(option: str, text: str) -> str:
@@ -75,7 +124,7 @@ def define(option: str, text: str, is_meant: Callable[[Any], bool]) -> Any:
         UsageError: the file cannot be run, or has no such name.
     """
     path, name = split(option, text)
-    module = run(option, path)
+    module = _import(option, text.rpartition(":")[0]) if _is_module(text) else run(option, path)
     if not hasattr(module, name):
         known = [
             key
@@ -84,6 +133,16 @@ def define(option: str, text: str, is_meant: Callable[[Any], bool]) -> Any:
         ]
         raise UsageError(f"{option}: {path} has no {name!r}, it has {', '.join(known) or f'no {option}'}")
     return getattr(module, name)
+
+
+def _import(option: str, name: str) -> ModuleType:
+    sys.path.insert(0, str(pathlib.Path.cwd()))
+    try:
+        return importlib.import_module(name)
+    except (Exception, SystemExit) as error:  # whatever the user's module raises, the message names it
+        raise UsageError(f"{option}: importing {name} raised {one_line(error)}") from error
+    finally:
+        sys.path.pop(0)
 
 
 def run(option: str, path: pathlib.Path) -> ModuleType:

@@ -1,7 +1,6 @@
 """Measuring an experiment, storing its tables, and making verdicts, figures and charts from what is stored."""
 
 import contextlib
-import importlib.util
 import json
 import pathlib
 import time
@@ -180,14 +179,10 @@ def _check_tables(found: Any, figure: str) -> None:
 
 def write_table(folder: pathlib.Path, name: str, table: Table) -> Table:
     """Stores a table, and gives it as it will be read back."""
-    parquet, csv = folder / f"{name}.parquet", folder / f"{name}.csv"
-    if importlib.util.find_spec("pyarrow") is None:
-        write(csv, tidy.to_csv(table.columns()))
-        parquet.unlink(missing_ok=True)
-    else:
-        write(parquet, tidy.to_parquet(table.columns()))
-        csv.unlink(missing_ok=True)
-    return read_table(parquet if parquet.exists() else csv)
+    tidy.check_tables()
+    parquet = folder / f"{name}.parquet"
+    write(parquet, tidy.to_parquet(table.columns()))
+    return read_table(parquet)
 
 
 def read_table(path: pathlib.Path) -> Table:
@@ -197,8 +192,7 @@ def read_table(path: pathlib.Path) -> Table:
         UsageError: it is damaged, or needs pyarrow.
     """
     try:
-        read = tidy.from_csv if path.suffix == ".csv" else tidy.from_parquet
-        return Table.from_columns(read(path.read_bytes()))
+        return Table.from_columns(tidy.from_parquet(path.read_bytes()))
     except UsageError:
         raise
     except Exception as error:  # pyarrow's errors are of many kinds

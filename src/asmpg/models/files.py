@@ -16,7 +16,7 @@ from .backbones import AbstractBackbone, CreateBackbone
 # What may stand before a backbone, built in or from a file: the method that has it inside.
 FAMILIES = ("history-", "actions-")
 # By file, its content and name: the same class is the same object, so that what was compiled is found again.
-_loaded: dict[tuple[str, str, str], CreateBackbone] = {}
+_loaded: dict[tuple[str, str, str], Any] = {}
 
 
 def split_family(model: str) -> tuple[str, str]:
@@ -37,33 +37,19 @@ def short_name(model: str) -> str:
     return family + user_files.short_name(backbone)
 
 
-def load_backbone(model: str) -> CreateBackbone:
-    """Runs the file and takes the backbone from it. Only ever called for what the user typed just now.
+def load_definition(model: str) -> Any:
+    """Runs the file and takes NAME from it. Only ever called for what the user typed just now.
 
     Args:
-        model: `FILE.py:NAME`, where NAME is a subclass of `AbstractBackbone`, or a function that makes one from what
-            its `create` takes.
+        model: `FILE.py:NAME` or `package.module:NAME`.
 
     Raises:
-        UsageError: the file cannot be run, has no such name, or the name gives no backbone that works.
+        UsageError: the file cannot be run, or has no such name.
     """
     key = user_files.identity("model", model)
     if key not in _loaded:
-        create = _create_of(model, user_files.define("model", model, is_backbone))
-        _check(model, create)
-        _loaded[key] = create
+        _loaded[key] = user_files.define("model", model, is_backbone)
     return _loaded[key]
-
-
-def _create_of(model: str, definition: Any) -> CreateBackbone:
-    if is_backbone(definition):
-        return definition.create
-    if inspect.isfunction(definition):
-        return definition
-    kind = definition.__name__ if inspect.isclass(definition) else f"a {type(definition).__name__}"
-    raise UsageError(
-        f"model: {model} is {kind}, not a subclass of asmpg.AbstractBackbone or a function that makes one"
-    )
 
 
 def is_backbone(value: Any) -> bool:
@@ -71,7 +57,7 @@ def is_backbone(value: Any) -> bool:
     return inspect.isclass(value) and issubclass(value, AbstractBackbone) and value is not AbstractBackbone
 
 
-def _check(model: str, create: CreateBackbone) -> None:
+def check_backbone(option: str, name: str, create: CreateBackbone) -> None:
     """Traces everything a backbone has to do on a short sequence, so that a mistake in it is one line, and early."""
     length = 3
 
@@ -96,4 +82,4 @@ def _check(model: str, create: CreateBackbone) -> None:
         if shapes[0] != shapes[1]:
             raise ValueError("step gives back a carry of another shape or type than init")
     except (Exception, SystemExit) as error:  # whatever the user's class raises, the message names it
-        raise UsageError(f"model: {model} raised {one_line(error)}") from error
+        raise UsageError(f"{option}: {name} raised {one_line(error)}") from error

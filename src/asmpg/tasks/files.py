@@ -67,11 +67,21 @@ def load_world(task: str, horizon: int | None = None) -> World:
             _loaded[key] = from_gymnasium(task.removeprefix(GYMNASIUM), horizon, name=task)
         else:
             definition = user_files.define("task", task, lambda value: isinstance(value, World))
-            _loaded[key] = _build(task, definition, horizon)
+            _loaded[key] = build(task, definition, horizon)
     return _loaded[key]
 
 
-def _build(task: str, definition: Any, horizon: int | None) -> World:
+def build(task: str, definition: Any, horizon: int | None) -> World:
+    """The environment that a definition is or makes.
+
+    Args:
+        task: how messages name it.
+        definition: an environment, a class of environments, or a function of the horizon or of nothing.
+        horizon: the horizon; by default the task's own, or 100 for a function of the horizon.
+
+    Raises:
+        UsageError: it gives no environment of that horizon.
+    """
     env = definition
     if not isinstance(env, World):
         if not callable(definition):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import pathlib
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -23,6 +24,7 @@ from ..core.checks import (
 )
 from ..core.precision import Precision, resolve_precision
 from ..core.types import UsageError
+from ..core.user_code import installed, load_installed
 from ..gradients.imagination import check_parallel, Imagine, Loop, resolve
 from ..learners.base import AbstractLearner
 from ..learners.model_based import ModelBasedLearner
@@ -33,7 +35,8 @@ from ..tasks import make, TASKS
 from ..tasks.environment import AbstractEnvironment
 from ..tasks.host import HostEnvironment, inside
 from ..tasks.validation import check_horizon, validate
-from .methods import find_method, Method, MODELS, Options
+from .methods import find_method, Method, ModelLike, MODELS, Options
+from .own import label_of
 from .worlds import settle
 
 
@@ -47,10 +50,11 @@ class TrainConfig:
     ]
     horizon: Annotated[int, about("number of actions in an episode; an environment has its own")] = 100
     model: Annotated[
-        str,
+        ModelLike,
         about(
-            "which method (see asmpg list); a backbone's name means an action-sequence model; FILE.py:NAME is a "
-            "backbone of your own, behind history- and actions- too"
+            "which method (see asmpg list); a backbone's name means an action-sequence model; FILE.py:NAME or "
+            "package.module:NAME is a backbone of your own, behind history- and actions- too, a dynamics model or a "
+            "learner"
         ),
     ] = "transformer"
     steps: Annotated[
@@ -61,7 +65,7 @@ class TrainConfig:
         int, Meta(ge=1, le=MAX_SEEDS), about("number of independent runs, with seeds SEED, SEED + 1, ...")
     ] = 1
     preset: Annotated[str, about("default (ours) or paper; what it says depends on the method")] = "default"
-    out: Annotated[str | None, about("the run folder; nothing is written without one")] = None
+    out: Annotated[str | pathlib.Path | None, about("the run folder; nothing is written without one")] = None
     loop: Annotated[
         Loop, about("which policy gradient: states as constants (open) or differentiated too (closed)")
     ] = "open"
@@ -107,7 +111,9 @@ class TrainConfig:
     @property
     def model_name(self) -> str:
         """The model without a folder of the user's."""
-        return model_files.short_name(self.model)
+        if isinstance(self.model, str):
+            return model_files.short_name(self.model)
+        return self.model.name if isinstance(self.model, Method) else label_of(self.model)
 
     def resolve(self) -> "Resolved":
         """What the names stand for, once everything about the configuration has been checked.
@@ -193,14 +199,16 @@ def _resolve(config: TrainConfig) -> Resolved:
     env = (
         config.task
         if isinstance(config.task, AbstractEnvironment | HostEnvironment)
-        else _find_task(config.task, config.horizon)
+        else find_task(config.task, config.horizon)
     )
     values = {name: check(name, getattr(config, name), kind) for name, kind in CHECKED.items()}
     values["precision"] = resolve_precision(values["precision"])
     method = find_method(config.model)
     settings = _with_overrides(method, config.preset, env.horizon, config.overrides)
+    method.check(env, settings)
     overrides = {name: getattr(settings, name) for name in config.overrides}
-    config = dataclasses.replace(config, horizon=check_horizon(env.horizon), overrides=overrides, **values)
+    values |= {"horizon": check_horizon(env.horizon), "out": None if config.out is None else str(config.out)}
+    config = dataclasses.replace(config, overrides=overrides, **values)
     _check_together(config, env, method, settings)
     if isinstance(env, HostEnvironment):
         config = settle(config, env, method)
@@ -220,20 +228,26 @@ def _check_names(config: TrainConfig) -> None:
         raise UsageError(f"task: {name} is a class, give an instance: {name}()")
     if not isinstance(config.task, str | AbstractEnvironment | HostEnvironment):
         raise UsageError(f"task: must be a name, FILE.py:NAME or an environment, got {config.task!r}")
-    for name in ("model", "preset"):
-        if not isinstance(getattr(config, name), str):
-            raise UsageError(f"{name}: must be a name, got {getattr(config, name)!r}")
-    if config.out is not None and (not isinstance(config.out, str) or not config.out):
-        raise UsageError(f"out: must be the name of a folder, or None for no folder, got {config.out!r}")
+    if not isinstance(config.preset, str):
+        raise UsageError(f"preset: must be a name, got {config.preset!r}")
+    if config.out is not None and (not isinstance(config.out, str | pathlib.Path) or not str(config.out)):
+        raise UsageError(f"out: must be a folder, or None for no folder, got {config.out!r}")
     if not isinstance(config.overrides, dict):
         raise UsageError(f"overrides: must be a dict of settings by name, got {config.overrides!r}")
 
 
-def _find_task(task: str, horizon: Any) -> AbstractEnvironment | HostEnvironment:
+def find_task(task: str, horizon: Any) -> AbstractEnvironment | HostEnvironment:
+    """The task of a name, or of the user's own code.
+
+    Raises:
+        UsageError: there is none, or not of this horizon.
+    """
     horizon = check_horizon(horizon)
     if task_files.is_task_file(task) or task_files.is_gymnasium(task):
         return task_files.load_world(task, horizon)
-    check_choice("task", task, TASKS)
+    if task not in TASKS and task in installed("asmpg.tasks"):
+        return task_files.build(task, load_installed("task", installed("asmpg.tasks")[task]), horizon)
+    check_choice("task", task, TASKS, *installed("asmpg.tasks"), "FILE.py:NAME")
     return make(task, horizon)
 
 
@@ -241,6 +255,10 @@ def _with_overrides(
     method: Method, preset: str, horizon: int, overrides: Mapping[str, Any]
 ) -> AbstractSettings:
     """The method's preset, with settings replaced."""
+    if method.given is not None and overrides:
+        raise UsageError(
+            f"overrides: {method.name} is a learner that has its settings already, got {overrides}"
+        )
     known = field_types(method.settings)
     for name, value in overrides.items():
         if name not in known:

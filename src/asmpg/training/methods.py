@@ -2,12 +2,15 @@
 
 import dataclasses
 import functools
+import inspect
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..core import user_code as user_files
 from ..core.checks import check_choice
+from ..core.digest import digest
+from ..core.types import UsageError
 from ..gradients.imagination import Imagine, Loop
 from ..gradients.policies import ActionSequence
 from ..learners.base import AbstractLearner
@@ -16,12 +19,24 @@ from ..learners.odt import DecisionTransformer, DecisionTransformerSettings, tar
 from ..learners.sac import SoftActorCritic, SoftActorCriticSettings
 from ..learners.settings import AbstractSettings, number_names, Preset, Settings
 from ..models import AbstractDynamicsModel, ActionSequenceModel, HistoryModel, OneStepModel, Simulator
-from ..models.backbones import BACKBONES, CreateBackbone
-from ..models.files import load_backbone, short_name, split_family
+from ..models.backbones import AbstractBackbone, BACKBONES, CreateBackbone
+from ..models.files import check_backbone, load_definition, short_name, split_family
 from ..models.normalisation import Normaliser
 from ..tasks.environment import AbstractEnvironment
 from ..tasks.host import inside
 from ..tasks.spec import sizes_of_windows, Spec
+from .own import (
+    backbone_of,
+    check_learner,
+    check_model,
+    described,
+    is_learner,
+    label_of,
+    make_own,
+    model_of,
+    refuse_abstract,
+    settings_of,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +61,9 @@ class Method:
         imagines: whether it differentiates through a dynamics model, so that `Options` mean something to it.
         is_sequence: whether that is an action-sequence model, whose `predict` reads no state but the first.
         paper: the settings in which the preset `paper` differs from the class's for this method.
+        given: the settings of a learner that is given as an object, which has them already.
+        source: of the user's own, the object that it was made from.
+        check: raises a UsageError unless what the user made works on a task.
     """
 
     name: str
@@ -54,6 +72,9 @@ class Method:
     imagines: bool = False
     is_sequence: bool = False
     paper: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    given: AbstractSettings | None = None
+    source: Any = None
+    check: Callable[[Spec, AbstractSettings], None] = lambda env, settings: None
 
     def preset(self, name: str, horizon: int) -> AbstractSettings:
         """The settings of a preset at a horizon.
@@ -61,6 +82,8 @@ class Method:
         Raises:
             UsageError: there is no such preset.
         """
+        if self.given is not None:
+            return self.given
         settings = self.settings.preset(name, horizon)
         return settings.replace(**self.paper) if name == "paper" else settings
 
@@ -73,7 +96,7 @@ class Method:
 MakeModel = Callable[[Spec, Settings], Callable[..., AbstractDynamicsModel]]
 
 
-def _sequence(backbone: str | CreateBackbone) -> MakeModel:
+def _sequence(backbone: str | AbstractBackbone | CreateBackbone) -> MakeModel:
     """An action-sequence model around a backbone."""
     return lambda env, settings: functools.partial(
         ActionSequenceModel,
@@ -87,7 +110,7 @@ def _sequence(backbone: str | CreateBackbone) -> MakeModel:
     )
 
 
-def _history(backbone: str | CreateBackbone) -> MakeModel:
+def _history(backbone: str | AbstractBackbone | CreateBackbone) -> MakeModel:
     """A history model around a backbone."""
     return lambda env, settings: functools.partial(
         HistoryModel,
@@ -163,7 +186,7 @@ def _decision_transformer(
     return DecisionTransformer(env, settings, target_return(env, settings.return_target))
 
 
-def _with_backbone(family: str, backbone: str | CreateBackbone, name: str) -> Method:
+def _with_backbone(family: str, backbone: str | AbstractBackbone | CreateBackbone, name: str) -> Method:
     """The method of a family, which is what stands before the backbone's name, and a backbone."""
     paper = {} if backbone == "transformer" else _RECURRENT
     if family == "history-":
@@ -188,14 +211,100 @@ MODELS: dict[str, Method] = {
 MAY_DIFFER = frozenset[str]().union(*(number_names(method.settings) for method in MODELS.values()))
 
 
-def find_method(model: str) -> Method:
+# What may be given as a model or a learner: names, classes, instances, and functions that make them.
+ModelLike = (
+    str
+    | Method
+    | AbstractBackbone
+    | AbstractDynamicsModel
+    | AbstractLearner
+    | type[AbstractBackbone | AbstractDynamicsModel | AbstractLearner]
+    | Callable[..., Any]
+)
+
+
+def find_method(model: object, option: str = "model") -> Method:
     """What a `--model` stands for.
 
+    Args:
+        model: a name of `MODELS`, `FILE.py:NAME`, `package.module:NAME`, or an object of one's own: a backbone, a
+            dynamics model, a learner, a class of these, or a function. One of (input_size, horizon, *, dropout, key)
+            makes a backbone, one of (env, *, key) a dynamics model.
+        option: what messages name.
+
     Raises:
-        UsageError: an unknown model, or a file that gives no backbone.
+        UsageError: an unknown model, or nothing that could be one.
     """
-    if not user_files.is_file(model):
-        check_choice("model", model, MODELS, "FILE.py:NAME")
-        return MODELS[model]
-    family, file = split_family(model)
-    return _with_backbone(family, load_backbone(file), short_name(model))
+    if isinstance(model, Method):
+        return model
+    if not isinstance(model, str):
+        return own_method(model, label_of(model), option)
+    family, rest = split_family(model)
+    if user_files.is_file(model):
+        return own_method(load_definition(rest), short_name(model), option, family)
+    if model not in MODELS and rest in user_files.installed("asmpg.backbones"):
+        point = user_files.installed("asmpg.backbones")[rest]
+        return own_method(user_files.load_installed(option, point), model, option, family)
+    check_choice(option, model, MODELS, *user_files.installed("asmpg.backbones"), "FILE.py:NAME")
+    return MODELS[model]
+
+
+def own_method(thing: Any, name: str, option: str = "model", family: str = "") -> Method:
+    """The method around an object of the user's own.
+
+    Args:
+        thing: see `find_method`.
+        name: how it is shown and stored.
+        option: what messages name.
+        family: `history-` or `actions-`, for a backbone.
+
+    Raises:
+        UsageError: it is nothing that could be a model, or lacks something.
+    """
+    if inspect.isclass(thing):
+        refuse_abstract(option, thing)
+    backbone, make_model = backbone_of(thing), model_of(thing)
+    if backbone is not None:
+        if not isinstance(backbone, AbstractBackbone):
+            check_backbone(option, name, backbone)
+        method = _with_backbone(family, backbone, name)
+        return dataclasses.replace(method, source=thing)
+    if family:
+        raise UsageError(f"{option}: {name} must name a backbone, {family} stands before no other model")
+    if make_model is not None:
+
+        def make(env: Any, settings: Settings) -> Callable[..., AbstractDynamicsModel]:
+            return functools.partial(make_own, option, name, make_model, AbstractDynamicsModel, env)
+
+        method = _model_based(name, make, paper=_RECURRENT)
+        check = functools.partial(_check_own_model, option, name, make)
+        return dataclasses.replace(method, source=thing, check=check)
+    if is_learner(thing):
+        return own_learner(thing, name, option)
+    wanted = "a backbone, a dynamics model, a learner, a class of these or a function that makes one"
+    raise UsageError(f"{option}: {name} is {described(thing)}, not {wanted}")
+
+
+def own_learner(thing: Any, name: str, option: str = "learner") -> Method:
+    """The method that is a learner of the user's own: an instance, a class, or a function of (env, settings)."""
+    given = thing.settings if isinstance(thing, AbstractLearner) else None
+
+    def make(env: Any, settings: Any, options: Options) -> AbstractLearner:
+        if not isinstance(thing, AbstractLearner):
+            return make_own(option, name, thing, AbstractLearner, env, settings)
+        if thing.env is not env and digest(thing.env) != digest(env):
+            raise UsageError(f"{option}: {name} is of another task, {thing.env.name}, than {env.name}")
+        return thing
+
+    def check(env: Spec, settings: AbstractSettings) -> None:
+        check_learner(option, name, make(env, settings, Options()))
+
+    kind = settings_of(thing) if given is None else type(given)
+    return Method(name, kind, make, given=given, source=thing, check=check)
+
+
+def _check_own_model(
+    option: str, name: str, make_model: MakeModel, env: Spec, settings: AbstractSettings
+) -> None:
+    assert isinstance(settings, Settings) and isinstance(env, AbstractEnvironment)
+    check_model(option, name, make_model(env, settings), env)

@@ -6,6 +6,7 @@ from typing import Any
 
 from ..core import user_code as user_files
 from ..core.checks import check, check_choice, field_types
+from ..core.digest import digest
 from ..core.types import UsageError
 from ..models.files import split_family
 from ..tasks import files as task_files
@@ -13,15 +14,18 @@ from ..tasks import make, TASKS
 from ..tasks.environment import AbstractEnvironment
 from ..tasks.host import HostEnvironment
 from ..tasks.validation import check_horizon
-from .config import TrainConfig
-from .methods import find_method, MODELS
+from .config import find_task, TrainConfig
+from .methods import find_method, Method, ModelLike, MODELS
 
 
 # What stands in a stored configuration beside the fields of `TrainConfig`, and the types of both.
 _BESIDE_FIELDS = ("settings", "task_source", "model_source")
+_KINDS_OF_CODE = ("built-in", "installed", "gymnasium", "file", "object")
 KINDS: Mapping[str, Any] = {
     **field_types(TrainConfig),
     "task": str,
+    "model": str,
+    "out": str | None,
     "overrides": dict,
     **dict.fromkeys(_BESIDE_FIELDS, dict),
 }
@@ -37,36 +41,45 @@ def to_json(config: TrainConfig) -> dict[str, Any]:
     content = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     content["overrides"] = dict(config.overrides)
     content["settings"] = dataclasses.asdict(resolved.settings)
-    content["model"], content["model_source"] = config.model_name, {"kind": "built-in"}
-    if user_files.is_file(config.model):
-        content["model_source"] = {
-            "kind": "file",
-            "sha256": user_files.sha256("model", split_family(config.model)[1]),
-        }
+    content["model"], content["model_source"] = (
+        resolved.method.name,
+        _model_source(config.model, resolved.method),
+    )
     identity = env.identity()
     if identity is not None:
         return content | {"task": env.name, "task_source": {"kind": "built-in", "parameters": dict(identity)}}
     source = {"kind": "object", "state_size": env.state_size, "action_size": env.action_size}
     if isinstance(config.task, str) and task_files.is_gymnasium(config.task):
         return content | {"task": config.task, "task_source": source | {"kind": "gymnasium"}}
+    source["digest"] = digest(env)
+    if isinstance(config.task, str) and config.task in user_files.installed("asmpg.tasks"):
+        return content | {"task": config.task, "task_source": source | {"kind": "installed"}}
     if isinstance(config.task, str):
-        path, name = task_files.split(config.task)
         source |= {"kind": "file", "sha256": task_files.sha256(config.task)}
-        return content | {"task": f"{path.name}:{name}", "task_source": source}
+        return content | {"task": user_files.short_name(config.task), "task_source": source}
     return content | {"task": env.name, "task_source": source}
+
+
+def _model_source(model: ModelLike, method: Method) -> dict[str, Any]:
+    """Where the code of a model is, and what tells it from another of the same name."""
+    if method.source is None:
+        return {"kind": "built-in"}
+    if isinstance(model, str) and user_files.is_file(model):
+        return {"kind": "file", "sha256": user_files.sha256("model", split_family(model)[1])}
+    return {"kind": "installed" if isinstance(model, str) else "object", "digest": digest(method.source)}
 
 
 def from_json(
     content: Mapping[str, Any],
     task: str | AbstractEnvironment | HostEnvironment | None = None,
-    model: str | None = None,
+    model: ModelLike | None = None,
 ) -> TrainConfig:
     """The configuration that `to_json` wrote.
 
     Args:
         content: plain JSON.
         task: the task again, where it is one of the user's own: `FILE.py:NAME` or an environment.
-        model: `FILE.py:NAME` again, where the model's backbone is the user's own.
+        model: the model again, where it is of the user's own: `FILE.py:NAME` or an object.
 
     Raises:
         UsageError: a field is missing, unknown or of the wrong type; the task or the model is missing or another one.
@@ -78,6 +91,8 @@ def from_json(
     config = TrainConfig(**values)
     # A preset may mean something else in another version: what the run was started with counts.
     stored, method = content["settings"], find_method(config.model)
+    if method.given is not None:
+        return config
     if stored.keys() != field_types(method.settings).keys():
         raise UsageError(
             f"config: the settings of this {config.model} run are those of another version of asmpg"
@@ -97,11 +112,11 @@ def check_stored(content: Mapping[str, Any]) -> None:
         check_choice("config", name, KINDS)
         check(f"config: {name}", value, KINDS[name])
     source = content["task_source"]
-    check_choice("config: task_source", source.get("kind"), ("built-in", "gymnasium", "file", "object"))
+    check_choice("config: task_source", source.get("kind"), _KINDS_OF_CODE)
     wanted = {"parameters": dict} if source["kind"] == "built-in" else {"state_size": int, "action_size": int}
     for name, kind in wanted.items():
         check(f"config: {name} of task_source", source.get(name), kind)
-    check_choice("config: model_source", content["model_source"].get("kind"), ("built-in", "file"))
+    check_choice("config: model_source", content["model_source"].get("kind"), _KINDS_OF_CODE)
 
 
 def _task_again(
@@ -120,6 +135,8 @@ def _task_again(
         if task is not None and task != name:
             raise UsageError(f"task: the run is of {name}, none must be given")
         return name
+    if task is None and kind == "installed":
+        task = name
     if task is None:
         raise UsageError(
             f"task: the run is of {name}, a task of your own, which is not stored in it; "
@@ -130,7 +147,7 @@ def _task_again(
             raise UsageError(
                 f"task: {task} is not what the run was started with, {name}: the file has changed"
             )
-        env = task_files.load_world(task, content["horizon"])
+        env = find_task(task, content["horizon"])
     else:
         env = task
     sizes = {
@@ -143,11 +160,15 @@ def _task_again(
             raise UsageError(
                 f"task: the run's has {attribute} {wanted}, the one given {getattr(env, attribute)}"
             )
+    if digest(env) != source.get("digest"):
+        raise UsageError(
+            f"task: {env.name} is not what the run was started with: its code or a parameter has changed"
+        )
     return task
 
 
-def _model_again(content: Mapping[str, Any], model: str | None) -> str:
-    """The model of a stored configuration: built in, or the file given, once it is known to be the same."""
+def _model_again(content: Mapping[str, Any], model: ModelLike | None) -> ModelLike:
+    """The model of a stored configuration: built in, or the one given, once it is known to be the same."""
     name, source = content["model"], content["model_source"]
     kind = source["kind"]
     if kind == "built-in":
@@ -155,15 +176,39 @@ def _model_again(content: Mapping[str, Any], model: str | None) -> str:
             raise UsageError(f"model: the run is of the built-in model {name}, none must be given")
         check_choice("model", name, MODELS)
         return name
+    if model is None and kind == "installed":
+        model = name
     if model is None:
         raise UsageError(
-            f"model: the run is of {name}, a backbone of your own, which is not stored in it; "
+            f"model: the run is of {name}, a model of your own, which is not stored in it; "
             "give it again: --model FILE.py:NAME, or load(path, model=...)"
         )
+    return _same_file(content, model) if kind == "file" else _same_object(content, model)
+
+
+def _same_file(content: Mapping[str, Any], model: ModelLike) -> ModelLike:
+    name, source = content["model"], content["model_source"]
+    refusal = f"model: {_shown(model)} is not what the run was started with, {name}"
+    if not isinstance(model, str) or not user_files.is_file(model):
+        raise UsageError(refusal)
     family, file = split_family(model)
-    wanted = family, name.rpartition(":")[2]
-    if not user_files.is_file(model) or (split_family(name)[0], user_files.split("model", file)[1]) != wanted:
-        raise UsageError(f"model: {model} is not what the run was started with, {name}")
+    wanted = split_family(name)[0], name.rpartition(":")[2]
+    if (family, user_files.split("model", file)[1]) != wanted:
+        raise UsageError(refusal)
     if user_files.sha256("model", file) != source.get("sha256"):
-        raise UsageError(f"model: {model} is not what the run was started with, {name}: the file has changed")
+        raise UsageError(f"{refusal}: the file has changed")
     return model
+
+
+def _same_object(content: Mapping[str, Any], model: ModelLike) -> ModelLike:
+    method = find_method(model)
+    if method.source is None or digest(method.source) != content["model_source"].get("digest"):
+        raise UsageError(
+            f"model: {_shown(model)} is not what the run was started with, {content['model']}: "
+            "its code or a parameter has changed"
+        )
+    return model
+
+
+def _shown(model: ModelLike) -> str:
+    return model if isinstance(model, str) else find_method(model).name

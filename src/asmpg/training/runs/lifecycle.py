@@ -4,7 +4,7 @@ import dataclasses
 import json
 import pathlib
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import metadata
 
 import jax
@@ -15,7 +15,9 @@ from ...core.precision import using
 from ...core.types import UsageError
 from ...tasks.environment import AbstractEnvironment
 from ...tasks.host import HostEnvironment
+from ..callbacks import Callback
 from ..config import TrainConfig
+from ..methods import ModelLike
 from ..stored_config import to_json
 from . import folder as files
 from . import plots
@@ -27,7 +29,9 @@ from .session import Session
 from .stored import configuration, difference, read, Stored
 
 
-def train(config: TrainConfig, progress: bool | ProgressCallback = False) -> Result:
+def train(
+    config: TrainConfig, progress: bool | ProgressCallback = False, *, callbacks: Sequence[Callback] = ()
+) -> Result:
     """Trains a policy.
 
     Nothing is written unless `config.out` is given. If that folder holds a run of the same configuration, the run is
@@ -36,6 +40,7 @@ def train(config: TrainConfig, progress: bool | ProgressCallback = False) -> Res
     Args:
         config: the run.
         progress: True shows a bar, or lines in a pipe, on standard error; a function is told instead.
+        callbacks: are told of every record, and may stop the run.
 
     Raises:
         UsageError: a value in the configuration is not allowed, or `out` cannot be used. Nothing was written.
@@ -43,7 +48,7 @@ def train(config: TrainConfig, progress: bool | ProgressCallback = False) -> Res
     """
     config = config.checked()
     with reporting(progress) as report:
-        return start(config, report)
+        return start(config, report, callbacks=callbacks)
 
 
 def resume(
@@ -51,8 +56,9 @@ def resume(
     *,
     steps: int | None = None,
     task: str | AbstractEnvironment | HostEnvironment | None = None,
-    model: str | None = None,
+    model: ModelLike | None = None,
     progress: bool | ProgressCallback = False,
+    callbacks: Sequence[Callback] = (),
 ) -> Result:
     """Takes up a run where it stopped, bit for bit as if it never had.
 
@@ -60,29 +66,30 @@ def resume(
         path: the run folder.
         steps: environment steps in all, to extend a run.
         task: the task again, where it is one of the user's own: `FILE.py:NAME` or an environment.
-        model: `FILE.py:NAME` again, where the model's backbone is the user's own.
+        model: the model or learner again, where it is of the user's own: `FILE.py:NAME` or an object.
         progress: as for `train`.
+        callbacks: as for `train`.
 
     Raises:
         UsageError: this is not a run, or nothing in it can be used.
         StorageError: the disk refused in the middle of the run.
     """
     with reporting(progress) as report:
-        return take_up(path, report, steps=steps, task=task, model=model)
+        return take_up(path, report, steps=steps, task=task, model=model, callbacks=callbacks)
 
 
 def load(
     path: str | pathlib.Path,
     *,
     task: str | AbstractEnvironment | HostEnvironment | None = None,
-    model: str | None = None,
+    model: ModelLike | None = None,
 ) -> Result:
     """Reads a run folder, as of its last whole checkpoint. Executes nothing that is stored in it.
 
     Args:
         path: the run folder.
         task: the task again, where it is one of the user's own: `FILE.py:NAME` or an environment.
-        model: `FILE.py:NAME` again, where the model's backbone is the user's own.
+        model: the model or learner again, where it is of the user's own: `FILE.py:NAME` or an object.
 
     Raises:
         UsageError: this is not a run, it has no whole checkpoint, or its task or model is missing or another one.
@@ -105,13 +112,14 @@ def start(
     config: TrainConfig,
     report: ProgressCallback,
     stop: Callable[[], bool] = lambda: False,
+    callbacks: Sequence[Callback] = (),
 ) -> Result:
     """`train` for a checked configuration, with a way to stop: `stop()` is asked after every record."""
     with using(config.precision):
         if config.out is not None:
-            return _start_in(RunFolder(config.out), config, report, stop)
+            return _start_in(RunFolder(config.out), config, report, stop, callbacks)
         session = Session(config, report)
-        session.drive(stop)
+        session.drive(stop, callbacks)
         return _report_done(session.result(), session, report)
 
 
@@ -120,6 +128,7 @@ def _start_in(
     config: TrainConfig,
     report: ProgressCallback,
     stop: Callable[[], bool],
+    callbacks: Sequence[Callback],
 ) -> Result:
     """Begins a run in a folder, or goes on with the one that is there."""
     if not folder.is_run():
@@ -131,7 +140,7 @@ def _start_in(
             config = dataclasses.replace(config, imagine=config.resolve().imagine_here())
             content = to_json(config)
             folder.write_config(content, versions())
-            return _drive(Session(config, report, folder, content), folder, report, stop)
+            return _drive(Session(config, report, folder, content), folder, report, stop, callbacks)
         stored = read(folder)
         if config.imagine == "auto":
             config = dataclasses.replace(config, imagine=stored.content.get("imagine", "auto"))
@@ -139,11 +148,13 @@ def _start_in(
         name = difference(stored.content, content)
         if name is not None:
             was, now = ({**old, **old["settings"]}.get(name) for old in (stored.content, content))
+            code = name.endswith("_source")
+            what = f"code or a parameter of the {name[:-7]}" if code else f"{name} is {was!r}, not {now!r}"
             raise UsageError(
-                f"out: {folder.path} is a run with another configuration ({name} is {was!r}, not {now!r}); "
+                f"out: {folder.path} is a run with another configuration ({what}); "
                 "give another --out, or go on with that run by --resume"
             )
-        return _continue(config, folder, stored, report, stop)
+        return _continue(config, folder, stored, report, stop, callbacks)
 
 
 def take_up(
@@ -152,8 +163,9 @@ def take_up(
     *,
     steps: int | None = None,
     task: str | AbstractEnvironment | HostEnvironment | None = None,
-    model: str | None = None,
+    model: ModelLike | None = None,
     stop: Callable[[], bool] = lambda: False,
+    callbacks: Sequence[Callback] = (),
 ) -> Result:
     """`resume` with a way to stop."""
     folder = RunFolder(path)
@@ -167,7 +179,7 @@ def take_up(
             config = dataclasses.replace(config, steps=steps).checked()
             stored = dataclasses.replace(stored, content=stored.content | {"steps": steps})
         with using(config.precision):
-            return _continue(config, folder, stored, report, stop)
+            return _continue(config, folder, stored, report, stop, callbacks)
 
 
 def _continue(
@@ -176,6 +188,7 @@ def _continue(
     stored: Stored,
     report: ProgressCallback,
     stop: Callable[[], bool],
+    callbacks: Sequence[Callback],
 ) -> Result:
     """Goes on with a run from the checkpoint that fits."""
     _refuse_without_checkpoint(folder, stored)
@@ -193,7 +206,7 @@ def _continue(
     if not session.finished:
         folder.remove(files.SUMMARY, files.CURVE)
     folder.go_back([one for one in stored.checkpoints if saved and one.meta["steps"] <= saved.meta["steps"]])
-    return _drive(session, folder, report, stop)
+    return _drive(session, folder, report, stop, callbacks)
 
 
 def _refuse_without_checkpoint(folder: RunFolder, stored: Stored) -> None:
@@ -238,10 +251,16 @@ def _restore(session: Session, saved: Checkpoint, to_go_on: bool = True) -> None
         raise UsageError(f"run: checkpoint {saved.path} {error}") from error
 
 
-def _drive(session: Session, folder: RunFolder, report: ProgressCallback, stop: Callable[[], bool]) -> Result:
+def _drive(
+    session: Session,
+    folder: RunFolder,
+    report: ProgressCallback,
+    stop: Callable[[], bool],
+    callbacks: Sequence[Callback],
+) -> Result:
     """Trains, then has every file say what the last checkpoint says."""
     was_finished = session.finished
-    session.drive(stop)
+    session.drive(stop, callbacks)
     result = session.result()
     if result.finished:
         _write_curve(folder, result)

@@ -158,6 +158,10 @@ class Result(Generic[Policy, Model]):
             seed: whose policy; by default that of `best`.
             key: for the initial state and a stochastic policy; without one the policy is deterministic.
         """
+        if not isinstance(self.env, AbstractEnvironment):
+            raise UsageError(
+                f"rollout: {self.env.name} is not written in JAX; step it yourself with the policy"
+            )
         with using(self.config.precision):
             policy: Any = self.best.policy if seed is None else self.policy_of(seed)
             return rollout(self.env, policy, key=key, initial_state=initial_state)

@@ -5,10 +5,11 @@ import functools
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import equinox as eqx
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -17,6 +18,7 @@ from ...core.files import to_line
 from ...core.precision import Precision, using
 from ...tasks.host import HostEnvironment, inside
 from ...tasks.optimum import best_constant_return, doubts, optimal, random_return
+from ..callbacks import Callback
 from ..config import TrainConfig
 from ..host_loop import HostTrainer
 from ..loop import AbstractTrainer, Schedule, Trainer
@@ -71,6 +73,8 @@ class Session:
         self.seconds, self.episodes = 0.0, 0
         self._state: Any = None
         self._warned = False
+        self._callbacks: Sequence[Callback] = ()
+        self._stopped = False
         self._report = report
         self._clock = time.monotonic()
 
@@ -129,8 +133,9 @@ class Session:
         known = saved.meta["reference"]
         self.reference = Reference(**known | {"doubts": tuple(known.get("doubts", ()))}) if known else None
 
-    def drive(self, stop: Callable[[], bool] = lambda: False) -> None:
-        """Trains to the end, or until `stop()` holds after a record; every record is followed by a checkpoint."""
+    def drive(self, stop: Callable[[], bool] = lambda: False, callbacks: Sequence[Callback] = ()) -> None:
+        """Trains to the end, or until `stop()` holds, or a callback says so, after a record and its checkpoint."""
+        self._callbacks = callbacks
         self._clock = time.monotonic() - self.seconds
         if self.finished:
             return
@@ -151,9 +156,11 @@ class Session:
             if not self.history.records:
                 self._first_record(chunks, stop, in_thread)
             for first, number in chunks:
-                if stop() or self.finished:
-                    return
+                if stop() or self._stopped or self.finished:
+                    break
                 self._record(self._collect(self._launch(first, number)))
+            for callback in callbacks:
+                callback.on_end(self._copied_result())
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -184,7 +191,8 @@ class Session:
         if self.env.identity() is not None or self.config.optimum:
             self._report(Progress("starting", f"solving {self.env.name} for its optimum"))
             solving = in_thread(self._solve)
-            following = None if stop() else next(chunks, None)
+            # A callback sees the policy of the record, which a chunk launched ahead would have changed.
+            following = None if stop() or self._callbacks else next(chunks, None)
             ahead = None if following is None else self._launch(*following)
             self.reference = solving.result()
             for doubt in self.reference.doubts:
@@ -263,6 +271,20 @@ class Session:
                 episode_return=float(np.mean(metrics["return"])),
             )
         )
+
+        record = (
+            {name: values[-1] for name, values in self.history.metrics().items()} if self._callbacks else {}
+        )
+        for callback in self._callbacks:
+            self._stopped |= bool(callback.on_record(record, self._copied_result()))
+
+    def _copied_result(self) -> Result:
+        """The run so far, with networks that stay when the next chunk works in the memory of these."""
+        result = self.result()
+        policy, model = jax.tree.map(
+            lambda x: x.copy() if eqx.is_array(x) else x, (result.policy, result.model)
+        )
+        return dataclasses.replace(result, policy=policy, model=model, replay=None)
 
     def _say_what_is_wrong(self) -> None:
         """Warns, once, of seeds that do not learn."""

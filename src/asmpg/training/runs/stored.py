@@ -9,6 +9,7 @@ from ...core.types import UsageError
 from ...tasks.environment import AbstractEnvironment
 from ...tasks.host import HostEnvironment
 from ..config import TrainConfig
+from ..methods import ModelLike
 from ..stored_config import check_stored, from_json
 from . import folder as files
 from .checkpoint import Checkpoint
@@ -73,7 +74,7 @@ def configuration(
     content: Mapping[str, Any],
     folder: RunFolder,
     task: str | AbstractEnvironment | HostEnvironment | None,
-    model: str | None,
+    model: ModelLike | None,
 ) -> TrainConfig:
     """The configuration of a stored run, checked like any other."""
     try:

@@ -1,0 +1,152 @@
+"""A hash of what an object of the user's own computes: its numbers, its fields, and the source of its code.
+
+Two objects of the same digest do the same. It is compared where a run goes on, so that a task whose parameter has
+changed is not taken for the one that the run was started with.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Iterable
+from types import CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+_PLAIN = (type(None), bool, int, float, complex, str, bytes)
+# Attributes of a class that say nothing about what it computes.
+_NOT_CODE = {
+    "__dict__",
+    "__weakref__",
+    "__doc__",
+    "__module__",
+    "__qualname__",
+    "__annotations__",
+    "__slots__",
+}
+
+
+def digest(thing: Any) -> str:
+    """The hash, equal in every process that defines the same.
+
+    Args:
+        thing: an environment, a model, a class, a function, or anything made of these.
+    """
+    state = hashlib.sha256()
+    _feed(state, thing, {})
+    return state.hexdigest()
+
+
+def _feed(state: Any, thing: Any, seen: dict[int, Any]) -> None:
+    if isinstance(thing, _PLAIN):
+        return state.update(f"{type(thing).__name__} {thing!r};".encode())
+    if isinstance(thing, jax.Array) and jnp.issubdtype(thing.dtype, jax.dtypes.prng_key):
+        thing = jax.random.key_data(thing)
+    if isinstance(thing, np.ndarray | np.generic | jax.Array):
+        return _feed_array(state, np.asarray(thing))
+    if id(thing) in seen:
+        return state.update(b"seen;")
+    seen[id(thing)] = thing  # kept, so that no other object gets its id
+    state.update(type(thing).__name__.encode())
+    for part in _parts(thing):
+        _feed(state, part, seen)
+    return state.update(b".")
+
+
+def _feed_array(state: Any, array: np.ndarray) -> None:
+    """In single precision, so that it makes no difference in which a task was built."""
+    if np.issubdtype(array.dtype, np.floating):
+        array = array.astype(np.float32)
+    state.update(f"array {array.dtype.kind} {array.shape};".encode() + np.ascontiguousarray(array).tobytes())
+
+
+def _parts(thing: Any) -> Iterable[Any]:
+    """What an object consists of, in an order that does not depend on the process."""
+    if isinstance(thing, dict):
+        return [part for key in sorted(thing, key=repr) for part in (key, thing[key])]
+    if isinstance(thing, set | frozenset):
+        return sorted(thing, key=repr)
+    if isinstance(thing, list | tuple):
+        return thing
+    if isinstance(thing, ModuleType):
+        return [thing.__name__]
+    if isinstance(thing, functools.partial):
+        return [thing.func, thing.args, thing.keywords]
+    if isinstance(thing, MethodType):
+        return [thing.__func__, thing.__self__]
+    if isinstance(thing, staticmethod | classmethod):
+        return [thing.__func__]
+    if isinstance(thing, property):
+        return [thing.fget]
+    if isinstance(thing, FunctionType):
+        return _parts_of_function(thing)
+    if isinstance(thing, type):
+        return _parts_of_class(thing)
+    if dataclasses.is_dataclass(thing):
+        fields = [(field.name, getattr(thing, field.name, None)) for field in dataclasses.fields(thing)]
+        return [type(thing), *fields]
+    return [type(thing), dict(getattr(thing, "__dict__", {}))]
+
+
+def _parts_of_function(function: FunctionType) -> list[Any]:
+    """Its name, what it encloses and, unless it belongs to an installed package, its code and what that refers to."""
+    enclosed = []
+    for cell in function.__closure__ or ():
+        try:
+            enclosed.append(cell.cell_contents)
+        except ValueError:  # a name that is not bound yet
+            enclosed.append(None)
+    parts: list[Any] = [function.__qualname__, function.__defaults__, function.__kwdefaults__, enclosed]
+    if is_installed(function.__module__):
+        return parts
+    names = {name for code in _codes(function.__code__) for name in code.co_names}
+    known = {name: function.__globals__[name] for name in names if name in function.__globals__}
+    return [*parts, _source(function), known]
+
+
+def _codes(code: CodeType) -> list[CodeType]:
+    """A function's code and that of the functions defined in it."""
+    return [code, *(inner for one in code.co_consts if isinstance(one, CodeType) for inner in _codes(one))]
+
+
+def _source(function: FunctionType) -> Any:
+    """The text of a function, or its compiled form where there is none, as at a prompt."""
+    try:
+        # What a dataclass writes for itself is in no file, whatever another library may keep under that name.
+        if function.__code__.co_filename != "<string>":
+            return inspect.getsource(function)
+    except (OSError, TypeError):
+        pass
+    codes = _codes(function.__code__)
+    constants = [one for code in codes for one in code.co_consts if isinstance(one, _PLAIN)]
+    return [code.co_code for code in codes], constants
+
+
+def _parts_of_class(kind: type) -> list[Any]:
+    if is_installed(kind.__module__):
+        return [f"{kind.__module__}.{kind.__qualname__}"]
+    own = {
+        name: value
+        for name, value in vars(kind).items()
+        if name not in _NOT_CODE and (not name.startswith("_") or isinstance(value, FunctionType))
+    }
+    return [kind.__qualname__, [base for base in kind.__bases__ if base is not object], own]
+
+
+@functools.cache
+def is_installed(module: str | None) -> bool:
+    """Whether a module is Python's own, this package's or an installed one, rather than the user's."""
+    root = (module or "").partition(".")[0]
+    if root in ("asmpg", "builtins") or (root in sys.stdlib_module_names and root != "__main__"):
+        return True
+    try:
+        spec = importlib.util.find_spec(root)
+    except (ImportError, ValueError, AttributeError):  # run from a file or a prompt
+        return False
+    return spec is not None and any(part in str(spec.origin) for part in ("site-packages", "dist-packages"))

@@ -1,0 +1,274 @@
+"""What a user brings, given as an object: nothing of the package is touched, and nothing needs a file."""
+
+import dataclasses
+import json
+import pathlib
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import asmpg
+from asmpg.core.digest import digest
+from asmpg.models.backbones import scan_step
+from asmpg.models.base import free_run
+from asmpg.training.door import check_callbacks
+from probes import RewardIsAction
+from wanderer import Wanderer
+
+
+SMALL = {"steps": 40, "chunk_steps": 16, "overrides": {"warmup_steps": 16, "model_batch_size": 4}}
+
+
+class Sum(asmpg.AbstractBackbone):
+    """Adds up what it sees, times a number."""
+
+    size: int = eqx.field(static=True)
+    gain: jax.Array
+    input_size = property(lambda self: self.size)
+    output_size = property(lambda self: self.size)
+
+    @classmethod
+    def create(cls, input_size, horizon, *, dropout=0.0, key):
+        return cls(input_size, jnp.ones(()))
+
+    def init(self):
+        return jnp.zeros(self.size)
+
+    def step(self, carry, x):
+        carry = carry + self.gain * x
+        return carry, carry
+
+    def predict(self, xs, *, key=None):
+        return scan_step(self, xs)
+
+
+class Drift(asmpg.AbstractDynamicsModel):
+    """The next state is the state and a multiple of the action."""
+
+    gain: jax.Array
+    env: asmpg.AbstractEnvironment
+
+    def __init__(self, env, *, key):
+        self.gain, self.env = jnp.ones(()), env
+
+    def init(self, initial_state):
+        return ()
+
+    def step(self, carry, state, action, step):
+        return carry, state + self.gain * action.mean()
+
+    def predict(self, initial_state, actions, *, key=None):
+        return free_run(self, initial_state, actions)
+
+    def loss(self, trajectory, *, key=None):
+        predicted = self.predict(trajectory.states[0], trajectory.actions)
+        return jnp.square(predicted - trajectory.states[1:]).mean()
+
+
+class Count(asmpg.Callback):
+    def __init__(self, stop_after=100):
+        self.records, self.stop_after = [], stop_after
+
+    def on_record(self, record, result):
+        self.records.append(record)
+        return len(self.records) >= self.stop_after
+
+
+def rnn_of_two(input_size, horizon, *, dropout=0.0, key):
+    return Sum(input_size, jnp.full((), 2.0))
+
+
+OWN = {
+    "backbone": Sum,
+    "backbone instance": Sum(72, jnp.ones(())),
+    "function of a backbone": rnn_of_two,
+    "model": Drift,
+    "function of a model": lambda env, *, key: Drift(env, key=key),
+    "learner": Wanderer,
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_an_object_as_a_model(name):
+    result = asmpg.train("bioreactor", horizon=8, model=OWN[name], **SMALL)
+    assert result.finished and np.isfinite(result.scores).all()
+    assert result.summary()["model"] == getattr(OWN[name], "__name__", "Sum")
+
+
+def test_a_learner_of_ones_own_as_a_class_and_as_an_instance():
+    env = asmpg.make("bioreactor", horizon=8)
+    learner = Wanderer(env, asmpg.Settings.default(8).replace(warmup_steps=16))
+    results = [
+        asmpg.train(env, learner=one, steps=40, chunk_steps=16, overrides=overrides)
+        for one, overrides in ((learner, {}), (Wanderer, {"warmup_steps": 16}))
+    ]
+    np.testing.assert_array_equal(*(result.metrics["push"] for result in results))
+    with pytest.raises(asmpg.UsageError, match=r"^overrides: Wanderer .* settings already"):
+        asmpg.train(env, learner=learner, overrides={"entropy": 1.0})
+    with pytest.raises(asmpg.UsageError, match=r"^learner: Wanderer is of another task"):
+        asmpg.train("harvest", horizon=8, learner=learner)
+    with pytest.raises(asmpg.UsageError, match=r"^learner: .* not both"):
+        asmpg.train(env, learner=learner, model="lstm")
+
+
+def test_settings_are_what_they_change_in_the_preset():
+    settings = asmpg.Settings.default(8).replace(warmup_steps=16, entropy=0.5)
+    one = asmpg.train("bioreactor", horizon=8, model=Wanderer, settings=settings, steps=40)
+    assert one.config.overrides == {"warmup_steps": 16, "entropy": 0.5}
+    with pytest.raises(asmpg.UsageError, match=r"^settings: of sac must be SoftActorCriticSettings"):
+        asmpg.train("bioreactor", model="sac", settings=settings)
+    with pytest.raises(asmpg.UsageError, match=r"^train: there is no 'horizn'; did you mean horizon\?$"):
+        asmpg.train("bioreactor", horizn=8)
+
+
+def test_a_callback_sees_every_record_and_may_stop():
+    watch = Count(stop_after=2)
+    result = asmpg.train("bioreactor", horizon=8, model=Wanderer, callbacks=[watch], **SMALL)
+    assert len(watch.records) == 2 and not result.finished
+    with pytest.raises(
+        asmpg.UsageError, match=r"^callbacks: must be instances of asmpg.Callback, got Count$"
+    ):
+        check_callbacks([watch, Count])
+
+
+class Scaled(RewardIsAction):
+    gain: float = 1.0
+
+
+def test_a_run_of_ones_own_objects_is_not_taken_for_another(tmp_path):
+    out = tmp_path / "run"
+    small = SMALL | {"out": out, "model": Wanderer}
+    asmpg.train(Scaled(gain=1.0), **small)
+    again = asmpg.train(Scaled(gain=1.0), **small)
+    assert again.steps == 40
+    with pytest.raises(asmpg.UsageError, match=r"^out: .*code or a parameter of the task"):
+        asmpg.train(Scaled(gain=2.0), **small)
+    with pytest.raises(asmpg.UsageError, match=r"^task: .*code or a parameter has changed"):
+        asmpg.load(out, task=Scaled(gain=2.0), model=Wanderer)
+    with pytest.raises(asmpg.UsageError, match=r"^model: the run is of Wanderer, .*give it again"):
+        asmpg.load(out, task=Scaled(gain=1.0))
+    with pytest.raises(asmpg.UsageError, match=r"^model: Sum is not what the run was started with, Wanderer"):
+        asmpg.resume(out, task=Scaled(gain=1.0), model=Sum)
+    longer = asmpg.resume(out, task=Scaled(gain=1.0), model=Wanderer, steps=80)
+    assert longer.steps == 80
+    assert json.loads((out / "config.json").read_text())["config"]["model"] == "Wanderer"
+
+
+class NoStep(asmpg.AbstractBackbone):
+    input_size: int = 72
+    output_size: int = 72
+
+    @classmethod
+    def create(cls, input_size, horizon, *, dropout=0.0, key):
+        return cls()
+
+    def init(self):
+        return ()
+
+    def predict(self, xs, *, key=None):
+        return xs
+
+
+class WrongShape(Drift):
+    def predict(self, initial_state, actions, *, key=None):
+        return initial_state
+
+
+class Forgetful(Wanderer):
+    def update(self, state, replay, elapsed, *, key):
+        return state.push
+
+
+class Broken(Wanderer):
+    def diagnose(self, state, replay, trajectory, *, key):
+        raise RuntimeError("out of order")
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (NoStep, "NoStep lacks step"),
+        (WrongShape, r"predict of WrongShape must return an array of shape \(8, 1\), got shape \(1,\)"),
+        (Forgetful, "update of Forgetful gives back a state of another structure"),
+        (Broken, "diagnose of Broken raised RuntimeError: out of order"),
+        (3, "int is a int, not a backbone"),
+        (int, "int is the class int, not a backbone"),
+        (dataclasses, "dataclasses is a module, not a backbone"),
+        (lambda: None, "is a function, not a backbone"),
+        (lambda env, *, key: 3, "gives a int, not an asmpg.AbstractDynamicsModel"),
+    ],
+)
+def test_what_is_wrong_with_an_object_is_said_on_one_line_and_nothing_is_written(tmp_path, model, words):
+    config = asmpg.TrainConfig("bioreactor", horizon=8, out=str(tmp_path / "run"))
+    object.__setattr__(config, "model", model)  # in the tests, the constructor checks types too
+    with pytest.raises(asmpg.UsageError, match=f"^model: .*{words}") as error:
+        asmpg.TrainConfig.checked(config)
+    assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
+
+
+def test_a_module_is_named_like_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    package = pathlib.Path("own_doors_package")
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    text = pathlib.Path(__file__).with_name("test_config.py").read_text()
+    task = text[text.index('TASK_FILE = """') :].split('"""')[1]
+    (package / "parts.py").write_text(task.replace("from __future__ import annotations", ""))
+    config = asmpg.TrainConfig("own_doors_package.parts:Own", horizon=8, model="simulator").checked()
+    assert config.environment().name == "own"
+    with pytest.raises(asmpg.UsageError, match=r"^task: there is no module own_doors_package.nothing"):
+        asmpg.TrainConfig("own_doors_package.nothing:Own").checked()
+
+
+def test_names_of_installed_packages(monkeypatch):
+    from importlib.metadata import EntryPoint
+
+    from asmpg.core import user_code
+
+    points = {
+        "asmpg.tasks": {"mine": EntryPoint("mine", "probes:RewardIsAction", "asmpg.tasks")},
+        "asmpg.backbones": {"sum": EntryPoint("sum", "test_doors:Sum", "asmpg.backbones")},
+    }
+    monkeypatch.setattr(user_code, "installed", lambda group: points[group])
+    for module in ("asmpg.training.config", "asmpg.training.methods"):
+        __import__(module)
+    monkeypatch.setattr("asmpg.training.config.installed", lambda group: points[group])
+    config = asmpg.TrainConfig("mine", horizon=8, model="history-sum").checked()
+    assert type(config.environment()).__name__ == "RewardIsAction"
+    assert config.model_name == "history-sum"
+
+
+GOAL = np.ones(2)
+
+
+def test_a_digest_tells_what_computes_something_else():
+    def with_goal():
+        return GOAL.sum()
+
+    def scaled(gain):
+        return lambda x: gain * x
+
+    before = digest(with_goal)
+    GOAL[0] = 2.0
+    assert digest(with_goal) != before
+    GOAL[0] = 1.0
+    assert digest(with_goal) == before
+    assert digest(scaled(1.0)) != digest(scaled(2.0)) and digest(scaled(1.0)) == digest(scaled(1.0))
+    assert digest(Scaled()) == digest(Scaled()) != digest(Scaled(gain=2.0))
+    assert digest(Sum) != digest(NoStep) and digest(Sum) == digest(Sum)
+    assert digest({"b": 1, "a": 2}) == digest({"a": 2, "b": 1})
+
+
+def test_the_package_says_its_version_and_completes():
+    from importlib import metadata
+
+    from asmpg import learners
+
+    assert asmpg.__version__ == metadata.version("asmpg")
+    assert learners.AbstractLearner is asmpg.AbstractLearner
+    assert {"AbstractLearner", "Method", "Callback", "ReplayBuffer"} <= set(dir(asmpg))
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        asmpg.trian  # noqa: B018
