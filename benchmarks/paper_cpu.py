@@ -1,7 +1,7 @@
 """The preset `paper` on a CPU: `asmpg sweep benchmarks/paper_cpu.py --out sweeps/paper-cpu --workers 1`, resumable.
 
-Three tasks, three seeds, entropy weight 0.01, 30,000 steps instead of the paper's 200,000; the one-step model in both units
-and, in the paper's own unit, the whole 200,000 too. What is cheapest comes first. About 18 hours of one idle core.
+Three tasks, three seeds, entropy weight 0.01, 30,000 steps instead of the paper's 200,000; the one-step model in both
+units and, in the paper's own, the whole 200,000 too. What is cheapest comes first. About 18 hours of one idle core.
 """
 
 TASKS = ["harvest", "hiv_treatment", "timber_harvest"]
