@@ -207,7 +207,7 @@ class Sweep:
     """Train every item of a suite, once, on one machine or many; run it again to go on where it stopped.
 
     Attributes:
-        suite: myriad, odt, learned_reward or pendulum; or a file of your own, FILE.toml or FILE.py.
+        suite: myriad, odt, one_step, learned_reward or pendulum; or a file of your own, FILE.toml or FILE.py.
         scale: smoke (seconds), cpu (reduced, hours) or paper (the paper's own numbers, for accelerators).
         out: the folder or URL of the results; suites and processes may share one.
         engine: local (processes on this machine) or ray (a Ray cluster).

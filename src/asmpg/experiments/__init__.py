@@ -4,7 +4,18 @@ from ..drawing.charts import Chart as Chart
 from ..drawing.charts import Panel as Panel
 from ..drawing.charts import Series as Series
 from ..sweeps import SCALES as SCALES
-from . import attention, bounce, learned_reward, myriad, odt, pendulum, pendulum_training, theory, toy_offline
+from . import (
+    attention,
+    bounce,
+    learned_reward,
+    myriad,
+    odt,
+    one_step,
+    pendulum,
+    pendulum_training,
+    theory,
+    toy_offline,
+)
 from .experiment import AbstractExperiment as AbstractExperiment
 from .experiment import find_experiment as find_experiment
 from .experiment import Text as Text
@@ -27,6 +38,7 @@ _ALL: tuple[AbstractExperiment, ...] = (
     learned_reward.EXPERIMENT,
     attention.EXPERIMENT,
     odt.EXPERIMENT,
+    one_step.EXPERIMENT,
     theory.EXPERIMENT,
 )
 

@@ -21,6 +21,7 @@ Method = Callable[[Mapping[str, Any]], str]
 Setting = tuple[tuple[str, Any], ...]
 # Columns of a tidy table that are not choices of its grid.
 _FIXED = {
+    *("cosine", "state_growth"),
     *("item", "task", "horizon", "model", "preset", "code", "seed", "steps", "return", "score"),
     *("random_return", "optimal_return", "best_constant_return", "paper_score"),
 }

@@ -31,6 +31,8 @@ from .trained_runs import by_model, FLOOR, summarise
 
 # Telling parts of a table from the rest of its columns, which are losses and norms.
 _MEASURED = ("steps", "return", "score")
+# Kept where a suite asks for them.
+_RECORDED = ("cosine", "state_growth")
 # Horizons at which the continuous-time optimum is extrapolated from; the error of Euler's method falls like 1/H.
 _FINE = (1000, 2000)
 
@@ -147,7 +149,7 @@ def runs_table(state: State) -> Table:
     """The records of everything finished: names, choices, code version, seed, steps, return, score, references."""
     columns = collect(state.suite, state.finished)
     end = list(columns).index("seed") + 1
-    kept = [*list(columns)[:end], *_MEASURED]
+    kept = [*list(columns)[:end], *_MEASURED, *(name for name in _RECORDED if name in columns)]
     references = {item: result.reference or {} for item, result in state.finished.items()}
     rows = [dict(zip(kept, values, strict=True)) for values in zip(*(columns[k] for k in kept), strict=True)]
     return Table(row | references[row["item"]] for row in rows)
