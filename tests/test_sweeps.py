@@ -4,6 +4,7 @@ import dataclasses
 import json
 import multiprocessing
 import pathlib
+import pickle
 import random
 import shutil
 import time
@@ -85,6 +86,15 @@ def test_an_item_is_named_by_everything_that_its_numbers_depend_on(tmp_path):
     task = file.with_name("task.py")
     task.write_text(task.read_text() + "# changed\n")
     assert not {*before} & {item.id for item in load(file).items}
+
+
+def test_an_item_can_be_sent_to_another_process():
+    """Whatever was resolved of its configuration here is found again there."""
+    (item,) = make_suite("one", "cpu", [Grid(["harvest"], [8], ["lstm"], {"steps": 80})]).items
+    assert item.config.learner() is not None
+    sent = pickle.loads(pickle.dumps(item))
+    assert sent == item
+    assert identify(sent.config) == item.id
 
 
 def test_a_suite_is_every_combination_once(tmp_path):

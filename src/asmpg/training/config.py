@@ -123,6 +123,10 @@ class TrainConfig:
         """
         return vars(self).get(_RESOLVED) or _resolve(self)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process is sent: not what was resolved, which it finds again and which has local functions."""
+        return {name: value for name, value in vars(self).items() if name != _RESOLVED}
+
     def checked(self) -> "TrainConfig":
         """The same with the task's own horizon and the precision filled in; it is resolved already.
 
