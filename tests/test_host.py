@@ -18,7 +18,10 @@ from asmpg.models.reward import LearnedReward, Network
 from asmpg.tasks.host import episode_seed, evaluation_seeds, play, Watched
 from asmpg.tasks.spec import Sizes
 from asmpg.training.methods import find_method, window_of
+from asmpg.training.runs.best import Best
 from asmpg.training.runs.lifecycle import start
+from asmpg.training.runs.results import evaluate
+from toys import bits
 
 
 pytestmark = pytest.mark.usefixtures("quickly")
@@ -215,6 +218,24 @@ def test_a_seed_alone_is_the_seed_among_others_and_every_step_is_counted():
             alone.metrics[name][:, 0], both.metrics[name][:, 1], rtol=1e-3, err_msg=name
         )
     np.testing.assert_allclose(both.evaluate(), both.returns, rtol=1e-5)
+
+
+def test_the_best_record_is_kept_beside_the_last(tmp_path):
+    result = asmpg.train(config(Walk(), steps=60, num_seeds=2, out=str(tmp_path / "run")))
+    best = result.metrics["return"].max(axis=0)
+    np.testing.assert_array_equal(result.best_returns, best)
+    np.testing.assert_allclose(evaluate(result.best_policy, Walk()), best, rtol=1e-4)
+    loaded = asmpg.load(tmp_path / "run", task=Walk())
+    np.testing.assert_array_equal(loaded.best_returns, best)
+    assert bits(loaded.best_policy) == bits(result.best_policy)
+
+
+def test_a_return_that_is_no_number_is_never_the_best():
+    best = Best()
+    for returns in ([np.nan, 1.0], [-3.0, np.nan], [-4.0, 0.5], [np.nan, 2.0]):
+        best.add(np.array(returns), jnp.array(returns))
+    np.testing.assert_array_equal(best.returns, [-3.0, 2.0])
+    np.testing.assert_array_equal(best.policy(jnp.zeros(2)), [-3.0, 2.0])
 
 
 @pytest.mark.parametrize("model", ["lstm", "sac"])

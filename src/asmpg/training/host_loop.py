@@ -214,7 +214,7 @@ class HostTrainer(AbstractTrainer):
         return learner.explorer(state.learner, key=key)
 
     def _policy_of(self, learner: AbstractLearner, state: SeedState) -> AbstractActor:
-        return learner.policy(state.learner)
+        return learner.evaluated(state.learner)
 
     def _improve_seed(
         self, learner: AbstractLearner, state: SeedState, key: PRNGKey, length: Array

@@ -95,6 +95,8 @@ class Result(Generic[Policy, Model]):
         reference: the returns of random actions and of the optimum, where they are known.
         finished: false if it was stopped before its end.
         path: its folder, if it has one.
+        best_policy: of every seed the policy of its best record, which may not be the last.
+        best_returns: its return at that record.
         replay: the episodes it was trained on, a `ReplayBuffer` with a leading seed axis.
     """
 
@@ -111,6 +113,8 @@ class Result(Generic[Policy, Model]):
     finished: bool
     path: pathlib.Path | None = None
     replay: Any = None
+    best_policy: Any = None
+    best_returns: Float[np.ndarray, " num_seeds"] | None = None
 
     @property
     def seeds(self) -> range:

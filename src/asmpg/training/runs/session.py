@@ -24,6 +24,7 @@ from ..host_loop import HostTrainer
 from ..loop import AbstractTrainer, Schedule, Trainer
 from . import checkpoint, health, replay
 from . import folder as files
+from .best import Best
 from .checkpoint import Checkpoint
 from .folder import RunFolder, RunWarning
 from .journal import Episodes
@@ -40,6 +41,7 @@ class Session:
         trainer: the compiled loop.
         history: the records so far.
         reference: what scores are measured by; None where the optimum is not asked for.
+        best: the policies of the best records.
         seconds: spent on training so far, earlier sessions included.
         episodes: episodes done, per seed; 0 before the warm-up.
     """
@@ -70,7 +72,7 @@ class Session:
         outside = isinstance(self.env, HostEnvironment)
         self.trainer: AbstractTrainer = (HostTrainer if outside else Trainer)(learner, schedule, seeds)
         self.history, self.reference = History(), None
-        self.seconds, self.episodes = 0.0, 0
+        self.seconds, self.episodes, self.best = 0.0, 0, Best()
         self._state: Any = None
         self._warned = False
         self._callbacks: Sequence[Callback] = ()
@@ -99,11 +101,13 @@ class Session:
         """The run as of its last record."""
         whole = self.trainer.combine(self._state)
         state = whole.learner
-        metrics = self.history.metrics()
+        metrics, policy = self.history.metrics(), self.trainer.learner.evaluated(state)
         return Result(
             scores=metrics["score"][-1] if "score" in metrics else None,
             returns=metrics["return"][-1],
-            policy=self.trainer.learner.evaluated(state),
+            policy=policy,
+            best_policy=policy if self.best.returns is None else self.best.policy(policy),
+            best_returns=self.best.returns,
             model=getattr(state, "model", None),
             metrics=metrics,
             steps=self.steps,
@@ -127,6 +131,7 @@ class Session:
             DamagedError: its arrays do not fit.
         """
         shapes, whole = self.trainer.shapes, replay.joined(saved, self.trainer.shapes, to_go_on)
+        whole = self.best.restore(whole)
         self._state = checkpoint.unflatten(replay.with_rows_of(whole, shapes), whole)
         self.history = History(saved.records)
         self.episodes, self.seconds = saved.meta["episodes"], saved.meta["seconds"]
@@ -233,10 +238,13 @@ class Session:
         """Waits for the chunk launched last. Its arrays are copies, since the next chunk works in the same memory."""
         metrics = {name: np.asarray(value) for name, value in jax.device_get(launched.metrics).items()}
         now = time.monotonic()
+        state = self.trainer.combine(self._state).learner
+        self.best.add(metrics["return"], self.trainer.learner.evaluated(state))
         arrays, episodes = {}, replay.NONE
         if self.folder is not None:
             flat = checkpoint.flatten(self._state)
             arrays, episodes = replay.split(flat, self.folder.wanted_episodes(replay.capacity(flat)))
+            arrays |= self.best.arrays
         return _Done(
             launched.episodes,
             launched.number,
