@@ -13,10 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import asmpg
 from asmpg.cli import main
 from asmpg.core.plain import plain
 from asmpg.core.types import UsageError
 from asmpg.experiments import (
+    AbstractExperiment,
     AbstractSweepExperiment,
     attention,
     bounce,
@@ -631,6 +633,10 @@ def own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own.py").write_text(OWN)
     return tmp_path
+
+
+def test_the_door_is_reached_from_the_package():
+    assert asmpg.__getattr__("experiments").AbstractExperiment is AbstractExperiment
 
 
 @pytest.mark.parametrize("name", ["own.py:Mine", "own.py:made", "own_module:Mine"])

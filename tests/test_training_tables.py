@@ -29,6 +29,8 @@ from asmpg.experiments.results import read_tables
 from asmpg.experiments.table import Table
 from asmpg.statistics import difference_interval, Scores
 from asmpg.sweeps import work
+from asmpg.tasks import make
+from asmpg.tasks.environment import rollout
 from training_tables import fake_tables, merge
 
 
@@ -277,6 +279,18 @@ def test_the_grid_has_both_regimes_in_the_tables_too():
     environments = {item.choices["amplitude"]: item.config.environment() for item in suite.items}
     assert environments[math.pi].goal != environments[180.0].goal
     assert len({item.id for item in suite.items}) == len(suite.items) == 2 * 4 * 5
+
+
+def test_two_amplitudes_are_one_motion_from_scaled_actions():
+    text, published = (make("double_pendulum", 6, amplitude=a) for a in pendulum_training.AMPLITUDES.values())
+    actions = np.zeros((6, 1))
+    actions[0] = 0.7
+    expected = rollout(text, actions).states
+    np.testing.assert_allclose(
+        rollout(published, actions * math.pi / 180.0).states, expected, rtol=1e-5, atol=1e-6
+    )
+    for env in (text, published):
+        assert rollout(env, env.known_actions()).rewards[-1] == pytest.approx(0.0, abs=1e-5)
 
 
 def test_a_preset_can_be_asked_for():

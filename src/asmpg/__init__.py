@@ -130,7 +130,7 @@ _MODULES = {
     "learners.base": ("AbstractLearner", "Explorer"),
     "core.types": ("Trajectory", "UsageError"),
 }
-_ROOMS = frozenset(name.split(".")[0] for name in _MODULES)
+_ROOMS = frozenset({"experiments", *(name.split(".")[0] for name in _MODULES)})
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
