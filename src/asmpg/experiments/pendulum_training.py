@@ -12,14 +12,13 @@ from typing import Any, ClassVar, final
 from ..drawing.charts import Chart
 from ..statistics import bootstrap_interval
 from ..sweeps import Grid, Scale
-from ..tasks.optimum import best_constant_return
 from . import scales
 from .comparison import by_preset, decide_runs, difference, separated
 from .curves import curve_panel, spread_panel, std_spread
-from .experiment import Report, Tables, Text
+from .experiment import Tables, Text
 from .rules import CHAOTIC, judged, MARGIN
 from .trained_runs import pick, Run, selected, to_scores, unique
-from .training import AbstractSweepExperiment, Sweeping
+from .training import AbstractSweepExperiment
 from .verdicts import both, Verdict
 
 
@@ -72,16 +71,6 @@ class PendulumTraining(AbstractSweepExperiment):
             for regime in AMPLITUDES
             for options, settings in ((paper, scales.ENTROPIES), (default, {}))
         ]
-
-    def sweep(self, scale: Scale, report: Report, sweeping: Sweeping) -> Tables:
-        tables = super().sweep(scale, report, sweeping)
-        if scale != "smoke":
-            suite = self.suite(scale, sweeping.preset)
-            environments = {item.id: item.config.environment() for item in suite.items}
-            known = {env: best_constant_return(env) for env in environments.values()}
-            for row in tables["runs"]:
-                row["best_constant_return"] = known[environments[str(row["item"])]]
-        return tables
 
     def method(self, row: Mapping[str, Any]) -> str:
         return row["model"] + _PUBLISHED * (row.get("amplitude") == AMPLITUDES["published"])

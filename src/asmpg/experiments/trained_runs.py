@@ -19,11 +19,13 @@ FLOOR = -1.0
 Value = Literal["score", "paper_score", "area", "start", "gain", "constant"]
 Method = Callable[[Mapping[str, Any]], str]
 Setting = tuple[tuple[str, Any], ...]
+# Returns that scores are measured by.
+REFERENCES = ("random_return", "optimal_return", "best_constant_return")
 # Columns of a tidy table that are not choices of its grid.
 _FIXED = {
     *("cosine", "state_growth"),
     *("item", "task", "horizon", "model", "preset", "code", "seed", "steps", "return", "score"),
-    *("random_return", "optimal_return", "best_constant_return", "paper_score"),
+    *(*REFERENCES, "paper_score"),
 }
 
 

@@ -26,7 +26,7 @@ from ..tasks.optimum import optimal
 from ..training.runs import RunWarning
 from .experiment import AbstractExperiment, Report, Tables
 from .table import Table
-from .trained_runs import by_model, FLOOR, summarise
+from .trained_runs import by_model, FLOOR, REFERENCES, summarise
 
 
 # Telling parts of a table from the rest of its columns, which are losses and norms.
@@ -150,7 +150,10 @@ def runs_table(state: State) -> Table:
     columns = collect(state.suite, state.finished)
     end = list(columns).index("seed") + 1
     kept = [*list(columns)[:end], *_MEASURED, *(name for name in _RECORDED if name in columns)]
-    references = {item: result.reference or {} for item, result in state.finished.items()}
+    references = {
+        item: {name: (result.reference or {}).get(name) for name in REFERENCES}
+        for item, result in state.finished.items()
+    }
     rows = [dict(zip(kept, values, strict=True)) for values in zip(*(columns[k] for k in kept), strict=True)]
     return Table(row | references[row["item"]] for row in rows)
 
