@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from .tasks.gymnasium import from_gymnasium as from_gymnasium
     from .tasks.host import HostEnvironment as HostEnvironment
     from .tasks.optimum import best_constant_return as best_constant_return
+    from .tasks.optimum import check_gradient as check_gradient
     from .tasks.optimum import optimal as optimal
     from .tasks.optimum import random_return as random_return
     from .tasks.optimum import score as score
@@ -109,7 +110,7 @@ _MODULES = {
     "tasks": ("from_ode", "make", "TASKS"),
     "gradients.policy_gradient": ("action_gradient", "policy_gradient"),
     "models": ("AbstractDynamicsModel", "ActionSequenceModel", "HistoryModel", "OneStepModel", "Simulator"),
-    "tasks.optimum": ("best_constant_return", "optimal", "random_return", "score"),
+    "tasks.optimum": ("best_constant_return", "check_gradient", "optimal", "random_return", "score"),
     "gradients.policies": ("AbstractPolicy", "ActionSequence", "TanhGaussianPolicy"),
     "models.reward": ("LearnedReward",),
     "training.runs": ("load", "Result", "resume"),
@@ -175,6 +176,7 @@ __all__ = [
     "area_under_curve",
     "best_constant_return",
     "bootstrap_interval",
+    "check_gradient",
     "cosine_similarity",
     "difference_interval",
     "estimator_error",

@@ -1,20 +1,20 @@
 """Policy gradients through a dynamics model: Definitions 1 and 2 (open loop) and Appendix B (closed loop)."""
 
-from typing import TypeVar
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ..core.checks import check_choice
 from ..core.types import PRNGKey, Scalar, UsageError
 from ..models import AbstractDynamicsModel
 from ..tasks.environment import AbstractEnvironment, AbstractReward, trajectory_rewards
+from ..tasks.fits import check_actions, check_env, check_initial_state, check_key
+from .fits import check_fits, check_policy_fits
 from .imagination import imagine, imagine_in_two_passes, Imagined, Loop
 from .policies import AbstractPolicy
-
-
-Policy = TypeVar("Policy", bound=AbstractPolicy)
 
 
 def imagined_return(  # noqa: PLR0913 (what is differentiated, and how: a keyword each)
@@ -60,16 +60,16 @@ def imagined_return(  # noqa: PLR0913 (what is differentiated, and how: a keywor
 
 
 def policy_gradient(
-    policy: Policy,
-    model: AbstractDynamicsModel,
-    env: AbstractEnvironment,
-    initial_state: Float[Array, " state"],
+    policy: AbstractPolicy | Any,
+    model: AbstractDynamicsModel | Any,
+    env: AbstractEnvironment | Any,
+    initial_state: Float[Array, " state"] | Any,
     *,
-    key: PRNGKey | None = None,
-    loop: Loop = "open",
+    key: PRNGKey | Any | None = None,
+    loop: Loop | Any = "open",
     two_pass: bool | None = None,
     reward: AbstractReward | None = None,
-) -> tuple[Scalar, Policy]:
+) -> tuple[Scalar, Any]:
     """The return of one imagined episode and its gradient in the policy's parameters.
 
     Args:
@@ -87,23 +87,30 @@ def policy_gradient(
         The return and an ascent direction, shaped like the policy with `None` for what is not a parameter.
 
     Raises:
-        UsageError: an unknown loop, or two passes asked of the closed one.
+        UsageError: a model, a policy or a state of another task or horizon, an unknown loop, or two passes asked of
+            the closed one.
     """
+    check_choice("loop", loop, ("open", "closed"))
+    check_env("policy_gradient", env)
+    check_fits(model, env)
+    check_key("policy_gradient", key)
+    initial_state = check_initial_state("policy_gradient", env, initial_state)
+    check_policy_fits(policy, env, initial_state)
     shape = (env.horizon, env.action_size)
     noise = jnp.zeros(shape) if key is None else jax.random.normal(key, shape)
-    reward = env if reward is None else reward
+    rewards: AbstractReward = env if reward is None else reward
 
-    def objective(policy: Policy) -> Scalar:
-        return imagined_return(policy, model, reward, initial_state, noise, loop=loop, two_pass=two_pass)[0]
+    def objective(policy: Any) -> Scalar:
+        return imagined_return(policy, model, rewards, initial_state, noise, loop=loop, two_pass=two_pass)[0]
 
     return eqx.filter_value_and_grad(objective)(policy)
 
 
 def action_gradient(
-    model: AbstractDynamicsModel,
-    env: AbstractReward,
-    initial_state: Float[Array, " state"],
-    actions: Float[Array, "horizon action"],
+    model: AbstractDynamicsModel | Any,
+    env: AbstractReward | Any,
+    initial_state: Float[Array, " state"] | Any,
+    actions: Float[Array, "horizon action"] | Any,
 ) -> tuple[Scalar, Float[Array, "horizon action"]]:
     """The return of an action sequence under the model and `dJ/da`, an ascent direction.
 
@@ -112,7 +119,16 @@ def action_gradient(
         env: what pays: the task, or a learned reward.
         initial_state: `s_0`.
         actions: the sequence.
+
+    Raises:
+        UsageError: a model, a state or actions of another task or horizon, or numbers that are not finite.
     """
+    if isinstance(env, AbstractEnvironment):
+        check_fits(model, env)
+        initial_state = check_initial_state("action_gradient", env, initial_state)
+        actions = check_actions("action_gradient", env, actions, bounded=False)
+    elif not isinstance(env, AbstractReward):
+        raise UsageError(f"action_gradient: env: must be an asmpg.AbstractReward, got a {type(env).__name__}")
 
     def objective(actions: Array) -> Scalar:
         states = model.predict(initial_state, actions)

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from ..core.precision import double
 from ..core.types import PRNGKey, Scalar, Step, Trajectory, UsageError
+from .fits import check_action_of, check_actions, check_env, check_initial_state, check_key
 
 
 NUM_EVALUATION_STATES = 64
@@ -143,11 +144,11 @@ def play(
 
 
 def rollout(
-    env: AbstractEnvironment,
-    policy: Float[Array, "..."] | Float[np.ndarray, "..."] | AbstractActor | Callable[..., Any],
+    env: AbstractEnvironment | Any,
+    policy: Float[Array, "horizon action"] | AbstractActor | Callable[..., Any] | Any,
     *,
-    key: PRNGKey | None = None,
-    initial_state: Float[Array, " state"] | Float[np.ndarray, " state"] | None = None,
+    key: PRNGKey | Any | None = None,
+    initial_state: Float[Array, " state"] | Any | None = None,
 ) -> Trajectory:
     """Runs one episode through the environment.
 
@@ -160,28 +161,31 @@ def rollout(
         initial_state: where to start; by default `env.initial_state(key=...)`.
 
     Raises:
-        UsageError: an action sequence of the wrong shape.
+        UsageError: actions of the wrong shape or out of [-1, 1], a policy of another task, another initial state.
     """
+    check_env("rollout", env)
+    check_key("rollout", key)
     state_key, policy_key = (None, None) if key is None else jax.random.split(key)
     start = env.initial_state(key=state_key) if initial_state is None else initial_state
-    start = jnp.asarray(start, jnp.result_type(start, float))
+    start = check_initial_state("rollout", env, start)
     keys = None if policy_key is None else jax.random.split(policy_key, env.horizon)
     if callable(policy):
-        deterministic = getattr(policy, "mode", policy)
+        deterministic: Callable[..., Any] = getattr(policy, "mode", policy)
         _refuse_seed_axis(policy, start)
 
-        def call(carry: Any, state: Array, step: Array, key: Any) -> Array:
+        def call(carry: Any, state: Array, step: Array, key: Any) -> Any:
             return deterministic(state, step) if key is None else policy(state, step, key=key)
 
+        one_key = None if keys is None else keys[0]
+        check_action_of("rollout", env, lambda state: call(None, state, jnp.asarray(0), one_key), start)
         return play(env, call, keys, start)
     if isinstance(policy, AbstractActor):
         shape = (env.action_size,)
         noise = None if keys is None else jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+        actor = policy
+        check_action_of("rollout", env, lambda state: actor.act(actor.begin(), state, jnp.asarray(0)), start)
         return play(env, policy.act, noise, start, policy)
-    actions = jnp.asarray(policy, jnp.result_type(policy, float))
-    if actions.shape != (env.horizon, env.action_size):
-        wanted = (env.horizon, env.action_size)
-        raise UsageError(f"rollout: actions have shape {actions.shape}, {env.name} needs {wanted}")
+    actions = check_actions("rollout", env, policy)
     return play(env, lambda carry, state, step, action: action, actions, start)
 
 

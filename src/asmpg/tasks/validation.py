@@ -1,10 +1,13 @@
 """Checks of a user's task before anything is trained or solved on it."""
 
 import functools
+import re
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
@@ -12,6 +15,7 @@ from jaxtyping import Array
 from ..core.checks import check_integer, MAX_HORIZON
 from ..core.types import one_line, PRNGKey, Trajectory, UsageError, vector_text
 from .environment import AbstractEnvironment, rollout
+from .fits import episode_numbers
 
 
 def check_horizon(horizon: Any) -> int:
@@ -47,10 +51,75 @@ def returned_shape(label: str, function: Callable[..., Any], *arguments: Any, sh
         raise UsageError(f"{label}: {wanted}, got a {type(out).__name__}")
     if out.shape != shape or not jnp.issubdtype(out.dtype, jnp.floating):
         raise UsageError(f"{label}: {wanted}, got shape {out.shape}, dtype {out.dtype}")
+    _check_indices(label, function, *arguments)
 
 
-# Random episodes in which a user's task may return nothing that is not finite.
+def _check_indices(label: str, function: Callable[..., Any], *arguments: Any) -> None:
+    """Traces a function with NumPy arrays, which refuse an index beyond their size; JAX takes the nearest one."""
+
+    def example(argument: Any) -> Any:
+        if not isinstance(argument, jax.ShapeDtypeStruct):
+            return argument
+        return np.full(
+            argument.shape, 0.5 if jnp.issubdtype(argument.dtype, jnp.floating) else 0, argument.dtype
+        )
+
+    examples = [example(argument) for argument in arguments]
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        try:
+            jax.eval_shape(lambda: function(*examples))
+        except IndexError as error:
+            raise UsageError(f"{label}: {error}; JAX would silently take the nearest one") from error
+        except Exception:
+            pass
+
+
+def check_reproducible(label: str, function: Callable[..., Any], *arguments: Any) -> None:
+    """Checks that a function is the same each time it is traced: one that draws from NumPy, or reads a clock, is not.
+
+    Raises:
+        UsageError: two traces differ.
+    """
+
+    def trace() -> tuple[str, list[np.ndarray]]:
+        program = jax.make_jaxpr(lambda *given: function(*given))(*arguments)
+        # Addresses of functions say nothing.
+        constants = [np.asarray(value) for value in program.consts if not isinstance(value, jax.core.Tracer)]
+        return re.sub("0x[0-9a-f]+", "", str(program)), constants
+
+    (text, constants), (other_text, others) = trace(), trace()
+    same = all(
+        np.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in zip(constants, others, strict=False)
+    )
+    if text != other_text or not same:
+        raise UsageError(
+            f"{label}: is another function each time it is traced, and traced once: random numbers come from the key "
+            "of initial_state, not from numpy.random or random"
+        )
+
+
+# Random episodes in which a user's task may return nothing that is not finite; fewer where they are large.
 NUM_TRIED = 64
+_MAX_TRIED_NUMBERS = 2**24
+# Numbers of one episode: 4 GiB in float32, which nothing that follows could hold several of.
+MAX_EPISODE_NUMBERS = 2**30
+# Methods of other interfaces that a task in JAX does not have.
+_NEVER_CALLED = (
+    "done",
+    "is_done",
+    "terminated",
+    "is_terminal",
+    "observe",
+    "observation",
+    "get_obs",
+    "step",
+    "reset",
+)
+
+
+class TaskWarning(UserWarning):
+    """A task defines something that is never used."""
 
 
 def validate(env: AbstractEnvironment) -> None:
@@ -62,8 +131,22 @@ def validate(env: AbstractEnvironment) -> None:
     check_horizon(env.horizon)
     for attribute in ("state_size", "action_size"):
         size = getattr(env, attribute)
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
             raise UsageError(f"{attribute} of {env.name}: must be an integer >= 1, got {size!r}")
+    numbers = episode_numbers(env)
+    if numbers > MAX_EPISODE_NUMBERS:
+        raise UsageError(
+            f"{env.name}: an episode has {numbers:.3g} numbers, from its horizon and its sizes; at most "
+            f"{MAX_EPISODE_NUMBERS:.3g} can be worked with"
+        )
+    unused = [name for name in _NEVER_CALLED if callable(getattr(env, name, None))]
+    if unused:
+        warnings.warn(
+            f"{env.name}: {', '.join(unused)} is never called: episodes last the whole horizon and states are observed "
+            "whole; what ends early or is observed in part is a world of another kind",
+            TaskWarning,
+            stacklevel=2,
+        )
     step = jax.ShapeDtypeStruct((), jnp.asarray(0).dtype)
     state, action = (
         jax.ShapeDtypeStruct((size,), jnp.result_type(float)) for size in (env.state_size, env.action_size)
@@ -74,17 +157,23 @@ def validate(env: AbstractEnvironment) -> None:
     returned_shape(f"transition {at}", env.transition, state, action, step, shape=state.shape)
     returned_shape(f"reward {at}", env.reward, state, action, step, shape=())
     returned_shape(f"terminal_reward of {env.name}", env.terminal_reward, state, shape=())
+    check_reproducible(f"initial_state of {env.name}", start, jax.random.key(0))
+    check_reproducible(f"transition of {env.name}", env.transition, state, action, step)
+    check_reproducible(f"reward of {env.name}", env.reward, state, action, step)
+    check_reproducible(f"terminal_reward of {env.name}", env.terminal_reward, state)
 
-    actions = np.random.default_rng(0).uniform(-1, 1, (NUM_TRIED, env.horizon, env.action_size))
+    num_tried = int(np.clip(_MAX_TRIED_NUMBERS // numbers, 1, NUM_TRIED))
+    actions = np.random.default_rng(0).uniform(-1, 1, (num_tried, env.horizon, env.action_size))
 
     def episode(key: PRNGKey, actions: Array) -> tuple[Trajectory, Array]:
         trajectory = rollout(env, actions, key=key)
         return trajectory, env.terminal_reward(trajectory.states[-1])
 
-    tried = jax.jit(jax.vmap(episode))(jax.random.split(jax.random.key(0), NUM_TRIED), actions)
+    tried = jax.jit(jax.vmap(episode))(jax.random.split(jax.random.key(0), num_tried), actions)
+    jax.block_until_ready(tried)
     trajectories, terminal = jax.tree.map(np.asarray, tried)
     totals = sum(
-        leaf.reshape(NUM_TRIED, -1).sum(axis=1) for leaf in jax.tree.leaves((trajectories, terminal))
+        leaf.reshape(num_tried, -1).sum(axis=1) for leaf in jax.tree.leaves((trajectories, terminal))
     )
     for i in np.flatnonzero(~np.isfinite(totals)):
         _check_finite(env, jax.tree.map(lambda leaf, i=i: leaf[i], trajectories), terminal[i])

@@ -1,5 +1,6 @@
 """The gradient laboratory: what a model does to gradients, measured, bounded and seen (section 3.2)."""
 
+from ..fits import check_fits as check_fits
 from .bounds import GradientBound as GradientBound
 from .bounds import theorem1_bound as theorem1_bound
 from .comparison import cosine_similarity as cosine_similarity
@@ -22,7 +23,6 @@ from .landscape import random_direction as random_direction
 from .landscape import return_landscape as return_landscape
 from .nonfinite import locate_nonfinite as locate_nonfinite
 from .nonfinite import NonFinite as NonFinite
-from .profile import check_fits as check_fits
 from .profile import gradient_norm_profile as gradient_norm_profile
 from .profile import gradient_norms as gradient_norms
 from .profile import GradientNormProfile as GradientNormProfile

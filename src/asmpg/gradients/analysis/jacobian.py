@@ -1,17 +1,21 @@
 """Derivatives of predicted states in the actions, and their norms."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ...core.types import Scalar
+from ...core.types import Scalar, UsageError
 from ...models import AbstractDynamicsModel, free_run
+from ...tasks.fits import check_numbers
+from ..fits import predicted_shape
 
 
 def action_jacobian(
-    model: AbstractDynamicsModel,
-    initial_state: Float[Array, " state"],
-    actions: Float[Array, "horizon action"],
+    model: AbstractDynamicsModel | Any,
+    initial_state: Float[Array, " state"] | Any,
+    actions: Float[Array, "horizon action"] | Any,
     *,
     chunk_size: int = 32,
 ) -> Float[Array, "horizon state horizon action"]:
@@ -22,11 +26,28 @@ def action_jacobian(
         initial_state: `s_0`.
         actions: where to differentiate.
         chunk_size: backward passes taken together; bounds the memory, not the result.
+
+    Raises:
+        UsageError: the model does not take such a state and such actions, or they are not finite numbers.
     """
+    initial_state, actions = _checked(model, initial_state, actions)
     states, pullback = jax.vjp(lambda actions: model.predict(initial_state, actions), actions)
     basis = jnp.eye(states.size, dtype=states.dtype).reshape(-1, *states.shape)
     rows = jax.lax.map(lambda cotangent: pullback(cotangent)[0], basis, batch_size=chunk_size)
     return rows.reshape(*states.shape, *actions.shape)
+
+
+def _checked(model: Any, initial_state: Any, actions: Any) -> tuple[Array, Array]:
+    """State and actions as arrays that the model takes."""
+    if not isinstance(model, AbstractDynamicsModel):
+        raise UsageError(f"model: must be an asmpg.AbstractDynamicsModel, got a {type(model).__name__}")
+    state = check_numbers("action_jacobian", "initial_state", initial_state, 1)
+    numbers = check_numbers("action_jacobian", "actions", actions, 2)
+    horizon = getattr(model, "horizon", len(numbers))
+    if horizon != len(numbers):
+        raise UsageError(f"model: is of horizon {horizon}, the actions have horizon {len(numbers)}")
+    predicted_shape(model, state.shape, numbers.shape, "these shapes")
+    return state, numbers
 
 
 def final_state_jacobian(

@@ -6,13 +6,13 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, UInt32
 
 from ...core.types import PRNGKey, UsageError
-from ...models import AbstractDynamicsModel, Simulator
+from ...models import AbstractDynamicsModel
 from ...tasks.environment import AbstractEnvironment, uniform_actions
+from ..fits import check_fits
 from ..policies import AbstractPolicy
 from ..policy_gradient import policy_gradient
 from .comparison import gradient_norm
@@ -108,32 +108,6 @@ class GradientNormProfile:
             "median": np.array([np.median(row) for row in kept]),
             **{name: np.array([np.quantile(row, level) for row in kept]) for name, level in names.items()},
         }
-
-
-def check_fits(model: AbstractDynamicsModel, env: AbstractEnvironment) -> None:
-    """Raises a UsageError unless the model is one of this task at this horizon.
-
-    Args:
-        model: the model.
-        env: the task.
-    """
-    horizon = getattr(model, "horizon", env.horizon)
-    if isinstance(model, Simulator):
-        if model.env.name != env.name:
-            raise UsageError(f"model: is of the task {model.env.name}, not of {env.name}")
-        horizon = model.env.horizon
-    if horizon != env.horizon:
-        raise UsageError(f"model: is of horizon {horizon}, the task has horizon {env.horizon}")
-    shapes = [(env.state_size,), (env.horizon, env.action_size)]
-    try:
-        out = eqx.filter_eval_shape(
-            model.predict, *(jax.ShapeDtypeStruct(shape, jnp.result_type(float)) for shape in shapes)
-        )
-    except Exception as error:  # whatever the shapes break, what the user did is give a model of another task
-        raise UsageError(f"model: does not take the states and actions of {env.name}") from error
-    if out.shape != (env.horizon, env.state_size):
-        wanted = (env.horizon, env.state_size)
-        raise UsageError(f"model: predicts states of shape {out.shape}, {env.name} has {wanted}")
 
 
 def gradient_norm_profile(

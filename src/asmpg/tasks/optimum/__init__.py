@@ -1,7 +1,18 @@
 """The optimum of a task by trajectory optimisation, and the scores that are measured against it."""
 
+from .differences import check_gradient, GradientWarning
 from .scores import best_constant_return, doubts, optimal, random_return, score, ScoreWarning
 from .shooting import Solution
 
 
-__all__ = ["ScoreWarning", "Solution", "best_constant_return", "doubts", "optimal", "random_return", "score"]
+__all__ = [
+    "GradientWarning",
+    "ScoreWarning",
+    "Solution",
+    "best_constant_return",
+    "check_gradient",
+    "doubts",
+    "optimal",
+    "random_return",
+    "score",
+]

@@ -8,10 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ...core.checks import check_integer
 from ...core.types import PRNGKey, UsageError
 from ..environment import AbstractEnvironment, draw_initial_states
+from ..fits import check_env
 from . import cache as solution_cache
 from .cache import is_number, same_number
+from .differences import warn_of_gradient
 from .problem import double_precision, problem_of
 from .shooting import constants, controls_of, Solution, solve
 
@@ -20,7 +23,9 @@ _CHUNK = 512
 _RANDOM_SEED = 20
 
 
-def optimal(env: AbstractEnvironment, *, num_starts: int | Any | None = None, cache: bool = True) -> Solution:
+def optimal(
+    env: AbstractEnvironment | Any, *, num_starts: int | Any | None = None, cache: bool = True
+) -> Solution:
     """The best actions that L-BFGS-B finds from several starts.
 
     A built-in task's solution is kept on disk (in `$ASMPG_CACHE` or `~/.cache/asmpg`) and in memory, a user's own only
@@ -36,10 +41,19 @@ def optimal(env: AbstractEnvironment, *, num_starts: int | Any | None = None, ca
     Raises:
         UsageError: no start has a finite return, or `num_starts` is not an integer >= 1.
     """
-    if num_starts is not None and (
-        isinstance(num_starts, bool) or not isinstance(num_starts, int) or num_starts < 1
-    ):
-        raise UsageError(f"num_starts: must be an integer >= 1, or None, got {num_starts!r}")
+    if num_starts is not None:
+        num_starts = check_integer("num_starts", num_starts, 1)
+    check_env("optimal", env)
+    try:
+        return _optimal(env, num_starts, cache)
+    except jax.errors.TracerArrayConversionError as error:
+        raise UsageError(
+            "optimal: cannot be called within jit or another transformation of JAX's, which know no numbers"
+        ) from error
+
+
+def _optimal(env: AbstractEnvironment, num_starts: int | None, cache: bool) -> Solution:
+    warn_of_gradient(env)
     if not cache:
         return solve(env, num_starts)
     key = solution_cache.cache_key(env, "optimal", num_starts=num_starts)
@@ -86,8 +100,7 @@ def random_return(
     Raises:
         UsageError: the return of some episode is not finite, or `num_episodes` is not an integer >= 1.
     """
-    if isinstance(num_episodes, bool) or not isinstance(num_episodes, int) or num_episodes < 1:
-        raise UsageError(f"num_episodes: must be an integer >= 1, got {num_episodes!r}")
+    num_episodes = check_integer("num_episodes", num_episodes, 1)
     if key is not None:
         return _mean_of_random(env, _random_sampler(env, key, own_states=True), num_episodes)
     cache_key = solution_cache.cache_key(env, "random", num_episodes=num_episodes)

@@ -1,0 +1,158 @@
+"""Whether what a public function was given fits the task: one line that names the argument and what is allowed."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ..core.types import one_line, UsageError
+from .spec import Spec
+
+
+# Actions of float32 arithmetic may pass the bounds by a few roundings.
+_SLACK = 1e-5
+_METHODS = ("initial_state", "transition", "reward", "terminal_reward")
+
+
+def check_env(function: str, env: Any) -> None:
+    """Raises a UsageError unless this is a task: an environment with all its methods."""
+    if isinstance(env, type) or not all(callable(getattr(env, name, None)) for name in _METHODS):
+        kind = f"the class {env.__name__}" if isinstance(env, type) else f"a {type(env).__name__}"
+        raise UsageError(f"{function}: env: must be an asmpg.AbstractEnvironment, got {kind}")
+
+
+def check_actions(
+    function: str, env: Spec, actions: Any, *, bounded: bool = True
+) -> Float[Array, "horizon action"]:
+    """The actions as a floating-point array: lists, NumPy arrays and integers are taken too.
+
+    Args:
+        function: what messages begin with.
+        env: the task.
+        actions: what was given; within a transformation of JAX's only its shape and kind can be seen.
+        bounded: whether they have to be within [-1, 1].
+
+    Raises:
+        UsageError: not numbers of shape [horizon, action], not finite, or out of bounds.
+    """
+    wanted = (env.horizon, env.action_size)
+    array = _numbers(function, "actions", actions, wanted, f"{env.name} needs {wanted}")
+    if not isinstance(array, jax.core.Tracer) and bounded:
+        largest = float(np.abs(np.asarray(array)).max(initial=0.0))
+        if largest > 1 + _SLACK:
+            raise UsageError(
+                f"{function}: actions: must be within [-1, 1], the largest has size {largest:.4g}"
+            )
+    return array
+
+
+def check_initial_state(function: str, env: Spec, state: Any) -> Float[Array, " state"]:
+    """The initial state as a floating-point array: lists, NumPy arrays and integers are taken too.
+
+    Raises:
+        UsageError: not finite numbers of shape [state].
+    """
+    wanted = (env.state_size,)
+    return _numbers(function, "initial_state", state, wanted, f"{env.name} needs {wanted}")
+
+
+def check_numbers(function: str, argument: str, value: Any, ndim: int) -> Array:
+    """A value as a floating-point array of a number of axes.
+
+    Raises:
+        UsageError: it is not one of finite numbers.
+    """
+    try:
+        shape = value.shape if isinstance(value, jax.Array) else np.shape(value)
+    except ValueError as error:  # a ragged list
+        raise UsageError(f"{function}: {argument}: must be numbers, got {shown(value)}") from error
+    if len(shape) != ndim:
+        raise UsageError(f"{function}: {argument}: must have {ndim} axes, got shape {shape}")
+    return _numbers(function, argument, value, shape, "")
+
+
+def check_action_of(function: str, env: Spec, act: Callable[[Any], Any], state: Array) -> None:
+    """Raises a UsageError unless a policy, called with a state, gives an action of the task.
+
+    Args:
+        function: what messages begin with.
+        env: the task.
+        act: the policy at step 0.
+        state: a state.
+    """
+    horizon = getattr(act, "horizon", env.horizon)
+    if horizon != env.horizon:
+        raise UsageError(f"{function}: policy: is of horizon {horizon}, {env.name} has horizon {env.horizon}")
+    try:
+        shape = jax.eval_shape(act, state).shape
+    except Exception as error:  # whatever the shapes break, what the user did is give another policy
+        raise UsageError(
+            f"{function}: policy: does not take the states of {env.name} ({one_line(error)}); the policy of a run has "
+            "a seed axis, result.policy_of(seed) is one of them"
+        ) from error
+    if shape != (env.action_size,):
+        raise UsageError(
+            f"{function}: policy: gives actions of shape {shape}, {env.name} needs {(env.action_size,)}"
+        )
+
+
+def check_key(function: str, key: Any) -> None:
+    """Raises a UsageError unless this is one PRNG key, typed or legacy, or None."""
+    if key is None:
+        return
+    try:
+        typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ()
+        legacy = key.dtype == jnp.uint32 and key.shape == (2,)
+    except (AttributeError, TypeError):
+        typed = legacy = False
+    if not (typed or legacy):
+        raise UsageError(
+            f"{function}: key: must be a JAX PRNG key such as jax.random.key(0), got {shown(key)}"
+        )
+
+
+def _numbers(function: str, argument: str, value: Any, shape: tuple[int, ...], wanted: str) -> Array:
+    """A value as an array of finite floating-point numbers of a shape."""
+    array = value
+    if not isinstance(value, jax.core.Tracer | jax.Array):
+        try:
+            array = np.asarray(value)
+        except Exception as error:  # whatever a user's object does when it is made an array
+            raise UsageError(f"{function}: {argument}: must be numbers, got {one_line(error)}") from error
+    if not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)):
+        what = f"dtype {array.dtype}" if array.dtype != object else shown(value)
+        raise UsageError(f"{function}: {argument}: must be real numbers, got {what}")
+    if array.shape != shape:
+        raise UsageError(
+            f"{function}: {argument} have shape {tuple(array.shape)}, {wanted}".replace(
+                "initial_state have", "initial_state has"
+            )
+        )
+    if not isinstance(array, jax.core.Tracer) and not np.isfinite(np.asarray(array, np.float64)).all():
+        raise UsageError(f"{function}: {argument}: must be finite, {_where(np.asarray(array))}")
+    return jnp.asarray(array, jnp.result_type(array, float))
+
+
+def _where(array: np.ndarray) -> str:
+    """The first number that is not finite, and its place."""
+    place = tuple(int(i) for i in np.argwhere(~np.isfinite(np.asarray(array, np.float64)))[0])
+    return f"got {array[place]} at {place[0] if len(place) == 1 else place}"
+
+
+def shown(value: Any) -> str:
+    """A value on one short line."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # whatever a user's object does there
+        return f"a {type(value).__name__}"
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def episode_numbers(env: Spec) -> int:
+    """Numbers in one episode."""
+    return math.prod((env.horizon + 1, env.state_size + env.action_size + 1))

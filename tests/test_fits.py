@@ -1,0 +1,192 @@
+"""What public functions are given is checked at their door: one line that names the argument and what is allowed."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import asmpg
+from asmpg.tasks.environment import AbstractEnvironment
+from asmpg.tasks.optimum import GradientWarning
+from asmpg.tasks.validation import TaskWarning, validate
+from probes import RewardIsState
+
+
+ENV = asmpg.make("harvest", 5)
+MODEL, OTHER = asmpg.Simulator(ENV), asmpg.make("harvest", 7)
+KEY = jax.random.key(0)
+POLICY = asmpg.TanhGaussianPolicy(ENV, key=KEY)
+ACTIONS = np.zeros((5, 1))
+START = np.array([0.4])
+
+NUMBERS = st.sampled_from([0, 1, np.int64(3), 2.5, np.nan, -np.inf, 1 + 2j, True])
+THINGS = st.one_of(
+    NUMBERS,
+    st.none(),
+    st.text(max_size=3),
+    st.sampled_from([object(), {}, [], [[1.0], [2.0, 3.0]], lambda: 0, int, AbstractEnvironment]),
+    st.lists(NUMBERS, max_size=6),
+    st.tuples(st.integers(0, 6), st.integers(0, 3)).map(np.ones),
+    st.sampled_from(
+        [np.full((5, 1), 5.0), np.full((5, 1), np.nan), np.full((5, 1), 1j), np.ones(5), np.ones((7, 1))]
+    ),
+    st.sampled_from([MODEL, POLICY, ENV, OTHER, asmpg.Simulator(OTHER), asmpg.make("hiv_treatment", 50)]),
+)
+CALLS = {
+    "rollout": (lambda e, a, s: asmpg.rollout(e, a, initial_state=s), [ENV, ACTIONS, START]),
+    "rollout key": (lambda k: asmpg.rollout(ENV, POLICY, key=k), [KEY]),
+    "action_gradient": (asmpg.action_gradient, [MODEL, ENV, START, ACTIONS]),
+    "policy_gradient": (asmpg.policy_gradient, [POLICY, MODEL, ENV, START]),
+    "policy_gradient options": (
+        lambda k, loop: asmpg.policy_gradient(POLICY, MODEL, ENV, START, key=k, loop=loop), [KEY, "open"]),
+    "action_jacobian": (asmpg.action_jacobian, [MODEL, START, ACTIONS]),
+    "optimal": (lambda n: asmpg.optimal(ENV, num_starts=n, cache=False), [1]),
+    "optimal env": (lambda e: asmpg.optimal(e, num_starts=1), [ENV]),
+    "check_gradient": (asmpg.check_gradient, [ENV]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("call", CALLS)
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_one_wrong_argument_is_a_usage_error_of_one_line(call, data):
+    function, arguments = CALLS[call]
+    which = data.draw(st.integers(0, len(arguments) - 1))
+    thing = data.draw(THINGS)
+    if call == "optimal" and isinstance(thing, int | np.integer):
+        thing = -1
+    changed = [thing if i == which else argument for i, argument in enumerate(arguments)]
+    try:
+        function(*changed)
+    except asmpg.UsageError as error:
+        assert "\n" not in str(error)
+
+
+WRONG = {
+    "flat": lambda: asmpg.rollout(ENV, np.zeros(5)),
+    "beyond": lambda: asmpg.rollout(ENV, np.full((5, 1), 5.0)),
+    "complex": lambda: asmpg.rollout(ENV, np.full((5, 1), 1j)),
+    "not finite": lambda: asmpg.rollout(ENV, np.full((5, 1), np.nan)),
+    "state": lambda: asmpg.rollout(ENV, ACTIONS, initial_state=np.zeros(3)),
+    "a class": lambda: asmpg.rollout(RewardIsState, ACTIONS),
+    "other horizon": lambda: asmpg.action_gradient(asmpg.Simulator(OTHER), ENV, START, ACTIONS),
+    "other actions": lambda: asmpg.action_gradient(MODEL, ENV, START, np.zeros((7, 1))),
+    "other policy": lambda: asmpg.policy_gradient(
+        asmpg.TanhGaussianPolicy(OTHER, key=KEY), MODEL, ENV, START
+    ),
+    "other sequence": lambda: asmpg.policy_gradient(asmpg.ActionSequence(OTHER, key=KEY), MODEL, ENV, START),
+    "other task": lambda: asmpg.policy_gradient(
+        POLICY, asmpg.Simulator(asmpg.make("cancer_treatment", 5)), ENV, START
+    ),
+    "seeds": lambda: asmpg.rollout(ENV, jax.tree.map(lambda x: x[None] if eqx.is_array(x) else x, POLICY)),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_of_another_task_or_kind_is_refused(case):
+    with pytest.raises(asmpg.UsageError) as caught:
+        WRONG[case]()
+    assert "\n" not in str(caught.value)
+    assert case != "seeds" or "policy_of" in str(caught.value)
+
+
+def test_plain_lists_and_numpy_arrays_are_taken():
+    expected = asmpg.rollout(ENV, jnp.full((5, 1), 0.5)).rewards
+    for actions in ([[0.5]] * 5, np.full((5, 1), 0.5)):
+        np.testing.assert_array_equal(asmpg.rollout(ENV, actions, initial_state=[0.4]).rewards, expected)
+    value, gradient = asmpg.action_gradient(MODEL, ENV, [0.4], [[0]] * 5)
+    assert gradient.shape == (5, 1)
+    assert np.isfinite(value)
+
+
+def test_rollout_works_within_transformations_and_optimal_says_that_it_does_not():
+    total = jax.jit(lambda r: asmpg.rollout(ENV, jnp.full((5, 1), r)).rewards.sum())
+    assert np.isfinite(jax.grad(total)(0.1))
+    own = RewardIsState()
+    with pytest.raises(asmpg.UsageError, match="within jit"):
+        jax.jit(lambda k: asmpg.optimal(own).episode_return * k)(1.0)
+
+
+class Own(AbstractEnvironment):
+    """A task whose transition and reward are given."""
+
+    move: object = eqx.field(static=True)
+    pay: object = eqx.field(static=True, default=lambda s, a, t: -(s[0] ** 2))
+    horizon: int = eqx.field(static=True, default=4)
+    name: str = eqx.field(static=True, default="own")
+    state_size: int = eqx.field(static=True, default=2)
+    action_size: int = eqx.field(static=True, default=1)
+
+    def initial_state(self, *, key=None):
+        return jnp.array([0.5, -0.5])
+
+    def transition(self, state, action, step):
+        return self.move(state, action, step)
+
+    def reward(self, state, action, step):
+        return self.pay(state, action, step)
+
+
+def linear(s, a, t):
+    return 0.9 * s + 0.1 * a
+
+
+def test_an_index_beyond_its_array_is_found_though_jax_clamps_it():
+    for task in (
+        lambda: validate(Own(lambda s, a, t: s + a[1])),
+        lambda: validate(Own(linear, lambda s, a, t: -(s[2] ** 2))),
+        lambda: asmpg.from_ode(lambda x, u, t: u[1] - x, lambda x, u, t: x[0] ** 2, initial_state=1.0, duration=1.0,
+                               horizon=5, control_bounds=(-1.0, 1.0)),
+    ):  # fmt: skip
+        with pytest.raises(asmpg.UsageError, match="out of bounds"):
+            task()
+
+
+def test_random_numbers_drawn_while_tracing_are_found():
+    with pytest.raises(asmpg.UsageError, match="transition of own: is another function each time"):
+        validate(Own(lambda s, a, t: linear(s, a, t) + np.random.normal()))  # noqa: NPY002
+    validate(Own(linear))
+
+
+class Ended(Own):
+    """Has a method that nothing calls."""
+
+    def done(self, state):
+        return state[0] > 0
+
+
+def test_methods_that_are_never_called_are_said():
+    with pytest.warns(TaskWarning, match="done is never called"):
+        validate(Ended(linear))
+
+
+def test_an_episode_that_no_memory_holds_is_refused():
+    with pytest.raises(asmpg.UsageError, match="numbers"):
+        validate(Own(linear, state_size=10**8))
+
+
+def test_gradients_are_compared_with_differences():
+    assert asmpg.check_gradient(Own(linear)).right
+    assert asmpg.check_gradient(asmpg.make("double_pendulum", 10)).right
+    cut = Own(lambda s, a, t: linear(s, jax.lax.stop_gradient(a), t) + 0.01 * a)
+    found = asmpg.check_gradient(cut)
+    assert found.error > 0.5
+    assert "cut off" in found.message
+    rounded = Own(lambda s, a, t: s + jnp.round(3 * a).astype(int) / 3)
+    assert "zero" in asmpg.check_gradient(rounded).message
+    with pytest.warns(GradientWarning, match="cut off"):
+        asmpg.optimal(cut, num_starts=1)
+
+
+def test_a_callback_cannot_be_differentiated_and_optimal_says_so_in_one_line():
+    def move(s, a, t):
+        shape = jax.ShapeDtypeStruct(s.shape, s.dtype)
+        return jax.pure_callback(lambda s, a: (0.9 * np.asarray(s) + np.asarray(a)).astype(s.dtype), shape, s, a,
+                                 vmap_method="expand_dims")  # fmt: skip
+
+    with pytest.raises(asmpg.UsageError, match="cannot be differentiated") as caught:
+        asmpg.optimal(Own(move))
+    assert "\n" not in str(caught.value)
