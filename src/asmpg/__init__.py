@@ -66,6 +66,8 @@ if TYPE_CHECKING:
     from .tasks.optimum import optimal as optimal
     from .tasks.optimum import random_return as random_return
     from .tasks.optimum import score as score
+    from .tasks.simulator import AbstractSimulator as AbstractSimulator
+    from .tasks.simulator import from_simulator as from_simulator
     from .training.callbacks import Callback as Callback
     from .training.callbacks import CSVLog as CSVLog
     from .training.callbacks import TensorBoard as TensorBoard
@@ -128,6 +130,7 @@ _MODULES = {
     ),
     "tasks.gymnasium": ("from_gymnasium",),
     "tasks.host": ("HostEnvironment",),
+    "tasks.simulator": ("AbstractSimulator", "from_simulator"),
     "learners.base": ("AbstractLearner", "Explorer"),
     "core.types": ("Trajectory", "UsageError"),
 }
@@ -144,6 +147,7 @@ __all__ = [
     "AbstractLearner",
     "AbstractPolicy",
     "AbstractReward",
+    "AbstractSimulator",
     "ActionSequence",
     "ActionSequenceModel",
     "CSVLog",
@@ -182,6 +186,7 @@ __all__ = [
     "estimator_error",
     "from_gymnasium",
     "from_ode",
+    "from_simulator",
     "gradient_norm_profile",
     "growth_fit",
     "improvement_interval",
