@@ -39,7 +39,7 @@ def watched(tmp_path_factory):
     """A run with every callback there is."""
     folder = tmp_path_factory.mktemp("watched")
     remember = Remember()
-    bees = asmpg.WeightsAndBiases("tests", mode="offline", dir=str(folder))
+    bees = asmpg.WeightsAndBiases("tests", mode="offline", dir=str(folder), settings={"console": "off"})
     callbacks = [remember, asmpg.CSVLog(folder / "log.csv"), asmpg.TensorBoard(folder / "board"), bees]
     result = asmpg.train(config(), callbacks=callbacks)
     return types.SimpleNamespace(folder=folder, remember=remember, result=result)

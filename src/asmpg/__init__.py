@@ -77,6 +77,8 @@ if TYPE_CHECKING:
     from .training.export import ExportedPolicy as ExportedPolicy
     from .training.export import load_policy as load_policy
     from .training.methods import Method as Method
+    from .training.fit import Fit as Fit
+    from .training.fit import fit as fit
     from .training.methods import MODELS as MODELS
     from .training.runs import load as load
     from .training.runs import Result as Result
@@ -106,6 +108,7 @@ _MODULES = {
     "training.export": ("ExportedPolicy", "load_policy"),
     "training.door": ("train",),
     "training.methods": ("Method", "MODELS"),
+    "training.fit": ("Fit", "fit"),
     "tasks.data": ("Episodes",),
     "tasks.data_files": ("load_episodes", "save_episodes"),
     "tasks.environment": ("AbstractEnvironment", "AbstractReward", "rollout"),
@@ -156,6 +159,7 @@ __all__ = [
     "Episodes",
     "Explorer",
     "ExportedPolicy",
+    "Fit",
     "HistoryModel",
     "HostEnvironment",
     "LearnedReward",
@@ -184,6 +188,7 @@ __all__ = [
     "cosine_similarity",
     "difference_interval",
     "estimator_error",
+    "fit",
     "from_gymnasium",
     "from_ode",
     "from_simulator",

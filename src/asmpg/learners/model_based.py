@@ -219,7 +219,7 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
         if state.model.fitted or self.learned_reward:
             state = repeat(
                 elapsed % self.settings.model_update_every == 0,
-                lambda s: self._fit(s, replay, key=model_key),
+                lambda s: self.fit(s, replay, key=model_key),
                 state,
             )
         return repeat(
@@ -228,7 +228,7 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
             state,
         )
 
-    def _fit(self, state: ModelBasedState, replay: ReplayBuffer, *, key: PRNGKey) -> ModelBasedState:
+    def fit(self, state: ModelBasedState, replay: ReplayBuffer, *, key: PRNGKey) -> ModelBasedState:
         """One update of whatever is fitted on episodes, on the same ones."""
         sample_key, dropout_key = jax.random.split(key)
         episodes = self._sample(replay, key=sample_key)

@@ -29,6 +29,8 @@ class Episodes:
         lengths: number of actions until the episode ended; the horizon where it did not end before.
         action_low: lower bounds of the action's components, which networks see as -1.
         action_high: upper bounds, which networks see as 1.
+        ends_early: whether some episode of the recording ended before the horizon: networks see one more component
+            then, `alive`. A part of a recording keeps what holds for the whole.
         name: what messages call them.
     """
 
@@ -38,6 +40,7 @@ class Episodes:
     lengths: Int[np.ndarray, " episodes"]
     action_low: Float[np.ndarray, " action"]
     action_high: Float[np.ndarray, " action"]
+    ends_early: bool
     name: str
 
     def __init__(
@@ -84,6 +87,7 @@ class Episodes:
         for key, value in {"observations": observations, "actions": actions, "rewards": rewards}.items():
             _check_finite(name, key, value)
         _check_bounds(name, actions, low, high)
+        object.__setattr__(self, "ends_early", bool((lengths < horizon).any()))
         values = (observations, actions, rewards, lengths, low, high)
         for field, value in zip(dataclasses.fields(self), values, strict=False):
             value.flags.writeable = False
@@ -105,11 +109,6 @@ class Episodes:
     def horizon(self) -> int:
         """Actions in an episode, padding included."""
         return self.rewards.shape[1]
-
-    @property
-    def ends_early(self) -> bool:
-        """Whether some episode ended before the horizon, so that networks see one more component, `alive`."""
-        return bool((self.lengths < self.horizon).any())
 
     @property
     def state_size(self) -> int:
@@ -174,7 +173,9 @@ class Episodes:
         return self.take(np.sort(order[num_held_out:])), self.take(np.sort(order[:num_held_out]))
 
     def _with(self, *arrays: np.ndarray) -> "Episodes":
-        return Episodes(*arrays, action_bounds=(self.action_low, self.action_high), name=self.name)
+        part = Episodes(*arrays, action_bounds=(self.action_low, self.action_high), name=self.name)
+        object.__setattr__(part, "ends_early", self.ends_early)
+        return part
 
 
 def _numbers(name: str, key: str, value: Any, ndim: int) -> np.ndarray:
