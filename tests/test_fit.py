@@ -89,7 +89,8 @@ def test_an_early_end_is_predicted_as_one_more_component():
     episodes = fitted.held_out.trajectories()
     predicted = jax.vmap(fitted.model.predict)(episodes.states[:, 0], episodes.actions)[..., -1]
     alive = fitted.held_out.alive[:, 1:]
-    assert ((predicted > 0.5) == alive).mean() > 0.8 > alive.mean()
+    assert alive.mean() < 0.9
+    assert ((predicted > 0.5) == alive).mean() > 0.5 + alive.mean() / 2
 
 
 def test_what_cannot_be_fitted_is_refused():

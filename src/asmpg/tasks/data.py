@@ -111,6 +111,11 @@ class Episodes:
         return self.rewards.shape[1]
 
     @property
+    def fixed_start(self) -> bool:
+        """Always true: models of recorded episodes imagine them whole, not in windows, wherever they begin."""
+        return True
+
+    @property
     def state_size(self) -> int:
         """Number of components that networks see."""
         return self.observations.shape[2] + self.ends_early

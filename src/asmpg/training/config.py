@@ -208,7 +208,7 @@ def _resolve(config: TrainConfig) -> Resolved:
     values = {name: check(name, getattr(config, name), kind) for name, kind in CHECKED.items()}
     values["precision"] = resolve_precision(values["precision"])
     method = find_method(config.model)
-    settings = _with_overrides(method, config.preset, env.horizon, config.overrides)
+    settings = with_overrides(method, config.preset, env.horizon, config.overrides)
     method.check(env, settings)
     overrides = {name: getattr(settings, name) for name in config.overrides}
     values |= {"horizon": check_horizon(env.horizon), "out": None if config.out is None else str(config.out)}
@@ -255,7 +255,7 @@ def find_task(task: str, horizon: Any) -> AbstractEnvironment | HostEnvironment:
     return make(task, horizon)
 
 
-def _with_overrides(
+def with_overrides(
     method: Method, preset: str, horizon: int, overrides: Mapping[str, Any]
 ) -> AbstractSettings:
     """The method's preset, with settings replaced."""

@@ -16,12 +16,11 @@ from ..core.types import Trajectory, UsageError
 from ..gradients.analysis import first_action_jacobian, growth_fit, GrowthFit, operator_norm, reach
 from ..learners.model_based import ModelBasedLearner
 from ..learners.replay import ReplayBuffer
-from ..learners.settings import Settings
 from ..models import AbstractDynamicsModel
 from ..models.normalisation import Normaliser
 from ..tasks.data import Episodes
-from .config import TrainConfig
-from .methods import find_method
+from .config import with_overrides
+from .methods import find_method, Options
 from .support import Support
 
 
@@ -105,6 +104,7 @@ def fit(
     *,
     seed: int = 0,
     held_out: int | None = None,
+    preset: str = "default",
     overrides: dict[str, Any] | None = None,
 ) -> Fit:
     """Fits a dynamics model on recorded episodes.
@@ -115,6 +115,7 @@ def fit(
         steps: number of updates.
         seed: of the first parameters, of the batches, and of which episodes are held out.
         held_out: how many; by default a fifth, at least one.
+        preset: of the settings, "default" or "paper".
         overrides: settings that replace the preset's, by name.
 
     Raises:
@@ -123,7 +124,7 @@ def fit(
     check_integer("steps", steps, 1)
     num_held_out = held_out_number(data, held_out)
     fitted, others = data.split(num_held_out, seed=seed)
-    learner = model_learner(fitted, model, overrides or {})
+    learner = model_learner(fitted, model, preset, overrides or {})
     replay, judged = replay_of(fitted), others.trajectories()
     initial_key, batch_key = jax.random.split(jax.random.key(seed))
     normaliser = Normaliser.from_states(replay.episodes.states)
@@ -166,7 +167,7 @@ def held_out_number(data: Episodes, held_out: int | None) -> int:
 
 
 def model_learner(
-    data: Episodes, model: str, overrides: dict[str, Any], *, learned_reward: bool = False
+    data: Episodes, model: str, preset: str, overrides: dict[str, Any], *, learned_reward: bool = False
 ) -> ModelBasedLearner:
     """The model-based learner of a method, in the world of these episodes.
 
@@ -174,11 +175,10 @@ def model_learner(
         UsageError: the method has no dynamics model that is fitted.
     """
     method = find_method(model)
-    if method.settings is not Settings or model == "simulator":
+    if not method.imagines or model == "simulator":
         raise UsageError(f"model: {model} has no dynamics model that could be fitted on {data.name}")
-    given = {"model": model, "learned_reward": learned_reward, "overrides": overrides}
-    config = TrainConfig(task="harvest", horizon=data.horizon, **given)
-    learner = method.learner(config, data, config.settings())
+    settings = with_overrides(method, preset, data.horizon, overrides)
+    learner = method.learner(data, settings, Options(learned_reward=learned_reward, imagine="sequential"))
     assert isinstance(learner, ModelBasedLearner)
     return learner
 

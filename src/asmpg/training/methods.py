@@ -57,7 +57,8 @@ class Method:
     Attributes:
         name: as it is shown and stored.
         settings: the class of its settings, whose presets are its own.
-        learner: builds the learner.
+        learner: builds the learner from a world, settings and options. A world is an `AbstractEnvironment`; to
+            methods that only ask for its sizes, anything with a `Spec`.
         imagines: whether it differentiates through a dynamics model, so that `Options` mean something to it.
         is_sequence: whether that is an action-sequence model, whose `predict` reads no state but the first.
         paper: the settings in which the preset `paper` differs from the class's for this method.

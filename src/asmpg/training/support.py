@@ -37,13 +37,13 @@ class Support:
     @classmethod
     def of(cls, data: Episodes, held_out: Episodes) -> "Support":
         """That of these episodes; the others say how far apart new episodes of the same kind are."""
-        from scipy.spatial import cKDTree
+        from scipy.spatial import KDTree
 
         observations, actions = _transitions(data)
         mean, scale = observations.mean(axis=0), observations.std(axis=0)
         scale = np.where(scale > 0, scale, 1.0)
         points = _thinned(np.concatenate([(observations - mean) / scale, actions], axis=1))
-        found = cls(1.0, 0.0, mean, scale, cKDTree(points))
+        found = cls(1.0, 0.0, mean, scale, KDTree(points))
         unseen = found.distance(*map(_thinned, _transitions(held_out)))
         radius = max(float(np.quantile(unseen, _QUANTILE)), np.finfo(np.float32).eps)
         found = dataclasses.replace(found, radius=radius)
