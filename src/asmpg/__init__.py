@@ -76,9 +76,9 @@ if TYPE_CHECKING:
     from .training.door import train as train
     from .training.export import ExportedPolicy as ExportedPolicy
     from .training.export import load_policy as load_policy
-    from .training.methods import Method as Method
     from .training.fit import Fit as Fit
     from .training.fit import fit as fit
+    from .training.methods import Method as Method
     from .training.methods import MODELS as MODELS
     from .training.runs import load as load
     from .training.runs import Result as Result

@@ -108,6 +108,12 @@ def new_policy(env: Spec, *, key: PRNGKey, observe_time: bool = True) -> TanhGau
     return TanhGaussianPolicy(env, key=key, normaliser=unknown, observe_time=observe_time)
 
 
+def cloning_distance(policy: AbstractTanhGaussianPolicy, episode: Trajectory) -> Scalar:
+    """Mean squared distance between the deterministic actions at an episode's states and those that were taken."""
+    steps = jnp.arange(episode.actions.shape[0])
+    return jnp.square(jax.vmap(policy.mode)(episode.states[:-1], steps) - episode.actions).mean()
+
+
 class ModelBasedLearner(AbstractLearner[ModelBasedState]):
     """Algorithm 1 for any dynamics model.
 
@@ -126,6 +132,7 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
         scan_chunk: steps between two carries that a derivative step by step keeps, see `asmpg.core.loops`.
         window: steps of an imagined stretch of an episode that begins at any replayed observation, where that is not
             the whole episode. The reward is learned then, and neither it nor the policy knows the time.
+        cloning: weight of the `cloning_distance` to replayed episodes in the policy's objective.
     """
 
     env: Spec
@@ -138,6 +145,7 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
     imagine: Imagine = eqx.field(static=True, default="auto")
     scan_chunk: int | None = eqx.field(static=True, default=None)
     window: int | None = eqx.field(static=True, default=None)
+    cloning: float = eqx.field(static=True, default=0.0)
 
     def __check_init__(self):
         """Raises a UsageError for windows where the reward is known, which may depend on the time."""
@@ -224,7 +232,7 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
             )
         return repeat(
             elapsed % self.settings.policy_update_every == 0,
-            lambda s: self._update_policy(s, replay, key=policy_key),
+            lambda s: self.improve(s, replay, key=policy_key),
             state,
         )
 
@@ -289,32 +297,37 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
             statistics=state.statistics.add_outcome(applied),
         )
 
-    def _update_policy(
-        self, state: ModelBasedState, replay: ReplayBuffer, *, key: PRNGKey
-    ) -> ModelBasedState:
+    def improve(self, state: ModelBasedState, replay: ReplayBuffer, *, key: PRNGKey) -> ModelBasedState:
+        """One update of the policy."""
         start_key, noise_key = jax.random.split(key)
         size = self.settings.policy_batch_size
         starts = self._starts(replay, key=start_key)
         noise = jax.random.normal(noise_key, (size, self._imagined.horizon, self.env.action_size))
+        recorded = replay.sample(size, key=jax.random.fold_in(key, 2)) if self.cloning else None
         reward = self._reward(state)
         entropy = self.settings.entropy * (self.env.horizon if self.settings.entropy_over == "episode" else 1)
 
         guess = None if state.fixed_points is None else state.fixed_points.guess
 
-        def loss(policy: AbstractTanhGaussianPolicy, example: tuple[Array, Array]) -> tuple[Scalar, Any]:
+        def loss(
+            policy: AbstractTanhGaussianPolicy, example: tuple[Array, Array, Trajectory | None]
+        ) -> tuple[Scalar, Any]:
+            start, noise, episode = example
             value, imagined = imagined_return(
-                *(policy, state.model, reward, *example),
+                *(policy, state.model, reward, start, noise),
                 loop=self.loop,
                 guess=guess,
                 chunk=self.scan_chunk,
             )
             objective = value / state.return_scale + entropy * imagined.entropy
+            if episode is not None:
+                objective -= self.cloning * cloning_distance(policy, episode)
             return -objective, (imagined.entropy, _found(imagined))
 
         # Where nothing is carried but the state, a step is so small that it costs the same for one and for many.
         micro = None if jax.tree.leaves(state.model.init(starts[0])) else size
         grads, (mean_entropy, found) = mean_gradient(
-            loss, state.policy, (starts, noise), micro=micro, least=state.model.least_batch
+            loss, state.policy, (starts, noise, recorded), micro=micro, least=state.model.least_batch
         )
         policy, optimiser_state, applied = apply_gradient(
             self._policy_optimiser(state.policy), state.policy, state.policy_optimiser, grads

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
+from ..core import files
 from ..core.extras import require
 from ..core.types import one_line, UsageError
 from ..gradients.policies import AbstractPolicy, ActionSequence, TanhGaussianPolicy
@@ -91,6 +92,29 @@ def export_policy(policy: AbstractPolicy, spec: Spec, format: str) -> bytes:
             f"export: a {type(policy).__name__} needs the episode so far, only policies of state and step are exported"
         )
     return _as_npz(policy, spec) if format == "npz" else _as_stablehlo(policy, spec)
+
+
+def write_policy(
+    path: str | pathlib.Path, policy: AbstractPolicy, spec: Spec, format: str | None
+) -> pathlib.Path:
+    """Writes a policy.
+
+    Args:
+        path: the file.
+        policy: as for `export_policy`, and so is the world.
+        spec: the world.
+        format: "npz" or "stablehlo"; None: what the file's name says.
+
+    Raises:
+        UsageError: the policy cannot be exported in this format.
+        StorageError: the disk refused.
+    """
+    path = pathlib.Path(path)
+    format = path.suffix.removeprefix(".") if format is None else format
+    if format not in FORMATS:
+        raise UsageError(f"path: {path} must end in .{' or .'.join(FORMATS)}")
+    files.write(path, export_policy(policy, spec, format))
+    return path
 
 
 def load_policy(path: str | pathlib.Path) -> ExportedPolicy:

@@ -12,13 +12,12 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from ...core import files
 from ...core.precision import using
 from ...core.types import PRNGKey, Trajectory, UsageError
 from ...tasks.environment import AbstractEnvironment, evaluation_states, rollout
 from ...tasks.host import HostEnvironment, Watched
 from ..config import TrainConfig
-from ..export import export_policy, FORMATS
+from ..export import write_policy
 from ..host_loop import evaluate_outside
 from . import health, plots
 
@@ -251,13 +250,8 @@ class Result(Generic[Policy, Model]):
             UsageError: the run has no such seed, or its policy cannot be exported in this format.
             StorageError: the disk refused.
         """
-        path = pathlib.Path(path)
-        format = path.suffix.removeprefix(".") if format is None else format
-        if format not in FORMATS:
-            raise UsageError(f"path: {path} must end in .{' or .'.join(FORMATS)}")
         policy: Any = self.policy_of(self.best_seed if seed is None else seed)
-        files.write(path, export_policy(policy, self.env, format))
-        return path
+        return write_policy(path, policy, self.env, format)
 
     def summary(self) -> dict[str, Any]:
         """What `summary.json` and `--json` hold: plain JSON, with null for a number that is not finite."""
