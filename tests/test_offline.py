@@ -27,10 +27,17 @@ def policy_of(result, index=0):
 
 
 @pytest.fixture(scope="module")
+def begun():
+    """Hardly trained: for what holds from the first update on."""
+    return train_offline(recorded(), model="one-step", steps=40, num_seeds=2, seed=4)
+
+
+@pytest.fixture(scope="module")
 def trained():
-    return train_offline(recorded(), model="one-step", steps=1200, num_seeds=2, seed=4, cloning=0.05)
+    return train_offline(recorded(), model="one-step", steps=600, num_seeds=2, seed=4, cloning=0.05)
 
 
+@pytest.mark.slow
 def test_the_policy_is_better_than_what_was_recorded(trained):
     true = [float(asmpg.rollout(ENV, policy_of(trained, index)).episode_return) for index in (0, 1)]
     spread = trained.data.episode_returns.std()
@@ -39,22 +46,23 @@ def test_the_policy_is_better_than_what_was_recorded(trained):
     assert np.abs(trained.returns - true).max() < spread
 
 
-def test_optimism_is_the_difference_of_the_two_estimates(trained):
-    metrics = trained.metrics
-    assert metrics["updates"][[0, -1], 0].tolist() == [0, 1200]
-    np.testing.assert_allclose(
-        metrics["optimism"], metrics["imagined_return"] - metrics["judged_return"], rtol=1e-4, atol=1e-3
-    )
-    np.testing.assert_array_equal(trained.optimism, metrics["optimism"][-1])
-    assert np.abs(metrics["recorded_error"][-1]).max() < np.abs(metrics["recorded_error"][0]).min()
+def test_optimism_is_the_difference_of_the_two_estimates(begun):
+    metrics = begun.metrics
+    assert metrics["updates"][[0, -1], 0].tolist() == [0, 40]
+    difference = metrics["imagined_return"] - metrics["judged_return"]
+    np.testing.assert_allclose(metrics["optimism"], difference, rtol=1e-4, atol=1e-3)
+    np.testing.assert_array_equal(begun.optimism, metrics["optimism"][-1])
+    assert begun.recorded_return == pytest.approx(recorded().episode_returns.mean())
 
 
+@pytest.mark.slow
 def test_seed_i_alone_is_seed_i_among_others(trained):
-    alone = train_offline(recorded(), model="one-step", steps=1200, seed=4, cloning=0.05)
+    alone = train_offline(recorded(), model="one-step", steps=600, seed=4, cloning=0.05)
     np.testing.assert_allclose(alone.returns, trained.returns[:1], rtol=1e-4)
     assert not np.allclose(trained.returns[0], trained.returns[1], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_cloning_keeps_the_policy_near_the_recorded_actions():
     """The plant was recorded with small actions only; the model knows nothing of large ones."""
     data = recorded()
@@ -69,14 +77,14 @@ def test_cloning_keeps_the_policy_near_the_recorded_actions():
     assert free.outside[0] > 0.5 > near.outside[0]
 
 
-def test_what_comes_out_is_said_and_leaves(trained, tmp_path):
-    content = json.loads(json.dumps(trained.summary(), allow_nan=False))
+def test_what_comes_out_is_said_and_leaves(begun, tmp_path):
+    content = json.loads(json.dumps(begun.summary(), allow_nan=False))
     assert "The objective is optimistic by" in content["finding"]
     assert content["episodes"] + content["held_out_episodes"] == 60
-    path = trained.export(tmp_path / "policy.npz", seed=5)
+    path = begun.export(tmp_path / "policy.npz", seed=5)
     state = ENV.initial_state()
     np.testing.assert_allclose(
-        load_policy(path).predict(state), policy_of(trained, 1).mode(state, 0), rtol=1e-5
+        load_policy(path).predict(state), policy_of(begun, 1).mode(state, 0), rtol=1e-5
     )
 
 

@@ -80,6 +80,8 @@ if TYPE_CHECKING:
     from .training.fit import fit as fit
     from .training.methods import Method as Method
     from .training.methods import MODELS as MODELS
+    from .training.offline import OfflineResult as OfflineResult
+    from .training.offline import train_offline as train_offline
     from .training.runs import load as load
     from .training.runs import Result as Result
     from .training.runs import resume as resume
@@ -119,6 +121,8 @@ _MODULES = {
     "gradients.policies": ("AbstractPolicy", "ActionSequence", "TanhGaussianPolicy"),
     "models.reward": ("LearnedReward",),
     "training.runs": ("load", "Result", "resume"),
+    "training.offline": ("OfflineResult", "train_offline"),
+    "training.runs": ("load", "Result", "resume", "train"),
     "learners.settings": ("Settings",),
     "statistics": (
         "area_under_curve",
@@ -164,6 +168,7 @@ __all__ = [
     "HostEnvironment",
     "LearnedReward",
     "Method",
+    "OfflineResult",
     "OneStepModel",
     "ReplayBuffer",
     "Result",
@@ -215,6 +220,7 @@ __all__ = [
     "steps_to_score",
     "theorem1_bound",
     "train",
+    "train_offline",
 ]
 
 
