@@ -169,6 +169,7 @@ __all__ = [
     "LearnedReward",
     "Method",
     "OfflineResult",
+    "OfflineResult",
     "OneStepModel",
     "ReplayBuffer",
     "Result",
