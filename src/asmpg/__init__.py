@@ -122,7 +122,6 @@ _MODULES = {
     "models.reward": ("LearnedReward",),
     "training.runs": ("load", "Result", "resume"),
     "training.offline": ("OfflineResult", "train_offline"),
-    "training.runs": ("load", "Result", "resume", "train"),
     "learners.settings": ("Settings",),
     "statistics": (
         "area_under_curve",
@@ -168,7 +167,6 @@ __all__ = [
     "HostEnvironment",
     "LearnedReward",
     "Method",
-    "OfflineResult",
     "OfflineResult",
     "OneStepModel",
     "ReplayBuffer",
