@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import asmpg
+from asmpg.cli import main
 from asmpg.tasks.environment import random_episodes
 from asmpg.training.support import Support
 from toys import Drift
@@ -122,3 +123,15 @@ def test_the_support_is_where_the_data_is():
     assert 0.25 < support.untried < 0.6
     wide = asmpg.Episodes(observations, random.uniform(-1, 1, (200, 10, 1)), np.zeros((200, 10)))
     assert Support.of(*wide.split(40)).untried < 0.1
+
+
+def test_the_command_fits_a_file(tmp_path, capsys):
+    path = tmp_path / "log.npz"
+    asmpg.save_episodes(path, recorded())
+    assert main(["fit", str(path), "--model", "one-step", "--steps", "20", "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["episodes"] == 32
+    assert len(content["error"]) == 7
+    assert main(["fit", str(tmp_path / "none.npz")]) == 2
+    with pytest.raises(asmpg.UsageError, match="with data alone there is no 'out'"):
+        asmpg.train(data=recorded(), out="runs/x")

@@ -27,6 +27,7 @@ _COMMANDS = {
     options.Reproduce: ("laboratory", "run_reproduce"),
     options.Report: ("laboratory", "run_report"),
     options.Export: ("leaving", "run_export"),
+    options.Fit: ("leaving", "run_fit"),
     options.Sweep: ("sweep", "run_sweep_command"),
 }
 # Fields of the configuration that are typed by another name.

@@ -1,13 +1,15 @@
-"""`asmpg export`: what leaves a run."""
+"""`asmpg export` and `asmpg fit`: what leaves a run, and what comes from elsewhere."""
 
 import pathlib
 import sys
 
 from ..core.checks import check_choice
+from ..tasks.data_files import load_episodes
 from ..training.export import FORMATS
+from ..training.fit import fit
 from ..training.runs import load
 from .machine import keep_compiled
-from .options import Export
+from .options import Export, Fit
 from .output import print_json
 
 
@@ -25,4 +27,15 @@ def run_export(options: Export) -> int:
             | {"seed": seed, "out": str(path)}
         )
     sys.stdout.write(f"{path}: the policy of seed {seed}; read it with asmpg.load_policy({str(path)!r})\n")
+    return 0
+
+
+def run_fit(options: Fit) -> int:
+    """`asmpg fit`."""
+    keep_compiled()
+    data = load_episodes(options.file, horizon=options.horizon)
+    fitted = fit(data, options.model, options.steps, seed=options.seed)
+    if options.json:
+        return print_json(fitted.summary() | {"model": options.model, "seed": options.seed})
+    sys.stdout.write(f"{fitted!r}\n")
     return 0

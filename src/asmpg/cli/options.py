@@ -274,6 +274,27 @@ class Export:
 
 
 @dataclasses.dataclass(frozen=True)
+class Fit:
+    """Fit a dynamics model on recorded episodes: held-out error, reach of its gradient, where there is no data.
+
+    Attributes:
+        file: .npz, .parquet, or the name of a Minari data set.
+        model: which dynamics model (see asmpg list).
+        steps: number of updates.
+        seed: of the fit and of which episodes are held out.
+        horizon: cuts longer episodes.
+        json: print one JSON object, and nothing else, on standard output.
+    """
+
+    file: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
+    model: str = "lstm"
+    steps: int = 2_000
+    seed: int = 0
+    horizon: Annotated[int | None, _option("that of the longest")] = None
+    json: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class List:
     """List the tasks, the backbones, the models and what can be reproduced.
 
@@ -302,6 +323,7 @@ Command = (
     | Annotated[Sweep, tyro.conf.subcommand("sweep")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Export, tyro.conf.subcommand("export")]
+    | Annotated[Fit, tyro.conf.subcommand("fit")]
 )
 
 
@@ -327,7 +349,7 @@ def _without_none(info: PrimitiveTypeInfo) -> Any:
 
 def parse(
     arguments: list[str],
-) -> Train | Evaluate | Optimal | Diagnose | Reproduce | Sweep | Report | Export | List:
+) -> Train | Evaluate | Optimal | Diagnose | Reproduce | Sweep | Report | Export | Fit | List:
     """What was typed.
 
     Raises:

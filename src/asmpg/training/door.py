@@ -1,6 +1,7 @@
 """`asmpg.train` for a notebook: a task and a few words, or objects of the user's own."""
 
 import dataclasses
+import inspect
 from collections.abc import Sequence
 from typing import Any, TYPE_CHECKING
 
@@ -8,10 +9,12 @@ from ..core.checks import did_you_mean
 from ..core.types import UsageError
 from ..learners.base import AbstractLearner
 from ..learners.settings import AbstractSettings
+from ..tasks.data import Episodes
 from ..tasks.environment import AbstractEnvironment
 from .callbacks import Callback
 from .config import TrainConfig
 from .methods import find_method, Method, own_learner
+from .offline import train_offline
 from .own import label_of
 from .runs.lifecycle import train as train_config
 
@@ -22,9 +25,10 @@ if TYPE_CHECKING:
 
 
 def train(
-    task: "TrainConfig | str | AbstractEnvironment",
+    task: "TrainConfig | str | AbstractEnvironment | None" = None,
     progress: "bool | ProgressCallback" = False,
     *,
+    data: Episodes | None = None,
     settings: AbstractSettings | None = None,
     learner: Any = None,
     callbacks: Sequence[Callback] = (),
@@ -38,6 +42,7 @@ def train(
     Args:
         task: a built-in task, `FILE.py:NAME`, an environment, or a whole `TrainConfig`.
         progress: True shows a bar, or lines in a pipe, on standard error; a function is told instead.
+        data: in place of a task, recorded episodes to train on alone: see `train_offline`, which takes the fields.
         settings: instead of a preset's, such as `asmpg.Settings.default(50).replace(entropy=0.01)`.
         learner: a method of your own in place of `model`: an instance, a class, or a function of (env, settings).
         callbacks: are told of every record, and may stop the run.
@@ -47,6 +52,10 @@ def train(
         UsageError: a value is not allowed, or `out` cannot be used. Nothing was written.
         StorageError: the disk refused in the middle of the run.
     """
+    if data is not None:
+        return _on_data(task, data, (settings, learner, callbacks), fields)
+    if task is None:
+        raise UsageError("train: give a task, or data=asmpg.load_episodes(FILE)")
     config = _configuration(task, fields)
     if learner is not None:
         if config.model != TrainConfig.model:
@@ -64,6 +73,19 @@ def check_callbacks(callbacks: Sequence[Any]) -> None:
     for callback in callbacks:
         if not isinstance(callback, Callback):
             raise UsageError(f"callbacks: must be instances of asmpg.Callback, got {label_of(callback)}")
+
+
+def _on_data(task: Any, data: Episodes, others: tuple[Any, ...], fields: dict[str, Any]) -> Any:
+    """Offline training, which has no world and no folder yet."""
+    if task is not None or any(others):
+        raise UsageError(
+            "data: episodes recorded before are trained on alone: without a task, settings, learner or callbacks"
+        )
+    known = [name for name in inspect.signature(train_offline).parameters if name != "data"]
+    for name in fields:
+        if name not in known:
+            raise UsageError(f"train: with data alone there is no {name!r}{did_you_mean(name, known)}")
+    return train_offline(data, **fields)
 
 
 def _configuration(task: Any, fields: dict[str, Any]) -> TrainConfig:
