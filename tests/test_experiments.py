@@ -735,7 +735,9 @@ def test_every_rule_is_used_and_every_claim_of_the_paper_has_one():
     missing = {id for id, rule in found.items() if rule is None}
     assert missing == set(theory.STATEMENTS)
     used = {id for id, rule in rules.RULES.items() if any(rule is one for one in found.values())}
-    assert used == rules.RULES.keys()
+    # A table that is not stored has made no verdicts yet.
+    tables = {json.loads(path.read_text())["experiment"] for path in STORED}
+    assert used == {id for id in rules.RULES if id.partition(".")[0] in tables}
     for rule in rules.RULES.values():
         assert rule.paper and rule.claim
         assert all(change.date and change.what and change.why and change.seen for change in rule.changes)
