@@ -87,3 +87,13 @@ def test_host_plant(capsys):
     assert (result.returns > -2.5).all()
     assert result.metrics["simulated_steps"][-1].tolist() == [400, 400]
     assert "simulated steps" in capsys.readouterr().out
+
+
+def test_tune_with_optuna(capsys):
+    """A few short trials on one compiled program; those that are behind the median end early."""
+    optuna = pytest.importorskip("optuna")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = load_main("tune_with_optuna")(num_trials=3, steps=560, horizon=10)
+    assert len(study.trials) == 3
+    assert study.best_value == max(trial.value for trial in study.trials if trial.state.name == "COMPLETE")
+    assert "best" in capsys.readouterr().out
