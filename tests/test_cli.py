@@ -20,7 +20,7 @@ import pytest
 import asmpg
 import wanderer
 from asmpg import __main__
-from asmpg.cli import commands, demo, machine, main, options
+from asmpg.cli import commands, demo, guarded, machine, main, options
 from asmpg.experiments import EXPERIMENTS
 from asmpg.training.methods import MODELS
 from test_config import MODEL_FILE, TASK_FILE
@@ -77,27 +77,40 @@ def only_json(out: str) -> dict:
     [
         ("train chess", "TASK", "timber_harvest"),
         ("train bioreactor --model missing.py:Own", "--model", "no file missing.py"),
-        ("train bioreactor --model own.py:Own", "--model", "asmpg.AbstractBackbone"),
+        ("train bioreactor --model own.py:Own", "--model", "not a backbone"),
         ("train", "TASK", "FILE.py:NAME"),
-        ("train bioreactor --horizon 1", "--horizon", ">= 2"),
+        ("train bioreactor --horizon 1", "--horizon", "from 2 to"),
         ("train bioreactor --model gpt", "--model", "transformer"),
         ("train bioreactor --preset fast", "--preset", "paper"),
         ("train bioreactor --steps 99", "--steps", "100 steps"),
-        ("train bioreactor --seeds 0", "--seeds", ">= 1"),
-        ("train bioreactor --seed -1", "--seed", ">= 0"),
-        ("train bioreactor --chunk-steps 0", "--chunk-steps", ">= 1"),
-        ("train bioreactor --stop-score nan", "--stop-score", "finite"),
+        ("train bioreactor --seeds 0", "--seeds", "from 1 to"),
+        ("train bioreactor --seed -1", "--seed", "from 0 to"),
+        ("train bioreactor --chunk-steps 0", "--chunk-steps", "from 1 to"),
+        ("train bioreactor --stop-score nan", "--stop-score", "a number"),
         ("train bioreactor --entropy -1", "--entropy", ">= 0"),
+        ("train bioreactor --horizon 1000000000000000000000000000000", "--horizon", "from 2 to"),
+        ("train bioreactor --seeds 1000000000", "--seeds", "from 1 to"),
+        ("train bioreactor --policy-update-every 1000000000000", "--policy-update-every", "from 1 to"),
+        ("train bioreactor --horzon 5", "--horzon", "did you mean --horizon?"),
+        ("trian bioreactor", "trian", "did you mean train?"),
+        ("train bioreactor --horizon 1_0", "--horizon", "plain digits"),
+        ("train bioreactor --horizon=١٢", "--horizon", "plain digits"),
+        ("train bioreactor --horizon ten", "--horizon", "an integer"),
+        ("train bioreactor --loop half", "--loop", "open"),
+        ("train bioreactor --horizon", "--horizon", "needs a value"),
+        ("train bioreactor --out ~nosuchuser/x", "--out", "no such user"),
+        (f"train bioreactor --out {'x' * 300}", "--out", "too long"),
+        (f"train bioreactor --out {'a/' * 2000}", "--out", "too long"),
         ("train bioreactor --policy-learning-rate 0", "--policy-learning-rate", "> 0"),
-        ("train bioreactor --dropout 1", "--dropout", "below 1"),
+        ("train bioreactor --dropout 1", "--dropout", "< 1"),
         ("train bioreactor --out notes.txt", "--out", "folder"),
         ("train bioreactor --out .", "--out", "does not exist"),
-        ("train bioreactor --out ''", "--out", "must not be empty"),
-        ("sweep myriad --out ''", "--out", "must not be empty"),
-        ("reproduce 2 --out ''", "--out", "must not be empty"),
-        ("evaluate ''", "RUN", "must not be empty"),
-        ("train --resume ''", "--resume", "must not be empty"),
-        ("diagnose bioreactor --out ''", "--out", "must not be empty"),
+        ("train bioreactor --out ''", "--out", "must"),
+        ("sweep myriad --out ''", "--out", "must"),
+        ("reproduce 2 --out ''", "--out", "must"),
+        ("evaluate ''", "RUN", "must"),
+        ("train --resume ''", "--resume", "must"),
+        ("diagnose bioreactor --out ''", "--out", "must"),
         ("train bioreactor --task own.py:Own", "TASK", "not both"),
         ("train nowhere.py:Own", "TASK", "nowhere.py"),
         ("train own.py:Nothing", "TASK", "Own"),
@@ -114,7 +127,7 @@ def only_json(out: str) -> dict:
         ("evaluate nowhere", "RUN", "run folder"),
         ("evaluate .", "RUN", "run folder"),
         ("optimal chess", "TASK", "timber_harvest"),
-        ("optimal bioreactor --horizon 1", "--horizon", ">= 2"),
+        ("optimal bioreactor --horizon 1", "--horizon", "from 2 to"),
         ("optimal own.py:Broken", "reward of own", "shape ()"),
     ],
 )
@@ -146,7 +159,7 @@ def test_a_mistake_is_one_line_and_changes_nothing(call, workplace, line, option
 def test_what_cannot_be_parsed_gives_status_two(call, workplace, line):
     status, out, err = call(line)
     assert (status, out) == (2, "")
-    assert "Traceback" not in err
+    assert "Traceback" not in err and err.count("\n") == 1
     assert line.split()[-1].lstrip("-") in err.lower() or line in ("evaluate", "optimal")
     assert not list(workplace.iterdir())
 
@@ -611,3 +624,15 @@ def test_an_interrupt_while_it_starts_is_one_line():
     out, err = process.communicate(timeout=60)
     own = [line for line in err.splitlines() if not line.startswith("import time:")]
     assert (process.returncode, out, own) == (130, "", ["asmpg: interrupted"])
+
+
+def test_out_of_memory_is_one_line_that_says_what_needs_less(capsys):
+    for error in (MemoryError(), RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes.")):
+
+        def fail(error=error):
+            raise error
+
+        assert guarded(fail) == 1
+        line = capsys.readouterr().err
+        assert line.count("\n") == 1
+        assert all(word in line for word in ("--seeds", "batch", "--horizon", "--scan-chunk", "--dry-run"))

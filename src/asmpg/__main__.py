@@ -15,7 +15,9 @@ def main() -> int:
     """
     gc.disable()
     # An import that is interrupted may fail in a hundred ways; there is nothing to clean up yet.
-    usual = signal.signal(signal.SIGINT, _leave)
+    usual = signal.getsignal(signal.SIGINT)
+    if usual is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, _leave)
     from .cli import main
 
     signal.signal(signal.SIGINT, usual)

@@ -1,9 +1,12 @@
 """The command line: from what was typed to what is carried out, and from mistakes to one line."""
 
+import contextlib
 import dataclasses
 import gc
 import importlib
+import io
 import os
+import pathlib
 import sys
 import warnings
 from collections.abc import Callable
@@ -30,6 +33,12 @@ _COMMANDS = {
     options.Fit: ("leaving", "run_fit"),
     options.Sweep: ("sweep", "run_sweep_command"),
 }
+# In bytes; what usual systems allow.
+_LONGEST_NAME, _LONGEST_PATH = 255, 3000
+OUT_OF_MEMORY = (
+    "out of memory; fewer --seeds, smaller batches (--model-batch-size, --policy-batch-size, --batch-size), a shorter "
+    "--horizon or a smaller --scan-chunk need less, and --dry-run says how much a run needs"
+)
 # Fields of the configuration that are typed by another name.
 _TYPED = {"num_seeds": "--seeds", "task": "TASK", "run": "RUN", "figure": "FIGURE"}
 
@@ -44,6 +53,9 @@ def main(arguments: list[str] | None = None) -> int:
         The exit status: 0 done, 2 the input was wrong, 130 interrupted, 1 anything else.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a path may hold what the terminal's encoding cannot say
+            stream.reconfigure(errors="backslashreplace")
     return guarded(lambda: _run(arguments))
 
 
@@ -57,17 +69,37 @@ def _run(arguments: list[str]) -> int:
         return stop.code if isinstance(stop.code, int) else 2
     module, function = _COMMANDS[type(command)]
     run = getattr(importlib.import_module(f".{module}", __name__), function)
-    _refuse_empty(command)
+    command = _with_paths(command)
     if not isinstance(command, options.Train):
         gc.enable()
     return run(command)
 
 
-def _refuse_empty(command: Any) -> None:
-    """An empty name would be taken as none given, or as this folder."""
-    for name in ("out", "resume", "run", "sweep"):
-        if getattr(command, name, None) == "":
-            raise UsageError(f"{name}: must not be empty, it names a folder or a file")
+def _with_paths(command: Any) -> Any:
+    """The command with `~` expanded in what names a folder or a file.
+
+    Raises:
+        UsageError: a name is empty, which would be taken as none given, or longer than any system allows.
+    """
+    paths = {}
+    for name in ("out", "resume", "run", "results"):
+        path = getattr(command, name, None)
+        if path is None:
+            continue
+        if path == "" or "\0" in path:
+            raise UsageError(f"{name}: must be the name of a folder or a file, got {path!r}")
+        try:
+            paths[name] = str(pathlib.Path(path).expanduser()) if path.startswith("~") else path
+        except RuntimeError as error:
+            raise UsageError(f"{name}: there is no such user's folder, {path}") from error
+        longest = max(len(os.fsencode(part)) for part in [*pathlib.PurePath(path).parts, ""])
+        if longest > _LONGEST_NAME or len(os.fsencode(path)) > _LONGEST_PATH:
+            raise UsageError(
+                f"{name}: is too long, a name has at most {_LONGEST_NAME} bytes, got {path[:40]}..."
+            )
+    if getattr(command, "sweep", None) == "":
+        raise UsageError("sweep: must not be empty, it names a folder or a URL")
+    return dataclasses.replace(command, **paths)
 
 
 def guarded(run: Callable[[], int]) -> int:
@@ -76,6 +108,8 @@ def guarded(run: Callable[[], int]) -> int:
         warnings.simplefilter("always", RunWarning)
         warnings.showwarning = _show_warning(warnings.showwarning)
         try:
+            if sys.stdout is None:
+                return _fail("standard output is closed", 1)
             status = run()
             sys.stdout.flush()
             return status
@@ -89,6 +123,16 @@ def guarded(run: Callable[[], int]) -> int:
             # Whoever reads has enough. What is still buffered must not raise once more at the end.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
+        except MemoryError:
+            return _fail(OUT_OF_MEMORY, 1)
+        except OSError as error:
+            return _fail_of_system(error)
+        except RuntimeError as error:
+            if not any(
+                words in str(error) for words in ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory")
+            ):
+                raise
+            return _fail(OUT_OF_MEMORY, 1)
 
 
 def _in_words_typed(message: str) -> str:
@@ -103,8 +147,18 @@ def _in_words_typed(message: str) -> str:
 
 def _fail(message: str, status: int) -> int:
     line = " ".join(message.split())
-    sys.stderr.write(f"asmpg: {line}\n")
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # standard error may be closed or full
+        sys.stderr.write(f"asmpg: {line}\n")
+        sys.stderr.flush()
     return status
+
+
+def _fail_of_system(error: OSError) -> int:
+    """What the system refused, such as a full disk behind standard output."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    place = "" if error.filename is None else f"{error.filename}: "
+    return _fail(f"{place}{error.strerror or error}", 1)
 
 
 def _show_warning(default: Any) -> Any:

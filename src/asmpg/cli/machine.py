@@ -83,13 +83,17 @@ class Interrupts:
         self._writer.setblocking(False)
         self._old_descriptor = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         for number in (signal.SIGINT, signal.SIGTERM):
+            if (
+                signal.getsignal(number) is signal.SIG_IGN
+            ):  # the shell of a script in the background wants it so
+                continue
             self._old[number] = signal.signal(number, self._ignore)
         threading.Thread(target=self._watch, daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
         """Gives the signals back."""
-        if not self._old:
+        if threading.current_thread() is not threading.main_thread():
             return
         for number, handler in self._old.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
@@ -110,12 +114,15 @@ class Interrupts:
         self._reader.close()
 
     def _end(self) -> None:
-        if sys.stderr.isatty():
-            sys.stderr.write("\x1b[?25h")  # the bar hides the cursor
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            if sys.stderr.isatty():
+                sys.stderr.write("\x1b[?25h")  # the bar hides the cursor
         _say(self._describe())
         os._exit(INTERRUPTED)
 
 
 def _say(message: str) -> None:
-    sys.stderr.write(f"\nasmpg: {message}\n")
-    sys.stderr.flush()
+    # Whoever read standard error may have been ended by the same Ctrl-C; that must not keep this process alive.
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        sys.stderr.write(f"\nasmpg: {message}\n")
+        sys.stderr.flush()

@@ -1,8 +1,11 @@
 """What may be typed: one class a command, one field an option."""
 
+import contextlib
 import dataclasses
 import functools
+import io
 import operator
+import re
 import types as types_module
 import typing
 from typing import Annotated, Any, Literal
@@ -10,7 +13,8 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from ..core.checks import field_types, meaning
+from ..core.checks import did_you_mean, field_types, meaning
+from ..core.types import UsageError
 from ..training.methods import MODELS
 
 
@@ -347,14 +351,65 @@ def _without_none(info: PrimitiveTypeInfo) -> Any:
     )
 
 
-def parse(
-    arguments: list[str],
-) -> Train | Evaluate | Optimal | Diagnose | Reproduce | Sweep | Report | Export | Fit | List:
+def parse(arguments: list[str]) -> Command:
     """What was typed.
 
     Raises:
-        SystemExit: with code 2 for a mistake, which the parser has described, or 0 after the help.
+        UsageError: what it is that cannot be read, on one line.
+        SystemExit: with code 0, after the help.
     """
+    _refuse_odd_digits(arguments)
     config = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
-    with _RULES:
-        return tyro.cli(Command, prog="asmpg", args=arguments, config=config)
+    said = io.StringIO()
+    try:
+        with _RULES, contextlib.redirect_stderr(said):
+            return tyro.cli(Command, prog="asmpg", args=arguments, config=config)
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise UsageError(_one_line(said.getvalue(), arguments)) from None
+
+
+# How the parser says what is wrong, and how we do: what, and what is allowed.
+_SAID = (
+    (
+        r"Error parsing (--\S+): invalid literal for int\(\) with base 10: (.*)",
+        r"\1: must be an integer, got \2",
+    ),
+    (r"Error parsing (--\S+): could not convert string to float: (.*)", r"\1: must be a number, got \2"),
+    (r"Error parsing (\S+): (.*)", r"\1: \2"),
+    (r"invalid choice (.*) for argument '(.*)'\. Expected one of \((.*)\)\.", r"\2: \1 is not one of \3"),
+    (r"Missing value for argument '(\S+?)'.*", r"\1: needs a value"),
+    (r"Unrecognized options: (-[^,]*)(,.*)?", r"\1: there is no such option"),
+)
+
+
+def _one_line(said: str, arguments: list[str]) -> str:
+    """The parser's box as one line, with the nearest thing that could have been meant."""
+    lines = [line.strip("│ \t") for line in said.splitlines() if line.startswith("│")]
+    rules = [index for index, line in enumerate(lines) if line and set(line) == {"─"}]
+    message = " ".join(lines[: rules[0] if rules else None]) or " ".join(said.split())
+    if message.startswith("Unrecognized options") and arguments[0] not in _COMMAND_NAMES:
+        known = ", ".join(_COMMAND_NAMES)
+        question = did_you_mean(arguments[0], _COMMAND_NAMES)
+        return f"{arguments[0]}: there is no such command, it must be one of {known}{question}"
+    for pattern, ours in _SAID:
+        if re.fullmatch(pattern, message):
+            message = re.sub(pattern, ours, message)
+            break
+    option = next((line.split()[0] for line in lines if line.startswith("--")), None)
+    return message + (f"; did you mean {option}?" if "no such option" in message and option else "")
+
+
+_COMMAND_NAMES: list[str] = [typing.get_args(part)[1].name for part in typing.get_args(Command)]
+# Options whose value may look like a number without being one.
+_PATHS = ("", "--out", "--resume", "--run", "--sweep", "--task", "--address", "-o", "report", "evaluate")
+
+
+def _refuse_odd_digits(arguments: list[str]) -> None:
+    """Python reads digits of any script, and underscores between them; a typed number is of plain digits."""
+    for option, text in zip(["", *arguments], [*arguments, ""], strict=True):
+        name, equals, value = text.partition("=") if text.startswith("--") else (option, "=", text)
+        number = re.fullmatch(r"[-+]?[\d_]*\d[\d_.eE+-]*", value)
+        if equals and number and ("_" in value or not value.isascii()) and name not in _PATHS:
+            raise UsageError(f"{name}: must be a number in plain digits, got {value!r}")
