@@ -128,7 +128,8 @@ def test_statistics_are_frozen():
     grads = eqx.filter_grad(lambda reward: reward.loss(episode()))(make_reward())
     assert (flatten((grads.scale, grads.normaliser)) == 0).all()
     assert all((flatten(layer) != 0).any() for layer in (*grads.running.layers, *grads.terminal.layers))
-    taken = make_reward().with_statistics(make_episodes())
+    episodes = make_episodes()
+    taken = make_reward().with_statistics(Normaliser.from_states(episodes.states), episodes)
     assert bits(taken.scale) == bits(RewardScale.from_rewards(make_episodes().rewards))
     assert bits(taken.running) == bits(make_reward().running)
 
