@@ -576,3 +576,10 @@ def test_of_a_model_file_only_name_and_hash_are_kept(model_file):
     # A configuration that pretends to be of a built-in model does not get a file run.
     with pytest.raises(UsageError, match="is not one of"):
         from_json(to_json(CONFIG) | {"model": model})
+
+
+def test_the_page_of_settings_is_that_of_the_code():
+    from asmpg.cli.reference import settings_page
+
+    page = pathlib.Path(__file__).parents[1] / "docs" / "settings.md"
+    assert page.read_text() == settings_page(), "python -m asmpg.cli.reference > docs/settings.md"

@@ -1,6 +1,7 @@
 """What a user brings, given as an object: nothing of the package is touched, and nothing needs a file."""
 
 import dataclasses
+import importlib.util
 import json
 import pathlib
 
@@ -272,3 +273,16 @@ def test_the_package_says_its_version_and_completes():
     assert {"AbstractLearner", "Method", "Callback", "ReplayBuffer"} <= set(dir(asmpg))
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         asmpg.trian  # noqa: B018
+
+
+EXTENDING = (pathlib.Path(__file__).parents[1] / "docs" / "extending.md").read_text()
+EXAMPLES = [part.split("```")[0] for part in EXTENDING.split("```python\n")[1:]]
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=range(len(EXAMPLES)))
+def test_the_examples_of_the_page_run(tmp_path, example):
+    assert example.count("\n") < 60
+    file = tmp_path / "example.py"
+    file.write_text(example)
+    spec = importlib.util.spec_from_file_location("example_of_the_page", file)
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))
