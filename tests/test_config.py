@@ -161,8 +161,8 @@ def test_a_value_that_is_not_allowed_is_named_on_one_line(change, field):
     [
         ("task", 3, "environment"),
         ("task", RewardIsState, r"RewardIsState is a class, give an instance"),
-        ("model", 3, "name, got 3"),
-        ("model", ["rnn"], "name, got"),
+        ("model", 3, "int is a int, not a backbone, .* or a name"),
+        ("model", ["rnn"], "list is a list, not a backbone, .* or a name"),
         ("preset", ["paper"], "name, got"),
         ("out", 5, "folder"),
         ("out", "", "folder"),
@@ -505,7 +505,8 @@ def test_a_backbone_from_a_file_in_another_method(model_file, family, model, pol
     """Name and hash are kept as of a file alone, and what is before the name belongs to it."""
     config = TrainConfig("bioreactor", horizon=10, model=f"{family}{model_file}:Sum", steps=100).checked()
     learner = config.learner()
-    assert isinstance(learner, ModelBasedLearner) and learner.make_policy is policy
+    assert isinstance(learner, ModelBasedLearner)
+    assert type(learner.make_policy(learner.env, key=jax.random.key(0))) is policy
     made = eqx.filter_eval_shape(lambda: learner.make_model(key=jax.random.key(0)))
     assert type(made) is model and type(made.backbone).__name__ == "Sum"
     assert config.model_name == f"{family}own_model.py:Sum"
@@ -539,8 +540,8 @@ def test_the_fixed_point_is_not_for_a_history_model_from_a_file(model_file):
     ("name", "words"),
     [
         ("nothing_here", "it has .*Sum"),
-        ("number", "is a int, not a subclass of asmpg.AbstractBackbone"),
-        ("AbstractBackbone", "is AbstractBackbone, not a subclass"),
+        ("number", "own_model.py:number is a int, not a backbone"),
+        ("AbstractBackbone", "AbstractBackbone lacks .*create"),
         ("nothing", "makes a NoneType"),
         ("leaving", "SystemExit: 7"),
         ("NoPredict", "RuntimeError: out of order"),

@@ -46,6 +46,8 @@ CALLS = {
     "optimal": (lambda n: asmpg.optimal(ENV, num_starts=n, cache=False), [1]),
     "optimal env": (lambda e: asmpg.optimal(e, num_starts=1), [ENV]),
     "check_gradient": (asmpg.check_gradient, [ENV]),
+    "best_constant_return": (asmpg.best_constant_return, [ENV]),
+    "random_return": (lambda e, n, k: asmpg.random_return(e, num_episodes=n, key=k), [ENV, 1, KEY]),
 }  # fmt: skip
 
 
@@ -91,6 +93,26 @@ def test_what_is_of_another_task_or_kind_is_refused(case):
         WRONG[case]()
     assert "\n" not in str(caught.value)
     assert case != "seeds" or "policy_of" in str(caught.value)
+
+
+VALUES = {
+    "dropout": ((asmpg.ActionSequenceModel, asmpg.HistoryModel), [-1.0, 1.0, 2.0]),
+    "difference_loss": ((asmpg.ActionSequenceModel,), [-1.0, float("inf")]),
+    "state_gradient_decay": ((asmpg.OneStepModel,), [-1.0, 2.0]),
+}
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_models_check_the_values_they_are_given(name):
+    models, values = VALUES[name]
+    for model in models:
+        backbone = () if model is asmpg.OneStepModel else ("rnn",)
+        for value in [*values, float("nan")]:
+            with pytest.raises(asmpg.UsageError, match=f"^{name}: must be a number") as caught:
+                model(ENV, *backbone, key=KEY, **{name: value})
+            assert "\n" not in str(caught.value)
+    with pytest.raises(asmpg.UsageError, match="^backbone: .*did you mean lstm"):
+        asmpg.HistoryModel(ENV, "lstn", key=KEY)
 
 
 def test_plain_lists_and_numpy_arrays_are_taken():
@@ -179,6 +201,14 @@ def test_gradients_are_compared_with_differences():
     assert "zero" in asmpg.check_gradient(rounded).message
     with pytest.warns(GradientWarning, match="cut off"):
         asmpg.optimal(cut, num_starts=1)
+
+
+@pytest.mark.parametrize("options", [{"model": "simulator"}, {"model": "rnn", "record_cosine": True}])
+def test_a_run_that_uses_the_derivatives_of_a_task_checks_them_first(options):
+    cut = Own(lambda s, a, t: linear(s, jax.lax.stop_gradient(a), t) + 0.01 * a)
+    with pytest.warns(GradientWarning, match="cut off"):
+        asmpg.TrainConfig(cut, steps=100, **options).checked()
+    asmpg.TrainConfig(Own(linear), steps=100, **options).checked()
 
 
 def test_a_callback_cannot_be_differentiated_and_optimal_says_so_in_one_line():

@@ -15,6 +15,7 @@ from typing import Any
 
 from ..core.types import UsageError
 from ..tasks import DiscretisationWarning
+from ..tasks.optimum import GradientWarning, ScoreWarning
 from ..training.runs import RunWarning, StorageError
 from . import options
 from .machine import INTERRUPTED
@@ -165,7 +166,7 @@ def _show_warning(default: Any) -> Any:
     """Our own warnings as one line; all others as usual."""
 
     def show(message: Any, category: type[Warning], filename: str, lineno: int, *rest: Any) -> None:
-        if issubclass(category, RunWarning | DiscretisationWarning):
+        if issubclass(category, RunWarning | DiscretisationWarning | GradientWarning | ScoreWarning):
             sys.stderr.write(f"asmpg: {message}\n")
         else:
             default(message, category, filename, lineno, *rest)

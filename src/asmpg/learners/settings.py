@@ -14,7 +14,18 @@ from typing import Annotated, Any, Literal, TypeVar
 import jax
 from msgspec import Meta
 
-from ..core.checks import about, check, check_choice, Count, field_types, NotNegative, Number, Positive, Share
+from ..core.checks import (
+    about,
+    check,
+    check_choice,
+    Count,
+    Dropout,
+    field_types,
+    NotNegative,
+    Number,
+    Positive,
+    Share,
+)
 
 
 Preset = Literal["default", "paper"]
@@ -30,7 +41,6 @@ Batch = Annotated[int, Meta(ge=1, le=1_000_000)]
 Width = Annotated[int, Meta(ge=1, le=65_536)]
 Rate = Annotated[Positive, NUMBER]
 Weight = Annotated[NotNegative, NUMBER]
-Dropout = Annotated[float, Meta(ge=0, lt=1)]
 
 # Of more than one method.
 TargetEntropy = Annotated[

@@ -4,11 +4,14 @@ import abc
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..core.loops import scan
-from ..core.types import PRNGKey, Scalar, Step, Trajectory
+from ..core.types import PRNGKey, Scalar, Step, Trajectory, UsageError
+from ..tasks.fits import check_key
+from ..tasks.spec import Spec
 
 
 HIDDEN_SIZE = 64
@@ -63,6 +66,21 @@ class AbstractDynamicsModel(eqx.Module):
     @abc.abstractmethod
     def loss(self, trajectory: Trajectory, *, key: PRNGKey | None = None) -> Scalar:
         """The fitting loss on one episode: a mean squared error in normalised units over steps and components."""
+
+
+def layer_keys(model: AbstractDynamicsModel, env: Spec | Any, key: PRNGKey | Any) -> Array:
+    """Three keys for the parameters of a model of a world.
+
+    Raises:
+        UsageError: what was given has not the sizes of a world, or is no key.
+    """
+    name = type(model).__name__
+    if isinstance(env, type) or not isinstance(env, Spec):
+        raise UsageError(f"{name}: env: must be a task, or what has its sizes, got a {type(env).__name__}")
+    if key is None:
+        raise UsageError(f"{name}: key: must be a JAX PRNG key such as jax.random.key(0), got None")
+    check_key(name, key)
+    return jax.random.split(key, 3)
 
 
 def free_run(

@@ -7,11 +7,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ..core.checks import check, Share
 from ..core.linear import Linear
 from ..core.types import PRNGKey, Scalar, Step, Trajectory
 from ..tasks.environment import AbstractEnvironment
+from ..tasks.fits import check_env
 from ..tasks.spec import Spec
-from .base import AbstractDynamicsModel, free_run, HIDDEN_SIZE
+from .base import AbstractDynamicsModel, free_run, HIDDEN_SIZE, layer_keys
 from .normalisation import DifferenceUnit, Normaliser
 
 
@@ -69,8 +71,11 @@ class OneStepModel(AbstractDynamicsModel):
             normaliser: frozen statistics to use instead.
             difference_unit: "typical" or "state", see the class.
             state_gradient_decay: 1 for the true derivative; less is no derivative of anything.
+
+        Raises:
+            UsageError: a value is not allowed.
         """
-        keys = jax.random.split(key, 3)
+        keys = layer_keys(self, env, key)
         features = env.state_size + env.action_size + 1 + first_step_flag
         self.layers = (
             Linear(features, HIDDEN_SIZE, key=keys[0], scale=(2 / features) ** 0.5),
@@ -79,9 +84,9 @@ class OneStepModel(AbstractDynamicsModel):
         )
         self.normaliser = Normaliser.from_random_episodes(env) if normaliser is None else normaliser
         self.horizon = env.horizon
-        self.first_step_flag = first_step_flag
-        self.difference_unit = difference_unit
-        self.state_gradient_decay = state_gradient_decay
+        self.first_step_flag = check("first_step_flag", first_step_flag, bool)
+        self.difference_unit = check("difference_unit", difference_unit, DifferenceUnit)
+        self.state_gradient_decay = check("state_gradient_decay", state_gradient_decay, Share)
 
     def difference(
         self, state: Float[Array, " state"], action: Float[Array, " action"], step: Step
@@ -133,6 +138,9 @@ class Simulator(AbstractDynamicsModel):
     """
 
     env: AbstractEnvironment
+
+    def __check_init__(self) -> None:
+        check_env("Simulator", self.env)
 
     @property
     def fitted(self) -> bool:

@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ..core.checks import check, NotNegative
 from ..core.linear import Linear
 from ..core.types import PRNGKey, Scalar, Step, Trajectory
 from ..tasks.spec import Spec
 from .backbones import AbstractBackbone, create_backbone, CreateBackbone
-from .base import AbstractDynamicsModel, free_run, HIDDEN_SIZE
+from .base import AbstractDynamicsModel, free_run, HIDDEN_SIZE, layer_keys
 from .normalisation import DifferenceUnit, Normaliser
 
 
@@ -29,6 +30,7 @@ class Decoder(eqx.Module):
 
     def __init__(self, input_size: int, state_size: int, kind: DecoderKind = "hidden", *, key: PRNGKey):
         """Random layers of the given sizes."""
+        kind = check("decoder", kind, DecoderKind)
         hidden_key, output_key = jax.random.split(key)
         self.hidden = None
         if kind == "hidden":
@@ -117,9 +119,9 @@ class ActionSequenceModel(AbstractDynamicsModel):
             summed_differences: see the class.
 
         Raises:
-            UsageError: an unknown backbone name.
+            UsageError: an unknown backbone name, or a value that is not allowed.
         """
-        encoder_key, backbone_key, decoder_key = jax.random.split(key, 3)
+        encoder_key, backbone_key, decoder_key = layer_keys(self, env, key)
         self.backbone = backbone = create_backbone(
             backbone, EMBEDDING_SIZE, env.horizon, dropout=dropout, key=backbone_key
         )
@@ -128,8 +130,8 @@ class ActionSequenceModel(AbstractDynamicsModel):
         self.decoder = Decoder(backbone.output_size, env.state_size, decoder, key=decoder_key)
         self.normaliser = Normaliser.from_random_episodes(env) if normaliser is None else normaliser
         self.horizon = env.horizon
-        self.difference_loss = difference_loss
-        self.summed_differences = summed_differences
+        self.difference_loss = check("difference_loss", difference_loss, NotNegative)
+        self.summed_differences = check("summed_differences", summed_differences, bool)
 
     @property
     def least_batch(self) -> int:
@@ -257,9 +259,9 @@ class HistoryModel(AbstractDynamicsModel):
             difference_unit: "typical" or "state", see the class.
 
         Raises:
-            UsageError: an unknown backbone name.
+            UsageError: an unknown backbone name, or a value that is not allowed.
         """
-        encoder_key, backbone_key, decoder_key = jax.random.split(key, 3)
+        encoder_key, backbone_key, decoder_key = layer_keys(self, env, key)
         self.backbone = backbone = create_backbone(
             backbone, EMBEDDING_SIZE, env.horizon, dropout=dropout, key=backbone_key
         )
@@ -268,8 +270,8 @@ class HistoryModel(AbstractDynamicsModel):
         self.decoder = Decoder(backbone.output_size, env.state_size, decoder, key=decoder_key)
         self.normaliser = Normaliser.from_random_episodes(env) if normaliser is None else normaliser
         self.horizon = env.horizon
-        self.cut_state_gradient = cut_state_gradient
-        self.difference_unit = difference_unit
+        self.cut_state_gradient = check("cut_state_gradient", cut_state_gradient, bool)
+        self.difference_unit = check("difference_unit", difference_unit, DifferenceUnit)
 
     def features(
         self, state: Float[Array, "*horizon state"], action: Float[Array, "*horizon action"], step: Array

@@ -34,6 +34,7 @@ from ..tasks import files as task_files
 from ..tasks import make, TASKS
 from ..tasks.environment import AbstractEnvironment
 from ..tasks.host import HostEnvironment, inside
+from ..tasks.optimum import warn_of_gradient
 from ..tasks.validation import check_horizon, validate
 from .methods import find_method, Method, ModelLike, MODELS, Options
 from .own import label_of
@@ -218,6 +219,8 @@ def _resolve(config: TrainConfig) -> Resolved:
         config = settle(config, env, method)
     elif env.identity() is None:
         validate(env)
+        if method.name == "simulator" or config.record_cosine:
+            warn_of_gradient(env)
     elif config.optimum:
         config = dataclasses.replace(config, optimum=False)
     resolved = Resolved(config, env, method, settings)

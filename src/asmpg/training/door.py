@@ -94,7 +94,7 @@ def _configuration(task: Any, fields: dict[str, Any]) -> TrainConfig:
         if name not in known:
             raise UsageError(f"train: there is no {name!r}{did_you_mean(name, known)}")
     if isinstance(task, TrainConfig):
-        return dataclasses.replace(task, **fields)
+        return dataclasses.replace(task, **fields) if fields else task
     if isinstance(task, AbstractLearner | Method):
         raise UsageError(f"train: the task comes first, got {label_of(task)}")
     return TrainConfig(task, **fields)

@@ -282,7 +282,7 @@ def own_method(thing: Any, name: str, option: str = "model", family: str = "") -
         return dataclasses.replace(method, source=thing, check=check)
     if is_learner(thing):
         return own_learner(thing, name, option)
-    wanted = "a backbone, a dynamics model, a learner, a class of these or a function that makes one"
+    wanted = "a backbone, a dynamics model, a learner, a class of these, a function that makes one, or a name"
     raise UsageError(f"{option}: {name} is {described(thing)}, not {wanted}")
 
 

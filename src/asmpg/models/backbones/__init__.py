@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 
-from ...core.types import PRNGKey, UsageError
+from ...core.checks import check, check_choice, Dropout
+from ...core.types import one_line, PRNGKey, UsageError
 from .attention import Transformer as Transformer
 from .base import AbstractBackbone as AbstractBackbone
 from .base import scan_step as scan_step
@@ -53,12 +54,18 @@ def create_backbone(
         key: for the initial parameters.
 
     Raises:
-        UsageError: an unknown name.
+        UsageError: an unknown name, what makes no backbone, or a rate out of [0, 1).
     """
+    dropout = check("dropout", dropout, Dropout)
     if isinstance(backbone, AbstractBackbone):
         return backbone
     if isinstance(backbone, str):
-        if backbone not in BACKBONES:
-            raise UsageError(f"backbone: {backbone!r} is not one of {', '.join(BACKBONES)}")
+        check_choice("backbone", backbone, BACKBONES)
         backbone = BACKBONES[backbone].create
-    return backbone(input_size, horizon, dropout=dropout, key=key)
+    try:
+        made = backbone(input_size, horizon, dropout=dropout, key=key)
+    except TypeError as error:  # nothing that is called, or not called like this
+        raise UsageError(f"backbone: cannot be made: {one_line(error)}") from error
+    if not isinstance(made, AbstractBackbone):
+        raise UsageError(f"backbone: must be an AbstractBackbone, got a {type(made).__name__}")
+    return made

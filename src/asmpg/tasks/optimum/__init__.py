@@ -1,6 +1,6 @@
 """The optimum of a task by trajectory optimisation, and the scores that are measured against it."""
 
-from .differences import check_gradient, GradientWarning
+from .differences import check_gradient, GradientWarning, warn_of_gradient
 from .scores import best_constant_return, doubts, optimal, random_return, score, ScoreWarning
 from .shooting import Solution
 
@@ -15,4 +15,5 @@ __all__ = [
     "optimal",
     "random_return",
     "score",
+    "warn_of_gradient",
 ]

@@ -11,7 +11,7 @@ import numpy as np
 from ...core.checks import check_integer
 from ...core.types import PRNGKey, UsageError
 from ..environment import AbstractEnvironment, draw_initial_states
-from ..fits import check_env
+from ..fits import check_env, check_key
 from . import cache as solution_cache
 from .cache import is_number, same_number
 from .differences import warn_of_gradient
@@ -70,12 +70,16 @@ def _optimal(env: AbstractEnvironment, num_starts: int | None, cache: bool) -> S
     return solution_cache.remember(env, ("optimal", num_starts), compute)
 
 
-def best_constant_return(env: AbstractEnvironment) -> float:
+def best_constant_return(env: AbstractEnvironment | Any) -> float:
     """The return of the best of 41 constant actions, evenly spaced over [-1, 1], the same in every component.
 
     Args:
         env: the task; where its initial states are random, returns are means over the evaluation states.
+
+    Raises:
+        UsageError: it is no task.
     """
+    check_env("best_constant_return", env)
 
     def compute() -> float:
         with double_precision():
@@ -87,7 +91,7 @@ def best_constant_return(env: AbstractEnvironment) -> float:
 
 
 def random_return(
-    env: AbstractEnvironment, *, num_episodes: int | Any = 10_000, key: PRNGKey | None = None
+    env: AbstractEnvironment | Any, *, num_episodes: int | Any = 10_000, key: PRNGKey | Any | None = None
 ) -> float:
     """The mean return of uniformly random actions, a score of 0.
 
@@ -100,6 +104,8 @@ def random_return(
     Raises:
         UsageError: the return of some episode is not finite, or `num_episodes` is not an integer >= 1.
     """
+    check_env("random_return", env)
+    check_key("random_return", key)
     num_episodes = check_integer("num_episodes", num_episodes, 1)
     if key is not None:
         return _mean_of_random(env, _random_sampler(env, key, own_states=True), num_episodes)
@@ -120,7 +126,7 @@ def random_return(
     return solution_cache.remember(env, ("random", num_episodes), compute)
 
 
-def score(env: AbstractEnvironment, episode_return: Any) -> Any:
+def score(env: AbstractEnvironment | Any, episode_return: Any) -> Any:
     """`(return - random) / (optimal - random)`: 0 for random actions, 1 for the optimum.
 
     Args:
