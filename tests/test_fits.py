@@ -111,7 +111,7 @@ def test_models_check_the_values_they_are_given(name):
             with pytest.raises(asmpg.UsageError, match=f"^{name}: must be a number") as caught:
                 model(ENV, *backbone, key=KEY, **{name: value})
             assert "\n" not in str(caught.value)
-    with pytest.raises(asmpg.UsageError, match="^backbone: .*did you mean lstm"):
+    with pytest.raises(asmpg.UsageError, match=r"^backbone: .*did you mean lstm"):
         asmpg.HistoryModel(ENV, "lstn", key=KEY)
 
 
