@@ -122,7 +122,8 @@ def guarded(run: Callable[[], int]) -> int:
             return _fail("interrupted", INTERRUPTED)
         except BrokenPipeError:
             # Whoever reads has enough. What is still buffered must not raise once more at the end.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            if sys.stdout is not None:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
         except MemoryError:
             return _fail(OUT_OF_MEMORY, 1)

@@ -135,8 +135,9 @@ class OneStep(AbstractSweepExperiment):
     def _of(self, table: Table, name: str, horizon: int, value: Value) -> np.ndarray:
         """A value of every record after training began, of all tasks and seeds; NaN alone if there is none."""
         rows = [row for row in table if row["horizon"] == horizon and self.method(row) == name]
-        first = min((row["steps"] for row in rows), default=0)
-        return np.array([value(row) for row in rows if row["steps"] > first] or [np.nan])
+        steps = np.array([row["steps"] for row in rows], float)
+        later = [row for row, at in zip(rows, steps, strict=True) if at > steps.min()]
+        return np.array([value(row) for row in later] or [np.nan])
 
 
 def cosine(row: Mapping[str, Any]) -> float:
