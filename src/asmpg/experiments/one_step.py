@@ -136,7 +136,7 @@ class OneStep(AbstractSweepExperiment):
         """A value of every record after training began, of all tasks and seeds; NaN alone if there is none."""
         rows = [row for row in table if row["horizon"] == horizon and self.method(row) == name]
         steps = np.array([row["steps"] for row in rows], float)
-        later = [row for row, at in zip(rows, steps, strict=True) if at > steps.min()]
+        later = [row for row, at in zip(rows, steps, strict=True) if at > steps.min(initial=np.inf)]
         return np.array([value(row) for row in later] or [np.nan])
 
 
