@@ -49,18 +49,22 @@ pytestmark = pytest.mark.usefixtures("quickly")
 # Tables
 
 
-@pytest.mark.parametrize("without", ["", "pyarrow"])
-def test_a_table_survives_its_file(tmp_path, monkeypatch, without):
-    """As Parquet, and where there is no pyarrow as CSV."""
+def test_a_table_without_pyarrow_is_refused_on_one_line(tmp_path, monkeypatch):
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == without else find(name))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pyarrow" else find(name))
+    with pytest.raises(asmpg.UsageError, match=r"^tables: .*asmpg\[experiments\]'$"):
+        results.write_table(tmp_path, "table", Table())
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_table_survives_its_file(tmp_path):
     table = Table()
     table.add(model="one-step", horizon=5, value=np.float32(0.1), flag=True)
     table.add(model="lstm", horizon=np.int64(20), value=1e-300, flag=False, extra=2.5)
     table.add(model="a, b", horizon=7, value=math.inf, flag=True)
     table.add(model="lstm", horizon=8, value=jnp.asarray(math.nan))
     again = results.write_table(tmp_path, "table", table)
-    assert [path.suffix for path in tmp_path.iterdir()] == [".csv" if without else ".parquet"]
+    assert [path.name for path in tmp_path.iterdir()] == ["table.parquet"]
     assert again.rows[:2] == [{k: v for k, v in row.items() if v is not None} for row in table.rows[:2]]
     assert again.rows[2] == table.rows[2] and math.isnan(again.rows[3]["value"])
     assert again.unique("model") == ["one-step", "lstm", "a, b"]

@@ -201,8 +201,7 @@ def read_table(path: pathlib.Path) -> Table:
 
 def read_tables(folder: pathlib.Path) -> Tables:
     """All tables of a folder, by name."""
-    paths = sorted(path for path in folder.iterdir() if path.suffix in (".parquet", ".csv"))
-    return {path.stem: read_table(path) for path in paths}
+    return {path.stem: read_table(path) for path in sorted(folder.glob("*.parquet"))}
 
 
 def write_json(path: pathlib.Path, content: Any, indent: int | None = 1) -> None:
