@@ -146,10 +146,10 @@ def test_a_python_file_says_the_same_as_a_toml_file(tmp_path):
         ("[4]", '["4"]', "horizons: must be a list of integers"),
         ("one-step", "gpt", "'gpt' is not one of"),
         ("steps = 160", "steps = 3", "steps: must be at least one episode"),
-        ("entropy", "entropie", "'entropie' is not one of"),
-        ("0.01", "-1", "entropy: must be >= 0"),
+        ("entropy", "entropie", "entropie: "),
+        ("0.01", "-1", "entropy: must be a number >= 0, got -1"),
         ("seeds = 2", "seeds = [", "is not TOML"),
-        ("seeds = 2", "seeds = 0", "num_seeds: must be an integer >= 1"),
+        ("seeds = 2", "seeds = 0", "num_seeds: must be an integer from 1 to "),
         ("[settings]", "[[grid]]\n[settings]", None),
         ("[settings]", "[paper]", None),
         ("[settings]", "[cpu]\nentropie = 1\n[settings]", "'entropie'"),
@@ -188,7 +188,7 @@ def test_a_suite_may_be_an_object_of_a_file_or_a_package(tmp_path, monkeypatch):
             with pytest.raises(UsageError, match=f"^SUITE: .*{words}") as error:
                 load_suite(f"{place}:{name}", "cpu", {})
             assert "\n" not in str(error.value)
-    with pytest.raises(UsageError, match="cannot be imported"):
+    with pytest.raises(UsageError, match="there is no module no.such.package"):
         load_suite("no.such.package:suite", "cpu", {})
 
 
@@ -224,7 +224,9 @@ def test_the_built_in_suites_can_be_run_or_name_what_is_missing(name, scale):
         steps = 100_000 if name == "pendulum" else 200_000
         assert {(item.config.num_seeds, item.config.steps) for item in items} == {(10, steps)}
         presets = {(item.config.model, item.config.preset) for item in items}
-        assert presets == {(model, preset) for model in models for preset in ("paper", "default")}
+        # What makes the one-step model fall is asked of our preset alone, one setting after the other.
+        wanted = ("default",) if name == "one_step" else ("paper", "default")
+        assert presets == {(model, preset) for model in models for preset in wanted}
         swept = {item.config.settings().entropy for item in items if item.config.model == "lstm"}
         assert not swept or swept >= {0.1, 0.01, 0.001}
 
