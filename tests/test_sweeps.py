@@ -188,7 +188,7 @@ def test_a_suite_may_be_an_object_of_a_file_or_a_package(tmp_path, monkeypatch):
             with pytest.raises(UsageError, match=f"^SUITE: .*{words}") as error:
                 load_suite(f"{place}:{name}", "cpu", {})
             assert "\n" not in str(error.value)
-    with pytest.raises(UsageError, match="there is no module no.such.package"):
+    with pytest.raises(UsageError, match=r"there is no module no\.such\.package"):
         load_suite("no.such.package:suite", "cpu", {})
 
 
