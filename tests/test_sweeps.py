@@ -91,7 +91,7 @@ def test_an_item_is_named_by_everything_that_its_numbers_depend_on(tmp_path):
 def test_an_item_can_be_sent_to_another_process():
     """Whatever was resolved of its configuration here is found again there."""
     (item,) = make_suite("one", "cpu", [Grid(["harvest"], [8], ["lstm"], {"steps": 80})]).items
-    assert item.config.learner() is not None
+    assert item.config.resolve() is not None
     sent = pickle.loads(pickle.dumps(item))
     assert sent == item
     assert identify(sent.config) == item.id
