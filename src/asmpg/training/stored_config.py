@@ -51,13 +51,18 @@ def to_json(config: TrainConfig) -> dict[str, Any]:
     source = {"kind": "object", "state_size": env.state_size, "action_size": env.action_size}
     if isinstance(config.task, str) and task_files.is_gymnasium(config.task):
         return content | {"task": config.task, "task_source": source | {"kind": "gymnasium"}}
-    source["digest"] = digest(env)
+    source["digest"] = _digest_of(env)
     if isinstance(config.task, str) and config.task in user_files.installed("asmpg.tasks"):
         return content | {"task": config.task, "task_source": source | {"kind": "installed"}}
     if isinstance(config.task, str):
         source |= {"kind": "file", "sha256": task_files.sha256(config.task)}
         return content | {"task": user_files.short_name(config.task), "task_source": source}
     return content | {"task": env.name, "task_source": source}
+
+
+def _digest_of(env: AbstractEnvironment | HostEnvironment) -> str:
+    """Of a task; of a simulator outside JAX its class alone, since its attributes change as it runs."""
+    return digest(type(env) if isinstance(env, HostEnvironment) else env)
 
 
 def _model_source(model: ModelLike, method: Method) -> dict[str, Any]:
@@ -160,7 +165,7 @@ def _task_again(
             raise UsageError(
                 f"task: the run's has {attribute} {wanted}, the one given {getattr(env, attribute)}"
             )
-    if digest(env) != source.get("digest"):
+    if _digest_of(env) != source.get("digest"):
         raise UsageError(
             f"task: {env.name} is not what the run was started with: its code or a parameter has changed"
         )
