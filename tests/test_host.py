@@ -260,7 +260,7 @@ def test_a_world_declares_its_sizes():
     class Nothing(Walk):
         observation_size = 0
 
-    with pytest.raises(asmpg.UsageError, match="observation_size of nothing: must be an integer >= 2"):
+    with pytest.raises(asmpg.UsageError, match="observation_size of nothing: must be an integer >= 1, got 0"):
         config(Nothing()).checked()
 
     class Named(Walk):

@@ -161,7 +161,18 @@ def validate(env: AbstractEnvironment) -> None:
     check_reproducible(f"transition of {env.name}", env.transition, state, action, step)
     check_reproducible(f"reward of {env.name}", env.reward, state, action, step)
     check_reproducible(f"terminal_reward of {env.name}", env.terminal_reward, state)
+    # Of a task whose parameters only a running program knows, there are no numbers to look at.
+    if not is_traced(env):
+        _try_episodes(env, numbers)
 
+
+def is_traced(env: AbstractEnvironment) -> bool:
+    """Whether some parameter of a task is known to a running program only, as inside of `jax.jit`."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(env))
+
+
+def _try_episodes(env: AbstractEnvironment, numbers: float) -> None:
+    """Names the first number that is not finite in a few random episodes."""
     num_tried = int(np.clip(_MAX_TRIED_NUMBERS // numbers, 1, NUM_TRIED))
     actions = np.random.default_rng(0).uniform(-1, 1, (num_tried, env.horizon, env.action_size))
 

@@ -35,7 +35,7 @@ from ..tasks import make, TASKS
 from ..tasks.environment import AbstractEnvironment
 from ..tasks.host import HostEnvironment, inside
 from ..tasks.optimum import warn_of_gradient
-from ..tasks.validation import check_horizon, validate
+from ..tasks.validation import check_horizon, is_traced, validate
 from .methods import find_method, Method, ModelLike, MODELS, Options
 from .own import label_of
 from .worlds import settle
@@ -219,7 +219,7 @@ def _resolve(config: TrainConfig) -> Resolved:
         config = settle(config, env, method)
     elif env.identity() is None:
         validate(env)
-        if method.name == "simulator" or config.record_cosine:
+        if (method.name == "simulator" or config.record_cosine) and not is_traced(env):
             warn_of_gradient(env)
     elif config.optimum:
         config = dataclasses.replace(config, optimum=False)
