@@ -76,8 +76,8 @@ def make_update(model: str, horizon: int, part: str) -> tuple[Any, Any, int]:
 
 def _only(learner: Any, part: str, state: Any, replay: ReplayBuffer, key: Any) -> Any:
     if part == "policy":
-        return eqx.filter(learner._update_policy(state, replay, key=key), eqx.is_array)
-    return eqx.filter(learner._fit(state, replay, key=key), eqx.is_array)
+        return eqx.filter(learner.improve(state, replay, key=key), eqx.is_array)
+    return eqx.filter(learner.fit(state, replay, key=key), eqx.is_array)
 
 
 def make_step(model: str, horizon: int) -> tuple[Any, Any]:
