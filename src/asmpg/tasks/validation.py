@@ -171,7 +171,7 @@ def is_traced(env: AbstractEnvironment) -> bool:
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(env))
 
 
-def _try_episodes(env: AbstractEnvironment, numbers: float) -> None:
+def _try_episodes(env: AbstractEnvironment, numbers: int) -> None:
     """Names the first number that is not finite in a few random episodes."""
     num_tried = int(np.clip(_MAX_TRIED_NUMBERS // numbers, 1, NUM_TRIED))
     actions = np.random.default_rng(0).uniform(-1, 1, (num_tried, env.horizon, env.action_size))

@@ -219,7 +219,8 @@ def _resolve(config: TrainConfig) -> Resolved:
         config = settle(config, env, method)
     elif env.identity() is None:
         validate(env)
-        if (method.name == "simulator" or config.record_cosine) and not is_traced(env):
+        differentiated = method.name == "simulator" and not config.learned_reward
+        if (differentiated or config.record_cosine) and not is_traced(env):
             warn_of_gradient(env)
     elif config.optimum:
         config = dataclasses.replace(config, optimum=False)
