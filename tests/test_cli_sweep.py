@@ -59,7 +59,7 @@ def only_json(out: str) -> dict:
         ("sweep nowhere.toml", "SUITE", "no file"),
         ("sweep suite.toml --scale huge", "--scale", "smoke"),
         ("sweep suite.toml --engine slurm", "--engine", "ray"),
-        ("sweep suite.toml --workers -1", "--workers", ">= 1"),
+        ("sweep suite.toml --workers -1", "--workers", "from 1 to"),
         ("sweep suite.toml --address auto", "--address", "--engine ray"),
         ("sweep suite.toml --out suite.toml", "--out", "folder"),
         ("sweep suite.toml --out what://ever", "--out", "what"),

@@ -522,7 +522,7 @@ def test_a_table_that_is_stopped_goes_on(tmp_path, monkeypatch):
     [
         ("reproduce 1", "FIGURE", "theory"),
         ("reproduce 7 --scale big", "--scale", "smoke"),
-        ("reproduce 7 --scale smoke --workers -1", "--workers", ">= 1"),
+        ("reproduce 7 --scale smoke --workers -1", "--workers", "from 1 to"),
         ("reproduce 2 --sweep there", "--sweep", "trained policies"),
         ("reproduce theory --only-finished", "--only-finished", "trained policies"),
     ],
