@@ -47,10 +47,9 @@ WRITES = (
     "core.files",
 )
 
-# Slow to import, so imported where they are used; the command line has its own two at the top of its file.
+# Slow to import, so imported where they are used; the command line has its own one at the top of its file.
 LAZY = {
     "matplotlib",
-    "tyro",
     "rich",
     "diffrax",
     "scipy",
@@ -178,7 +177,7 @@ def test_only_the_named_modules_print_parse_draw_and_write(module):
     for name, line in imports(module, ast.walk(tree)):
         if top(name) == "matplotlib" and not within(module, DRAWS):
             found.append(f"line {line} draws")
-        if top(name) in {"tyro", "argparse"} and not within(module, TERMINAL):
+        if top(name) in {"tyro", "argparse", "click"} and not within(module, TERMINAL):
             found.append(f"line {line} parses")
         if top(name) in UNSAFE_MODULES:
             found.append(f"line {line} imports {top(name)}")
@@ -187,7 +186,7 @@ def test_only_the_named_modules_print_parse_draw_and_write(module):
 
 @pytest.mark.parametrize("module", TREES)
 def test_slow_packages_are_imported_where_they_are_used(module):
-    allowed = {"tyro", "rich"} if within(module, TERMINAL) else set()
+    allowed = {"rich"} if within(module, TERMINAL) else set()
     found = {top(name) for name, _ in imports(module, eager(TREES[module]))}
     assert not found & (LAZY - allowed)
 

@@ -17,7 +17,7 @@ from ..core.types import UsageError
 from ..tasks import DiscretisationWarning
 from ..tasks.optimum import GradientWarning, ScoreWarning
 from ..training.runs import RunWarning, StorageError
-from . import options
+from . import options, parsing
 from .machine import INTERRUPTED
 
 
@@ -65,9 +65,9 @@ def _run(arguments: list[str]) -> int:
         sys.stdout.write(f"asmpg {metadata.version('asmpg')}\n")
         return 0
     try:
-        command = options.parse(arguments or ["--help"])
-    except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else 2
+        command = parsing.parse(arguments)
+    except SystemExit:  # the help has been printed
+        return 0
     module, function = _COMMANDS[type(command)]
     run = getattr(importlib.import_module(f".{module}", __name__), function)
     command = _with_paths(command)

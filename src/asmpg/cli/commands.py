@@ -32,6 +32,7 @@ from ..training.runs.forecast import forecast
 from ..training.runs.lifecycle import load, start, take_up
 from ..training.runs.progress import duration, Progress, ProgressCallback, terminal
 from ..training.runs.results import finite, Result, scores_as_json
+from .help import everything
 from .machine import INTERRUPTED, Interrupts, keep_compiled, use_cores
 from .options import Evaluate, List, Optimal, Train
 from .output import print_json
@@ -120,6 +121,9 @@ def _describe_model(name: str) -> str:
 
 def run_train(options: Train) -> int:
     """`asmpg train`."""
+    if options.help_all:
+        _print(everything(options.horizon or TrainConfig.horizon).rstrip())
+        return 0
     task = _only_one(options.task, options.task_file)
     if options.resume is not None:
         _refuse_with_resume(options)

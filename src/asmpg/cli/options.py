@@ -1,26 +1,134 @@
-"""What may be typed: one class a command, one field an option."""
+"""What may be typed: one class a command, one field an option, whose type says what is allowed."""
 
-import contextlib
 import dataclasses
 import functools
-import io
+import inspect
 import operator
-import re
 import types as types_module
 import typing
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-import tyro
-from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
-
-from ..core.checks import did_you_mean, field_types, meaning
-from ..core.types import UsageError
+from ..core.checks import field_types, meaning
+from ..learners.settings import Preset
+from ..training.config import TrainConfig
 from ..training.methods import MODELS
 
 
-def _option(default: Any, help: str | None = None) -> Any:
-    """How an option is shown that is None unless it was given."""
-    return tyro.conf.arg(help=help, help_behavior_hint=f"(default: {default})")
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """What the type of an option says about it beyond its values.
+
+    Attributes:
+        text: what it means.
+        default: what holds where it is not given, in words.
+        metavar: what stands for its value; a positional argument is named so.
+        positional: whether it is given without `--`.
+        common: whether the short help has it too.
+        flag: what is typed, where it is not the name of the field.
+        kind: the type that checks its value, where it is not the field's.
+        names: what the shell may complete it to: "task", "model", "figure", "suite" or "path".
+    """
+
+    text: str
+    default: str = ""
+    metavar: str = ""
+    positional: bool = False
+    common: bool = True
+    flag: str = ""
+    kind: Any = None
+    names: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """One option of a command.
+
+    Attributes:
+        name: of the field.
+        flag: what is typed, such as `--model-batch-size`, or what stands for a positional argument, such as `TASK`.
+        kind: the type of its value; `bool` alone for what takes none.
+        metavar: what stands for its value in the help; empty for what takes none.
+        required: whether it has to be given.
+        shown: the rest.
+        setting: whether it replaces a setting of the preset.
+    """
+
+    name: str
+    flag: str
+    kind: Any
+    metavar: str
+    required: bool
+    shown: Shown
+    setting: bool = False
+
+    @property
+    def is_switch(self) -> bool:
+        """Whether it takes no value."""
+        return not self.metavar
+
+    @property
+    def choices(self) -> list[str]:
+        """The values that are allowed, where they can be listed."""
+        kinds = [*typing.get_args(self.kind), self.kind]
+        listed = [str(value) for kind in kinds if _is_literal(kind) for value in typing.get_args(kind)]
+        return listed or (["true", "false"] if self.kind is bool and self.metavar else [])
+
+
+def _is_literal(kind: Any) -> bool:
+    return typing.get_origin(kind) is Literal
+
+
+def _without(kind: Any) -> Any:
+    """A type without None and without what describes it."""
+    if typing.get_origin(kind) is Annotated:
+        return _without(typing.get_args(kind)[0])
+    if typing.get_origin(kind) in (typing.Union, types_module.UnionType):
+        kinds = [one for one in typing.get_args(kind) if one is not type(None)]
+        return functools.reduce(operator.or_, map(_without, kinds))
+    return kind
+
+
+_METAVARS = {int: "INTEGER", float: "NUMBER", str: "NAME"}
+
+
+def _metavar(kind: Any) -> str:
+    """The choices, or what kind of value it is."""
+    kind = _without(kind)
+    if _is_literal(kind):
+        return "|".join(map(str, typing.get_args(kind)))
+    if typing.get_origin(kind) in (typing.Union, types_module.UnionType):
+        return "|".join(map(_metavar, typing.get_args(kind)))
+    return "true|false" if kind is bool else _METAVARS[kind]
+
+
+@functools.cache
+def options_of(command: type) -> tuple[Option, ...]:
+    """The options of a command in the order of its class, settings last."""
+    return tuple(_options(command))
+
+
+def _options(command: type) -> Iterator[Option]:
+    hints = typing.get_type_hints(command, include_extras=True)
+    for field in dataclasses.fields(command):
+        hint = hints[field.name]
+        shown = next((part for part in typing.get_args(hint) if isinstance(part, Shown)), None)
+        if shown is None:  # the settings, a group of their own
+            yield from (dataclasses.replace(one, setting=True) for one in options_of(hint))
+            continue
+        kind = _without(hint) if shown.kind is None else shown.kind
+        switch = field.default is False
+        metavar = "" if switch else shown.metavar or _metavar(kind)
+        flag = metavar if shown.positional else f"--{shown.flag or field.name.replace('_', '-')}"
+        required = shown.positional and field.default is dataclasses.MISSING
+        yield Option(field.name, flag, kind, "" if switch else metavar, required, shown)
+
+
+def _of_config(name: str, default: str, *, common: bool = True, names: str = "", metavar: str = "") -> Shown:
+    """An option that is a field of `TrainConfig`, which says what it means and what is allowed."""
+    kind = field_types(TrainConfig)[name]
+    plain = str if names else kind
+    return Shown(meaning(kind), default, metavar, common=common, kind=plain, names=names)
 
 
 def _settings() -> list[tuple[str, Any, Any]]:
@@ -36,117 +144,112 @@ def _settings() -> list[tuple[str, Any, Any]]:
     return [
         (
             name,
-            # A truth value is typed out, since leaving it to the preset is a third possibility.
-            Annotated[
-                _plain(kind) | None, _option("the preset's", meaning(kind)), tyro.conf.FlagConversionOff
-            ],
+            Annotated[_without(kind) | None, Shown(meaning(kind), "the preset's", common=False, kind=kind)],
             dataclasses.field(default=None),
         )
         for name, kind in kinds.items()
     ]
 
 
-def _plain(kind: Any) -> Any:
-    """A type without what describes it."""
-    if typing.get_origin(kind) is Annotated:
-        return _plain(typing.get_args(kind)[0])
-    if typing.get_origin(kind) in (typing.Union, types_module.UnionType):
-        return functools.reduce(operator.or_, map(_plain, typing.get_args(kind)))
-    return kind
-
-
 SettingOptions = dataclasses.make_dataclass("SettingOptions", _settings(), frozen=True)
 SettingOptions.__doc__ = "Each replaces what the preset says. A method has only some of them."
+
+_JSON = Shown("print one JSON object, and nothing else, on standard output")
+_HORIZON = Shown("number of actions in an episode", "100")
+_RUN = Shown("the run folder", metavar="RUN", positional=True, names="path")
+_TASK = Shown(
+    "a built-in task (see asmpg list) or FILE.py:NAME", metavar="TASK", positional=True, names="task"
+)
+_OWN_TASK = Shown("the task again, where it is one of your own", metavar="FILE.py:NAME", names="path")
+_OWN_MODEL = Shown("the model again, where it is one of your own", metavar="FILE.py:NAME", names="path")
+_WORKERS = "one a GPU, or one a core"
+_SCALE = Shown(
+    "smoke (seconds), cpu (reduced, minutes to hours) or paper (the paper's own numbers, for an accelerator)",
+    "cpu",
+)
+Scale = Literal["smoke", "cpu", "paper"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Train:
-    """Train a policy and leave a run folder.
-
-    Attributes:
-        task: a built-in task (see asmpg list) or FILE.py:NAME.
-        horizon: number of actions in an episode.
-        model: which method (see asmpg list); a backbone's name means an action-sequence model; FILE.py:NAME is a
-            backbone of your own, behind history- and actions- too.
-        steps: environment steps per seed, rounded up to whole episodes; with --resume, how many in all.
-        seeds: number of independent runs, with seeds SEED, SEED + 1, ...
-        seed: the first seed.
-        preset: default (ours) or paper.
-        out: the run folder.
-        resume: go on with this run; only --steps may be given too, and TASK and --model where they are FILE.py:NAME.
-        loop: which policy gradient: states as constants (open) or differentiated too (closed).
-        learned_reward: learn the reward too instead of knowing it.
-        record_cosine: record the cosine between the model's policy gradient and the true one.
-        chunk_steps: environment steps between two records and checkpoints.
-        stop_score: stop once every seed held this score for three records in a row.
-        optimum: solve a task of your own for its optimum too, so that scores are known.
-        imagine: how imagined states are found: step by step (sequential), as a fixed point of whole sequences
-            (parallel), or sequential on a CPU and, for a backbone that can, parallel on an accelerator (auto).
-        scan_chunk: steps between two carries that a derivative taken step by step keeps; fewer take less memory.
-        precision: of all numbers, or of the factors of matrix products alone.
-        dry_run: only say how much time and memory the run will take; train for a moment, write nothing.
-        json: print one JSON object, and nothing else, on standard output.
-        task_file: the same as TASK, for a task of your own.
-    """
+    """Train a policy and leave a run folder."""
 
     task: Annotated[
-        str | None, tyro.conf.Positional, tyro.conf.arg(metavar="TASK", help_behavior_hint="")
+        str | None,
+        Shown(
+            "a built-in task (see asmpg list), gymnasium:ID, FILE.py:NAME or package.module:NAME",
+            metavar="TASK",
+            positional=True,
+            names="task",
+        ),
     ] = None
-    horizon: Annotated[int | None, _option("100")] = None
-    model: Annotated[str | None, _option("transformer")] = None
-    steps: Annotated[int | None, _option("20000")] = None
-    seeds: Annotated[int | None, _option("1")] = None
-    seed: Annotated[int | None, _option("0")] = None
-    preset: Annotated[str | None, _option("default")] = None
-    out: Annotated[str | None, _option("runs/TASK-HORIZON-MODEL-SEEDS")] = None
-    resume: Annotated[str | None, tyro.conf.arg(metavar="RUN", help_behavior_hint="")] = None
-    loop: Annotated[Literal["open", "closed"] | None, _option("open")] = None
-    learned_reward: bool = False
-    record_cosine: bool = False
-    chunk_steps: Annotated[int | None, _option("500")] = None
-    stop_score: Annotated[float | None, _option("never")] = None
-    optimum: bool = False
-    imagine: Annotated[Literal["auto", "sequential", "parallel"] | None, _option("auto")] = None
-    scan_chunk: Annotated[int | None, _option("all of up to 512 steps, else the root of their number")] = None
-    precision: Annotated[Literal["float32", "float64", "bfloat16-matmul"] | None, _option("float32")] = None
-    dry_run: bool = False
-    json: bool = False
+    horizon: Annotated[int | None, _of_config("horizon", "100, or the task's own")] = None
+    model: Annotated[str | None, _of_config("model", "transformer", names="model", metavar="MODEL")] = None
+    steps: Annotated[int | None, _of_config("steps", "20000")] = None
+    seeds: Annotated[int | None, _of_config("num_seeds", "1")] = None
+    seed: Annotated[int | None, _of_config("seed", "0")] = None
+    preset: Annotated[Preset | None, Shown("settings of the method: ours, or the paper's", "default")] = None
+    out: Annotated[
+        str | None,
+        Shown("the run folder", "runs/TASK-HORIZON-MODEL-SEEDS", metavar="FOLDER", names="path"),
+    ] = None
+    resume: Annotated[
+        str | None,
+        Shown(
+            "go on with this run; only --steps may be given too (how many in all), and TASK and --model where they are "
+            "of your own",
+            metavar="RUN",
+            names="path",
+        ),
+    ] = None
+    loop: Annotated[Literal["open", "closed"] | None, _of_config("loop", "open")] = None
+    learned_reward: Annotated[bool, _of_config("learned_reward", "")] = False
+    stop_score: Annotated[float | None, _of_config("stop_score", "never")] = None
+    dry_run: Annotated[
+        bool, Shown("only say how much time and memory the run will take; train for a moment, write nothing")
+    ] = False
+    json: Annotated[bool, _JSON] = False
+    help_all: Annotated[bool, Shown("print every option and setting, with the values of both presets")] = (
+        False
+    )
+    optimum: Annotated[bool, _of_config("optimum", "", common=False)] = False
+    record_cosine: Annotated[bool, _of_config("record_cosine", "", common=False)] = False
+    chunk_steps: Annotated[int | None, _of_config("chunk_steps", "500", common=False)] = None
+    imagine: Annotated[
+        Literal["auto", "sequential", "parallel"] | None, _of_config("imagine", "auto", common=False)
+    ] = None
+    scan_chunk: Annotated[
+        int | None,
+        _of_config("scan_chunk", "all of up to 512 steps, else the root of their number", common=False),
+    ] = None
+    precision: Annotated[
+        Literal["float32", "float64", "bfloat16-matmul"] | None,
+        Shown("of all numbers, or of the factors of matrix products alone", "float32", common=False),
+    ] = None
     task_file: Annotated[
-        str | None, tyro.conf.arg(name="task", metavar="FILE.py:NAME", help_behavior_hint="")
+        str | None,
+        Shown("the same as TASK", metavar="TASK", flag="task", common=False, names="task"),
     ] = None
     settings: SettingOptions = dataclasses.field(default_factory=SettingOptions)
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
-    """Score the policies of a run folder.
+    """Score the policies of a run folder."""
 
-    Attributes:
-        run: the run folder.
-        task: the task again, where it is one of your own.
-        model: the backbone again, where it is one of your own.
-        json: print one JSON object, and nothing else, on standard output.
-    """
-
-    run: Annotated[str, tyro.conf.Positional]
-    task: Annotated[str | None, tyro.conf.arg(metavar="FILE.py:NAME", help_behavior_hint="")] = None
-    model: Annotated[str | None, tyro.conf.arg(metavar="FILE.py:NAME", help_behavior_hint="")] = None
-    json: bool = False
+    run: Annotated[str, _RUN]
+    task: Annotated[str | None, _OWN_TASK] = None
+    model: Annotated[str | None, _OWN_MODEL] = None
+    json: Annotated[bool, _JSON] = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Optimal:
-    """Solve a task itself: its optimum, the best constant action and the mean of random actions.
+    """Solve a task itself: its optimum, the best constant action and the mean of random actions."""
 
-    Attributes:
-        task: a built-in task (see asmpg list) or FILE.py:NAME.
-        horizon: number of actions in an episode.
-        json: print one JSON object, and nothing else, on standard output.
-    """
-
-    task: Annotated[str, tyro.conf.Positional]
-    horizon: Annotated[int | None, _option("100")] = None
-    json: bool = False
+    task: Annotated[str, _TASK]
+    horizon: Annotated[int | None, _HORIZON] = None
+    json: Annotated[bool, _JSON] = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,261 +258,218 @@ class Reproduce:
 
     Figures of trained policies (4, 6, 7, 8 and 10 to 14) go on from what their sweep has finished; figures that share a
     table are made together.
-
-    Attributes:
-        figure: which (see asmpg list --figures); or an experiment of your own, FILE.py:NAME or package.module:NAME.
-        scale: smoke (seconds), cpu (reduced, minutes to hours) or paper (the paper's own numbers, for an accelerator).
-        preset: of trained policies, train under this preset alone: default or paper.
-        out: the folder for tables, figures and verdicts.
-        sweep: of trained policies, the folder or URL of the sweep; the --out of asmpg sweep.
-        workers: of trained policies, items at once; 0 runs them in this process, one after another.
-        only_finished: of trained policies, train nothing and take what is finished.
-        mix_versions: of trained policies, take results of another version of the code too.
-        redraw: measure nothing; make verdicts and figures again from the tables in --out.
-        json: print one JSON object, and nothing else, on standard output.
     """
 
-    figure: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FIGURE")]
-    scale: str = "cpu"
-    preset: Annotated[str | None, _option("those of the scale")] = None
-    out: Annotated[str | None, _option("figures/FIGURE-SCALE")] = None
-    sweep: Annotated[str | None, _option("sweeps/SUITE-SCALE")] = None
-    workers: Annotated[int | None, _option("one a GPU, or one a core")] = None
-    only_finished: bool = False
-    mix_versions: bool = False
-    redraw: bool = False
-    json: bool = False
+    figure: Annotated[
+        str,
+        Shown(
+            "which (see asmpg list --figures); or an experiment of your own, FILE.py:NAME or package.module:NAME",
+            metavar="FIGURE",
+            positional=True,
+            names="figure",
+        ),
+    ]
+    scale: Annotated[Scale, _SCALE] = "cpu"
+    preset: Annotated[
+        Preset | None, Shown("of trained policies: train under this preset alone", "those of the scale")
+    ] = None
+    out: Annotated[
+        str | None,
+        Shown("the folder for tables, figures and verdicts", "figures/FIGURE-SCALE", "FOLDER", names="path"),
+    ] = None
+    sweep: Annotated[
+        str | None,
+        Shown(
+            "of trained policies: the folder or URL of the sweep, the --out of asmpg sweep",
+            "sweeps/SUITE-SCALE",
+            "FOLDER",
+            names="path",
+        ),
+    ] = None
+    workers: Annotated[
+        int | None,
+        Shown("of trained policies: items at once; 0 trains in this process, one after another", _WORKERS),
+    ] = None
+    only_finished: Annotated[bool, Shown("of trained policies: train nothing and take what is finished")] = (
+        False
+    )
+    mix_versions: Annotated[
+        bool, Shown("of trained policies: take results of another version of the code too")
+    ] = False
+    redraw: Annotated[
+        bool, Shown("measure nothing; make verdicts and figures again from the tables in --out")
+    ] = False
+    json: Annotated[bool, _JSON] = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Diagnose:
-    """Measure what a model does to gradients on a task: how far they reach, how they grow, where they point.
+    """Measure what a model does to gradients on a task: how far they reach, how they grow, where they point."""
 
-    Attributes:
-        task: a built-in task (see asmpg list) or FILE.py:NAME.
-        model: which dynamics model (see asmpg list), or FILE.py:NAME of a backbone or of what makes a model.
-        horizons: one or more, separated by commas.
-        run: a run folder, whose trained model is looked at instead of a fresh one.
-        seed: of the fresh model and of the random actions; with --run, which of its seeds.
-        out: the folder for diagnose.json and the figure.
-        json: print one JSON object, and nothing else, on standard output.
-    """
-
-    task: Annotated[str, tyro.conf.Positional]
-    model: Annotated[str | None, _option("transformer, or the run's")] = None
-    horizons: Annotated[str | None, _option("20,50,100, or a fifth, a half and the whole of the run's")] = (
-        None
-    )
-    run: Annotated[str | None, tyro.conf.arg(metavar="RUN", help_behavior_hint="")] = None
-    seed: Annotated[int | None, _option("0, or the run's first")] = None
-    out: Annotated[str | None, _option("figures/diagnose-TASK-MODEL")] = None
-    json: bool = False
+    task: Annotated[str, _TASK]
+    model: Annotated[
+        str | None,
+        Shown(
+            "a dynamics model (see asmpg list), or FILE.py:NAME or package.module:NAME of a backbone, a dynamics "
+            "model, a method, or a function that makes one",
+            "transformer, or the run's",
+            "MODEL",
+            names="model",
+        ),
+    ] = None
+    horizons: Annotated[
+        str | None,
+        Shown(
+            "one or more, separated by commas",
+            "20,50,100, or a fifth, a half and the whole of the run's",
+            "H,H,...",
+        ),
+    ] = None
+    run: Annotated[
+        str | None,
+        Shown(
+            "a run folder, whose trained model is looked at instead of a fresh one", "", "RUN", names="path"
+        ),
+    ] = None
+    seed: Annotated[
+        int | None,
+        Shown(
+            "of the fresh model and of the random actions; with --run, which of its seeds",
+            "0, or the run's first",
+        ),
+    ] = None
+    out: Annotated[
+        str | None,
+        Shown(
+            "the folder for diagnose.json and the figure",
+            "figures/diagnose-TASK-MODEL",
+            "FOLDER",
+            names="path",
+        ),
+    ] = None
+    json: Annotated[bool, _JSON] = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """Train every item of a suite, once, on one machine or many; run it again to go on where it stopped.
+    """Train every item of a suite, once, on one machine or many; run it again to go on where it stopped."""
 
-    Attributes:
-        suite: myriad, odt, one_step, learned_reward or pendulum; or a file of your own, FILE.toml or FILE.py.
-        scale: smoke (seconds), cpu (reduced, hours) or paper (the paper's own numbers, for accelerators).
-        out: the folder or URL of the results; suites and processes may share one.
-        engine: local (processes on this machine) or ray (a Ray cluster).
-        workers: with the engine local, items at once; 0 runs them in this process, one after another.
-        address: with the engine ray, the address of the cluster.
-        gpus_per_job: with the engine ray, the share of a GPU that an item asks for.
-        status: only say what is done, running, failed and left.
-        dry_run: only predict how long it will take, from short trials where nothing is finished yet.
-        retry_failed: try again what has failed.
-        mix_versions: keep results of another version of the code beside new ones.
-        json: print one JSON object, and nothing else, on standard output.
-    """
-
-    suite: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SUITE")]
-    scale: str = "cpu"
-    out: Annotated[str | None, _option("sweeps/SUITE-SCALE")] = None
-    engine: str = "local"
-    workers: Annotated[int | None, _option("one a GPU, or one a core")] = None
-    address: Annotated[str | None, _option("$RAY_ADDRESS, or this machine alone")] = None
-    gpus_per_job: float = 0.0
-    status: bool = False
-    dry_run: bool = False
-    retry_failed: bool = False
-    mix_versions: bool = False
-    json: bool = False
+    suite: Annotated[
+        str,
+        Shown(
+            "myriad, odt, one_step, learned_reward or pendulum; or a file of your own, FILE.toml or FILE.py",
+            metavar="SUITE",
+            positional=True,
+            names="suite",
+        ),
+    ]
+    scale: Annotated[Scale, _SCALE] = "cpu"
+    out: Annotated[
+        str | None,
+        Shown(
+            "the folder or URL of the results; suites and processes may share one",
+            "sweeps/SUITE-SCALE",
+            "FOLDER",
+            names="path",
+        ),
+    ] = None
+    engine: Annotated[
+        Literal["local", "ray"], Shown("processes on this machine, or a Ray cluster", "local")
+    ] = "local"
+    workers: Annotated[
+        int | None,
+        Shown("local: items at once; 0 trains in this process, one after another", _WORKERS),
+    ] = None
+    address: Annotated[
+        str | None, Shown("ray: the address of the cluster", "$RAY_ADDRESS, or this machine alone", "ADDRESS")
+    ] = None
+    gpus_per_job: Annotated[float, Shown("ray: the share of a GPU that an item asks for", "0")] = 0.0
+    status: Annotated[bool, Shown("only say what is done, running, failed and left")] = False
+    dry_run: Annotated[
+        bool,
+        Shown("only predict how long it will take, from short trials where nothing is finished yet"),
+    ] = False
+    retry_failed: Annotated[bool, Shown("try again what has failed")] = False
+    mix_versions: Annotated[bool, Shown("keep results of another version of the code beside new ones")] = (
+        False
+    )
+    json: Annotated[bool, _JSON] = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Write one self-contained page about everything that asmpg reproduce left in or below a folder.
+    """Write one self-contained page about all runs, sweeps and reproduced figures in or below a folder."""
 
-    Attributes:
-        results: the folder.
-        out: the file of the page.
-        json: print one JSON object, and nothing else, on standard output.
-    """
-
-    results: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RESULTS")]
-    out: Annotated[str, tyro.conf.arg(aliases=["-o"])] = "report.html"
-    json: bool = False
+    results: Annotated[str, Shown("the folder", metavar="RESULTS", positional=True, names="path")]
+    out: Annotated[str, Shown("the file of the page", "report.html", "FILE", names="path")] = "report.html"
+    json: Annotated[bool, _JSON] = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-    """Write the policy of a run as one file that runs without asmpg.
+    """Write the policy of a run as one file that runs without asmpg."""
 
-    Attributes:
-        run: the run folder.
-        format: npz (arrays for NumPy alone) or stablehlo (a compiled program, jax.export).
-        seed: whose policy, one of the run's seeds.
-        out: the file.
-        task: the task again, where it is one of your own.
-        model: the backbone again, where it is one of your own.
-        json: print one JSON object, and nothing else, on standard output.
-    """
-
-    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    format: str = "npz"
-    seed: Annotated[int | None, _option("the one with the highest return")] = None
-    out: Annotated[str | None, _option("RUN/policy.FORMAT")] = None
-    task: Annotated[str | None, tyro.conf.arg(metavar="FILE.py:NAME", help_behavior_hint="")] = None
-    model: Annotated[str | None, tyro.conf.arg(metavar="FILE.py:NAME", help_behavior_hint="")] = None
-    json: bool = False
+    run: Annotated[str, _RUN]
+    format: Annotated[
+        Literal["npz", "stablehlo"],
+        Shown("arrays for NumPy alone, or a compiled program (jax.export)", "npz"),
+    ] = "npz"
+    seed: Annotated[
+        int | None, Shown("whose policy, one of the run's seeds", "the one with the highest return")
+    ] = None
+    out: Annotated[str | None, Shown("the file", "RUN/policy.FORMAT", "FILE", names="path")] = None
+    task: Annotated[str | None, _OWN_TASK] = None
+    model: Annotated[str | None, _OWN_MODEL] = None
+    json: Annotated[bool, _JSON] = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """Fit a dynamics model on recorded episodes: held-out error, reach of its gradient, where there is no data.
+    """Fit a dynamics model on recorded episodes: held-out error, reach of its gradient, where there is no data."""
 
-    Attributes:
-        file: .npz, .parquet, or the name of a Minari data set.
-        model: which dynamics model (see asmpg list).
-        steps: number of updates.
-        seed: of the fit and of which episodes are held out.
-        horizon: cuts longer episodes.
-        json: print one JSON object, and nothing else, on standard output.
-    """
-
-    file: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
-    model: str = "lstm"
-    steps: int = 2_000
-    seed: int = 0
-    horizon: Annotated[int | None, _option("that of the longest")] = None
-    json: bool = False
+    file: Annotated[
+        str,
+        Shown(
+            ".npz, .parquet, or the name of a Minari data set", metavar="FILE", positional=True, names="path"
+        ),
+    ]
+    model: Annotated[str, Shown("which dynamics model (see asmpg list)", "lstm", "MODEL", names="model")] = (
+        "lstm"
+    )
+    steps: Annotated[int, Shown("number of updates", "2000")] = 2_000
+    seed: Annotated[int, Shown("of the fit and of which episodes are held out", "0")] = 0
+    horizon: Annotated[int | None, Shown("cuts longer episodes", "that of the longest")] = None
+    json: Annotated[bool, _JSON] = False
 
 
 @dataclasses.dataclass(frozen=True)
 class List:
-    """List the tasks, the backbones, the models and what can be reproduced.
+    """List the tasks, the backbones, the models and what can be reproduced."""
 
-    Attributes:
-        tasks: only the names of the tasks.
-        backbones: only the names of the backbones.
-        models: only the models, with the size of each backbone and how far its untrained gradient reaches.
-        figures: only what can be reproduced.
-        json: print one JSON object, and nothing else, on standard output.
-    """
-
-    tasks: bool = False
-    backbones: bool = False
-    models: bool = False
-    figures: bool = False
-    json: bool = False
+    tasks: Annotated[bool, Shown("only the names of the tasks")] = False
+    backbones: Annotated[bool, Shown("only the names of the backbones")] = False
+    models: Annotated[
+        bool,
+        Shown("only the backbones, with sizes and how far their untrained gradient reaches; takes a minute"),
+    ] = False
+    figures: Annotated[bool, Shown("only what can be reproduced")] = False
+    json: Annotated[bool, _JSON] = False
 
 
-Command = (
-    Annotated[List, tyro.conf.subcommand("list")]
-    | Annotated[Train, tyro.conf.subcommand("train")]
-    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
-    | Annotated[Optimal, tyro.conf.subcommand("optimal")]
-    | Annotated[Diagnose, tyro.conf.subcommand("diagnose")]
-    | Annotated[Reproduce, tyro.conf.subcommand("reproduce")]
-    | Annotated[Sweep, tyro.conf.subcommand("sweep")]
-    | Annotated[Report, tyro.conf.subcommand("report")]
-    | Annotated[Export, tyro.conf.subcommand("export")]
-    | Annotated[Fit, tyro.conf.subcommand("fit")]
-)
+COMMANDS: dict[str, type] = {
+    "list": List,
+    "train": Train,
+    "evaluate": Evaluate,
+    "diagnose": Diagnose,
+    "sweep": Sweep,
+    "report": Report,
+    "reproduce": Reproduce,
+    "optimal": Optimal,
+    "fit": Fit,
+    "export": Export,
+}
 
 
-_RULES = ConstructorRegistry()
-
-
-@_RULES.primitive_rule
-def _without_none(info: PrimitiveTypeInfo) -> Any:
-    """An option that is None unless it was given is read as if it had no None, which would be listed as a choice."""
-    kinds = typing.get_args(info.type)
-    if info.type_origin not in (typing.Union, types_module.UnionType) or type(None) not in kinds:
-        return None
-    kind = functools.reduce(operator.or_, (kind for kind in kinds if kind is not type(None)))
-    spec = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(kind, info.markers))
-    if not isinstance(spec, PrimitiveConstructorSpec):
-        return spec
-    return dataclasses.replace(
-        spec,
-        is_instance=lambda value: value is None or spec.is_instance(value),
-        str_from_instance=lambda value: ["None"] if value is None else spec.str_from_instance(value),
-    )
-
-
-def parse(arguments: list[str]) -> Command:
-    """What was typed.
-
-    Raises:
-        UsageError: what it is that cannot be read, on one line.
-        SystemExit: with code 0, after the help.
-    """
-    _refuse_odd_digits(arguments)
-    config = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
-    said = io.StringIO()
-    try:
-        with _RULES, contextlib.redirect_stderr(said):
-            return tyro.cli(Command, prog="asmpg", args=arguments, config=config)
-    except SystemExit as stop:
-        if stop.code in (0, None):
-            raise
-        raise UsageError(_one_line(said.getvalue(), arguments)) from None
-
-
-# How the parser says what is wrong, and how we do: what, and what is allowed.
-_SAID = (
-    (
-        r"Error parsing (--\S+): invalid literal for int\(\) with base 10: (.*)",
-        r"\1: must be an integer, got \2",
-    ),
-    (r"Error parsing (--\S+): could not convert string to float: (.*)", r"\1: must be a number, got \2"),
-    (r"Error parsing (\S+): (.*)", r"\1: \2"),
-    (r"invalid choice (.*) for argument '(.*)'\. Expected one of \((.*)\)\.", r"\2: \1 is not one of \3"),
-    (r"Missing value for argument '(\S+?)'.*", r"\1: needs a value"),
-    (r"Unrecognized options: (-[^,]*)(,.*)?", r"\1: there is no such option"),
-)
-
-
-def _one_line(said: str, arguments: list[str]) -> str:
-    """The parser's box as one line, with the nearest thing that could have been meant."""
-    lines = [line.strip("│ \t") for line in said.splitlines() if line.startswith("│")]
-    rules = [index for index, line in enumerate(lines) if line and set(line) == {"─"}]
-    message = " ".join(lines[: rules[0] if rules else None]) or " ".join(said.split())
-    if message.startswith("Unrecognized options") and arguments[0] not in _COMMAND_NAMES:
-        known = ", ".join(_COMMAND_NAMES)
-        question = did_you_mean(arguments[0], _COMMAND_NAMES)
-        return f"{arguments[0]}: there is no such command, it must be one of {known}{question}"
-    for pattern, ours in _SAID:
-        if re.fullmatch(pattern, message):
-            message = re.sub(pattern, ours, message)
-            break
-    option = next((line.split()[0] for line in lines if line.startswith("--")), None)
-    return message + (f"; did you mean {option}?" if "no such option" in message and option else "")
-
-
-_COMMAND_NAMES: list[str] = [typing.get_args(part)[1].name for part in typing.get_args(Command)]
-# Options whose value may look like a number without being one.
-_PATHS = ("", "--out", "--resume", "--run", "--sweep", "--task", "--address", "-o", "report", "evaluate")
-
-
-def _refuse_odd_digits(arguments: list[str]) -> None:
-    """Python reads digits of any script, and underscores between them; a typed number is of plain digits."""
-    for option, text in zip(["", *arguments], [*arguments, ""], strict=True):
-        name, equals, value = text.partition("=") if text.startswith("--") else (option, "=", text)
-        number = re.fullmatch(r"[-+]?[\d_]*\d[\d_.eE+-]*", value)
-        if equals and number and ("_" in value or not value.isascii()) and name not in _PATHS:
-            raise UsageError(f"{name}: must be a number in plain digits, got {value!r}")
+def description(command: type) -> str:
+    """What a command does."""
+    return inspect.getdoc(command) or ""
