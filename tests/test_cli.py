@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import gc
 import json
 import os
@@ -21,6 +22,7 @@ import asmpg
 import wanderer
 from asmpg import __main__
 from asmpg.cli import commands, demo, guarded, machine, main, options, parsing
+from asmpg.cli.output import table
 from asmpg.experiments import EXPERIMENTS
 from asmpg.training.methods import MODELS
 from test_config import MODEL_FILE, TASK_FILE
@@ -288,10 +290,36 @@ def test_list(call):
     assert content["backbones"] == [*asmpg.BACKBONES]
     assert content["models"] == [*MODELS]
     assert content["figures"] == [*EXPERIMENTS]
-    lines = call("list")[1].splitlines()
-    described = {line.split()[0]: line.split()[1:] for line in lines if line.startswith("  ")}
-    assert described.keys() == {*asmpg.TASKS, *asmpg.BACKBONES, *MODELS, *EXPERIMENTS}
-    assert all(described.values())
+    out = call("list")[1]
+    assert max(map(len, out.splitlines())) <= 80
+    words = set(re.findall(r"^  ([\w.:-]+)", out, re.MULTILINE))
+    assert words >= {
+        *asmpg.TASKS,
+        *asmpg.BACKBONES,
+        "history-BACKBONE",
+        "actions",
+        "one-step",
+        "sac",
+        "theory",
+    }
+    assert re.search(r"^  hiv_treatment +3 +1  Healthy", out, re.MULTILINE)
+    assert re.search(
+        r"^  lstm +68,096  Two layers", out, re.MULTILINE
+    )  # (72 + 64 + 1) 256 + (64 + 64 + 1) 256
+    families = [name.removesuffix("BACKBONE") for name in words if name.endswith("BACKBONE")]
+    named = {family + name for family in families for name in asmpg.BACKBONES} | words
+    assert named >= MODELS.keys(), "a model is in no family that is listed"
+    assert all(re.search(rf"^  ({figure}|.*, {figure})[ ,]", out, re.MULTILINE) for figure in EXPERIMENTS)
+
+
+def test_tables_break_the_last_column_and_put_numbers_to_the_right():
+    rows = [("a", "1,024", "word " * 20), ("longer", "7", "short")]
+    head, first, *more, last = table(("NAME", "size", ""), rows, indent=2)
+    assert head == "  NAME     size" and last == "  longer      7  short"
+    assert (
+        first.startswith("  a       1,024  word") and len(more) == 1 and more[0].startswith(" " * 17 + "word")
+    )
+    assert table(("",), [("x",), ("y",)]) == ["x", "y"] and table(("NAME",), []) == ["NAME"]
 
 
 def test_list_models_measures_the_backbones(call, monkeypatch):
@@ -306,9 +334,63 @@ def test_list_models_measures_the_backbones(call, monkeypatch):
     assert [numbers[name]["num_parameters"] for name in ("rnn", "lstm")] == [parameters, 4 * parameters]
     assert [numbers[name]["state_size"] for name in ("rnn", "lstm")] == [128, 256]
     assert numbers["rnn"]["reach"] == 0.0 and 1e-4 < numbers["lstm"]["reach"] < 1e2
-    head, *lines, note = call("list --models")[1].splitlines()
-    assert [line.split()[0] for line in lines] == [*MODELS]
-    assert f"{parameters:,}" in lines[0] and "reach" in head and "H = 500" in note
+    head, rnn, lstm, *note = call("list --models")[1].splitlines()
+    assert rnn.split()[:3] == ["rnn", f"{parameters:,}", "128"] and lstm.startswith("lstm")
+    assert "reach" in head and "H = 500" in " ".join(note)
+
+
+def complete(shell: str, line: str) -> set[str]:
+    """What bash offers for the last word of a line, by the script that is printed for it."""
+    script = subprocess.run(
+        [sys.executable, "-m", "asmpg", "completion", shell], capture_output=True, text=True, check=True
+    ).stdout
+    words = " ".join(shlex.quote(word) for word in line.split(" "))
+    ask = f'COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); _asmpg; printf "%s\\n" "${{COMPREPLY[@]}}"'
+    done = subprocess.run(["bash", "-c", f"{script}\n{ask}"], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    return set(done.stdout.split())
+
+
+@pytest.fixture(scope="module")
+def completed():
+    """`complete` for bash with the script printed once."""
+    return functools.cache(functools.partial(complete, "bash"))
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("asmpg tr", {"train"}),
+        ("asmpg --v", {"--version"}),
+        ("asmpg train har", {"harvest"}),
+        ("asmpg train harvest --model history-l", {"history-lstm", "history-lru"}),
+        ("asmpg train --loop ", {"open", "closed"}),
+        ("asmpg train --horiz", {"--horizon"}),
+        ("asmpg train --model-b", {"--model-batch-size"}),
+        ("asmpg train --policy-optimiser l", {"lamb"}),
+        ("asmpg sweep --scale ", {"smoke", "cpu", "paper"}),
+        ("asmpg sweep my", {"myriad"}),
+        ("asmpg reproduce the", {"theory"}),
+        ("asmpg diagnose bioreactor --model one", {"one-step"}),
+        ("asmpg evaluate ", {"a-run"}),
+        ("asmpg train --resume a-", {"a-run"}),
+        ("asmpg completion f", {"fish"}),
+    ],
+)
+def test_bash_completes(completed, workplace, line, expected):
+    (workplace / "a-run").mkdir()
+    assert completed(line) == expected
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_other_shells_take_their_scripts(call, workplace, shell):
+    script = call(f"completion {shell}")[1]
+    assert all(re.search(rf"\b{command}\b", script) for command in options.COMMANDS)
+    if shutil.which(shell):
+        (workplace / "script").write_text(script)
+        done = subprocess.run([shell, "-n", "script"], capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_optimal(call):

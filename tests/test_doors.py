@@ -224,22 +224,58 @@ def test_a_module_is_named_like_a_file(tmp_path, monkeypatch):
         asmpg.TrainConfig("own_doors_package.nothing:Own").checked()
 
 
-def test_names_of_installed_packages(monkeypatch):
-    from importlib.metadata import EntryPoint
+@pytest.fixture
+def added(monkeypatch):
+    """An installed package that adds a task and a backbone, and one whose task cannot be imported."""
+    from importlib import metadata
 
     from asmpg.core import user_code
+    from asmpg.tasks import files
 
     points = {
-        "asmpg.tasks": {"mine": EntryPoint("mine", "probes:RewardIsAction", "asmpg.tasks")},
-        "asmpg.backbones": {"sum": EntryPoint("sum", "test_doors:Sum", "asmpg.backbones")},
+        "asmpg.tasks": {"mine": "probes:RewardIsAction", "broken": "no_such_module:Task"},
+        "asmpg.backbones": {"sum": "test_doors:Sum"},
     }
-    monkeypatch.setattr(user_code, "installed", lambda group: points[group])
-    for module in ("asmpg.training.config", "asmpg.training.methods"):
-        __import__(module)
-    monkeypatch.setattr("asmpg.training.config.installed", lambda group: points[group])
+    monkeypatch.setattr(
+        metadata,
+        "entry_points",
+        lambda group: [metadata.EntryPoint(name, value, group) for name, value in points[group].items()],
+    )
+    user_code.installed.cache_clear()
+    yield
+    user_code.installed.cache_clear()
+    files.load_added.cache_clear()
+
+
+def test_names_of_installed_packages(added):
     config = asmpg.TrainConfig("mine", horizon=8, model="history-sum").checked()
     assert type(config.environment()).__name__ == "RewardIsAction"
     assert config.model_name == "history-sum"
+    assert asmpg.make("mine", horizon=8) is config.environment() and asmpg.make("mine", 9).horizon == 9
+    with pytest.raises(asmpg.UsageError, match=r"mine: .*no parameters"):
+        asmpg.make("mine", 8, goal=1.0)
+    with pytest.raises(asmpg.UsageError, match=r"loading no_such_module:Task raised"):
+        asmpg.make("broken", 8)
+    with pytest.raises(asmpg.UsageError, match=r"known are .*, mine, broken$"):
+        asmpg.make("yours", 8)
+
+
+def test_names_of_installed_packages_are_listed(added, capsys):
+    import json
+
+    from asmpg.cli import main
+
+    assert main(["list", "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["tasks"][-2:] == ["mine", "broken"] and content["backbones"][-1] == "sum"
+    assert content["models"][-3:] == ["sum", "history-sum", "actions-sum"]
+    assert main(["list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.split()[:3] == ["mine", "1", "1"] for line in lines)
+    assert any(line.startswith("  broken ") and "raised" in line for line in lines)
+    assert any(line.split()[:1] == ["sum"] for line in lines)
+    assert main(["completion", "bash"]) == 0
+    assert "history-sum" in capsys.readouterr().out
 
 
 GOAL = np.ones(2)

@@ -26,12 +26,13 @@ _COMMANDS = {
     options.Train: ("commands", "run_train"),
     options.Evaluate: ("commands", "run_evaluate"),
     options.Optimal: ("commands", "run_optimal"),
-    options.List: ("commands", "run_list"),
+    options.List: ("listing", "run_list"),
     options.Diagnose: ("laboratory", "run_diagnose"),
     options.Reproduce: ("laboratory", "run_reproduce"),
     options.Report: ("laboratory", "run_report"),
     options.Export: ("leaving", "run_export"),
     options.Fit: ("leaving", "run_fit"),
+    options.Completion: ("completion", "run_completion"),
     options.Sweep: ("sweep", "run_sweep_command"),
 }
 # In bytes; what usual systems allow.

@@ -3,30 +3,23 @@
 import dataclasses
 import gc
 import hashlib
-import inspect
 import pathlib
 import re
 import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from ..core import user_code as user_files
 from ..core.files import DamagedError
 from ..core.types import UsageError
-from ..diagnose import catalogue
-from ..gradients.policies import ActionSequence
-from ..learners import DecisionTransformer, SoftActorCritic
-from ..models import ActionSequenceModel, HistoryModel, OneStepModel, Simulator
-from ..models.backbones import BACKBONES
 from ..tasks import files as task_files
 from ..tasks import make, TASKS
 from ..tasks.environment import AbstractEnvironment
 from ..tasks.optimum import best_constant_return, optimal, random_return
 from ..tasks.validation import validate
 from ..training.config import TrainConfig
-from ..training.methods import MODELS
 from ..training.runs.folder import RunFolder
 from ..training.runs.forecast import forecast
 from ..training.runs.lifecycle import load, start, take_up
@@ -34,89 +27,12 @@ from ..training.runs.progress import duration, Progress, ProgressCallback, termi
 from ..training.runs.results import finite, Result, scores_as_json
 from .help import everything
 from .machine import INTERRUPTED, Interrupts, keep_compiled, use_cores
-from .options import Evaluate, List, Optimal, Train
+from .options import Evaluate, Optimal, Train
 from .output import print_json
 
 
 # Of a default run folder, in bytes. File systems allow 255.
 _LONGEST_NAME = 150
-
-
-def run_list(options: List) -> int:
-    """`asmpg list`."""
-    from ..experiments import EXPERIMENTS
-
-    tables = {
-        "tasks": {name: _first_line(task) for name, task in TASKS.items()},
-        "backbones": {name: _first_line(backbone) for name, backbone in BACKBONES.items()},
-        "models": {name: _describe_model(name) for name in MODELS},
-        "figures": {name: experiment.title for name, experiment in EXPERIMENTS.items()},
-    }
-    chosen = [name for name in tables if getattr(options, name)]
-    measured = _measure_backbones() if options.models else {}
-    if options.json:
-        content: dict[str, Any] = {name: list(table) for name, table in tables.items()}
-        if options.models:
-            content["properties"] = {name: dataclasses.asdict(numbers) for name, numbers in measured.items()}
-        print_json(content)
-    elif chosen:
-        for name in chosen:
-            _print("\n".join(_model_lines(measured) if name == "models" else tables[name]))
-    else:
-        width = max(len(entry) for table in tables.values() for entry in table)
-        for name, table in tables.items():
-            _print(name)
-            for entry, description in table.items():
-                _print(f"  {entry:{width}}  {description}")
-    return 0
-
-
-def _measure_backbones() -> dict[str, catalogue.Properties]:
-    """Sizes and reach of every backbone; says which one it is at, since the first time takes a while."""
-    keep_compiled()
-    with terminal() as shown:
-        return catalogue.all_properties(
-            lambda name: shown(Progress("starting", f"measuring {name} at H = {catalogue.HORIZON}"))
-        )
-
-
-def _model_lines(measured: Mapping[str, catalogue.Properties]) -> list[str]:
-    """Every model, with its numbers where it is an action-sequence model."""
-    width = max(map(len, MODELS))
-    lines = [f"{'model':{width}}  parameters  state size    reach"]
-    for name in MODELS:
-        if name in measured:
-            numbers = measured[name]
-            columns = f"{numbers.num_parameters:10,}  {numbers.state_size:10,}  {numbers.reach:7.1e}"
-            lines.append(f"{name:{width}}  {columns}")
-        else:
-            lines.append(f"{name:{width}}  {'-':>10}  {'-':>10}  {'-':>7}")
-    lines.append(
-        f"State size: numbers carried between steps. Reach: untrained |ds_H/da_0| / |ds_H/da_(H-1)| on "
-        f"{catalogue.TASK}, median of {catalogue.NUM_DRAWS} draws. All at H = {catalogue.HORIZON}."
-    )
-    return lines
-
-
-def _first_line(thing: Any) -> str:
-    return (inspect.getdoc(thing) or "").partition("\n")[0]
-
-
-def _describe_model(name: str) -> str:
-    kinds = {
-        "one-step": OneStepModel,
-        "simulator": Simulator,
-        "sac": SoftActorCritic,
-        "odt": DecisionTransformer,
-    }
-    if name in BACKBONES:
-        return f"{ActionSequenceModel.__name__} with the backbone {name}"
-    kind, _, backbone = name.partition("-")
-    if kind == "history" and backbone in BACKBONES:
-        return f"{HistoryModel.__name__} with the backbone {backbone}"
-    if kind == "actions":
-        return f"{ActionSequence.__name__}, optimised through the model {backbone or 'transformer'}"
-    return _first_line(kinds[name]) if name in kinds else ""
 
 
 def run_train(options: Train) -> int:

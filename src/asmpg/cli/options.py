@@ -456,6 +456,20 @@ class List:
     json: Annotated[bool, _JSON] = False
 
 
+@dataclasses.dataclass(frozen=True)
+class Completion:
+    """Print a script that makes a shell complete commands, options and values: eval "$(asmpg completion bash)"."""
+
+    shell: Annotated[
+        Literal["bash", "zsh", "fish"],
+        Shown(
+            "bash, zsh (eval in the same way) or fish (asmpg completion fish | source)",
+            metavar="SHELL",
+            positional=True,
+        ),
+    ]
+
+
 COMMANDS: dict[str, type] = {
     "list": List,
     "train": Train,
@@ -467,6 +481,7 @@ COMMANDS: dict[str, type] = {
     "optimal": Optimal,
     "fit": Fit,
     "export": Export,
+    "completion": Completion,
 }
 
 

@@ -52,7 +52,7 @@ def _read(name: str, words: list[str]) -> Any:
             option = next(places, None)
             if option is None or (word.startswith("-") and word != "-"):
                 raise UsageError(f"{word}: there is no such argument, see asmpg {name} --help")
-            values[option.name] = word
+            values[option.name] = parse_value(option.flag, word, option.kind)
             continue
         option, value = _option(word, rest, flags)
         (settings if option.setting else values)[option.name] = value

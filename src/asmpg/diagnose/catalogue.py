@@ -43,12 +43,6 @@ def properties(backbone: str | CreateBackbone) -> Properties:
     Args:
         backbone: a name of `asmpg.models.backbones.BACKBONES`, or what makes one like `AbstractBackbone.create`.
     """
-
-    def create() -> tuple[AbstractBackbone, Any]:
-        made = create_backbone(backbone, EMBEDDING_SIZE, HORIZON, key=jax.random.key(0))
-        return eqx.filter(made, eqx.is_inexact_array), made.init()
-
-    parameters, carry = eqx.filter_eval_shape(create)
     env = make(TASK, HORIZON)
     size = jnp.ones(env.state_size)
     normaliser = Normaliser(env.initial_state(), size, size)
@@ -62,7 +56,18 @@ def properties(backbone: str | CreateBackbone) -> Properties:
     measured = jax.jit(jax.vmap(measure), compiler_options=_QUICKLY)(
         jax.random.split(jax.random.key(0), NUM_DRAWS)
     )
-    return Properties(_count(parameters), _count(carry), float(jnp.median(measured)))
+    return Properties(*sizes(backbone), float(jnp.median(measured)))
+
+
+def sizes(backbone: str | CreateBackbone) -> tuple[int, int]:
+    """Parameters, and numbers in the carry, of a backbone at its standard size; nothing is computed."""
+
+    def create() -> tuple[AbstractBackbone, Any]:
+        made = create_backbone(backbone, EMBEDDING_SIZE, HORIZON, key=jax.random.key(0))
+        return eqx.filter(made, eqx.is_inexact_array), made.init()
+
+    parameters, carry = eqx.filter_eval_shape(create)
+    return _count(parameters), _count(carry)
 
 
 def _count(tree: Any) -> int:

@@ -9,9 +9,11 @@ from types import MappingProxyType
 from typing import Any
 
 from ..core.types import UsageError
+from ..core.user_code import installed
 from . import mechanics, myriad, toy
 from .control import from_ode, OdeEnvironment
 from .environment import AbstractEnvironment
+from .host import inside
 from .mechanics import DoublePendulum, OneBounce
 from .stability import DiscretisationWarning
 from .toy import CreditAssignment
@@ -50,21 +52,30 @@ MYRIAD_TASKS = tuple(TASKS)[:8]
 
 
 def make(name: str, horizon: int | Any = 100, **parameters: float | Any) -> AbstractEnvironment:
-    """A built-in task.
+    """A built-in task, or one that an installed package adds (entry points `asmpg.tasks`).
 
     The same arguments give the same object, so that what JAX compiled for it is found again.
 
     Args:
-        name: one of `TASKS`.
+        name: one of `TASKS`, or of an installed package.
         horizon: number of actions in an episode, an integer of at least 2.
         **parameters: constants of the task to change, by their names in its function.
 
     Raises:
-        UsageError: an unknown task or parameter, or a value that is not allowed.
+        UsageError: an unknown task or parameter, a value that is not allowed, or a task that is outside JAX.
     """
-    if name not in TASKS:
-        raise UsageError(f"task: unknown name {name!r}, known are {', '.join(TASKS)}")
     horizon = check_horizon(horizon)
+    added = installed("asmpg.tasks")
+    if name not in TASKS and name in added:
+        from .files import load_added  # which imports this module
+
+        if parameters:
+            raise UsageError(
+                f"{name}: the task of an installed package takes no parameters here, got {parameters}"
+            )
+        return inside(load_added(name, horizon))
+    if name not in TASKS:
+        raise UsageError(f"task: unknown name {name!r}, known are {', '.join([*TASKS, *added])}")
     known = [parameter for parameter in inspect.signature(TASKS[name]).parameters if parameter != "horizon"]
     for parameter, value in parameters.items():
         if parameter not in known:

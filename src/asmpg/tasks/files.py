@@ -1,5 +1,6 @@
 """Tasks that a command line names as `FILE.py:NAME` or `gymnasium:ID`."""
 
+import functools
 import inspect
 import pathlib
 from collections.abc import Callable
@@ -69,6 +70,17 @@ def load_world(task: str, horizon: int | None = None) -> World:
             definition = user_files.define("task", task, lambda value: isinstance(value, World))
             _loaded[key] = build(task, definition, horizon)
     return _loaded[key]
+
+
+@functools.lru_cache(maxsize=128)
+def load_added(name: str, horizon: int) -> World:
+    """The task that an installed package adds by an entry point `asmpg.tasks`; the same arguments give the same object.
+
+    Raises:
+        UsageError: it cannot be loaded, or gives no environment of that horizon.
+    """
+    point = user_files.installed("asmpg.tasks")[name]
+    return build(name, user_files.load_installed("task", point), horizon)
 
 
 def build(task: str, definition: Any, horizon: int | None) -> World:

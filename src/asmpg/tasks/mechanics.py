@@ -173,14 +173,14 @@ def _ahead(state: tuple[Any, ...], slopes: tuple[Any, ...], time: float) -> tupl
 
 
 def one_bounce(*, horizon: int, goal: float = 0.4) -> OneBounce:
-    """The one-bounce task at a horizon."""
+    """A ball that is pushed once and bounces once; it is to come to rest at a goal."""
     return OneBounce(horizon=horizon, goal=float(goal))
 
 
 def double_pendulum(
     *, horizon: int, goal_action: float = -0.4, substeps: int = 8, amplitude: float = math.pi
 ) -> DoublePendulum:
-    """The double pendulum at a horizon, its goal where `a_0 = goal_action` leads."""
+    """A double pendulum that is placed once and falls; it is to end where `a_0 = goal_action` leads."""
     horizon = check_horizon(horizon)
     state: tuple[float, ...] = (amplitude * goal_action, 0.0, 0.0, 0.0)
     # In plain floats: takes milliseconds, and is exact in whatever precision JAX is set to.

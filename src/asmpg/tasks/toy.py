@@ -54,5 +54,5 @@ class CreditAssignment(AbstractEnvironment):
 
 
 def credit_assignment(*, horizon: int) -> CreditAssignment:
-    """The toy task at a horizon."""
+    """The toy of credit assignment: only the first action decides the reward at the end."""
     return CreditAssignment(horizon)

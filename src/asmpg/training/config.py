@@ -24,7 +24,7 @@ from ..core.checks import (
 )
 from ..core.precision import Precision, resolve_precision
 from ..core.types import UsageError
-from ..core.user_code import installed, load_installed
+from ..core.user_code import installed
 from ..gradients.imagination import check_parallel, Imagine, Loop, resolve
 from ..learners.base import AbstractLearner
 from ..learners.model_based import ModelBasedLearner
@@ -254,7 +254,7 @@ def find_task(task: str, horizon: Any) -> AbstractEnvironment | HostEnvironment:
     if task_files.is_task_file(task) or task_files.is_gymnasium(task):
         return task_files.load_world(task, horizon)
     if task not in TASKS and task in installed("asmpg.tasks"):
-        return task_files.build(task, load_installed("task", installed("asmpg.tasks")[task]), horizon)
+        return task_files.load_added(task, horizon)
     check_choice("task", task, TASKS, *installed("asmpg.tasks"), "FILE.py:NAME")
     return make(task, horizon)
 
