@@ -22,7 +22,7 @@ from ..tasks.validation import validate
 from ..training.config import TrainConfig
 from ..training.runs.folder import RunFolder
 from ..training.runs.forecast import forecast
-from ..training.runs.lifecycle import load, start, take_up
+from ..training.runs.lifecycle import load, settle_model, start, take_up
 from ..training.runs.progress import duration, Progress, ProgressCallback, terminal
 from ..training.runs.results import finite, Result, scores_as_json
 from .help import everything
@@ -145,8 +145,13 @@ def train_config(task: str, options: Train) -> TrainConfig:
     if task_files.is_task_file(task) or task_files.is_gymnasium(task):
         values["horizon"] = task_files.load_world(task, options.horizon).horizon
     flags = {name: getattr(options, name) for name in ("learned_reward", "record_cosine", "optimum")}
-    config = TrainConfig(task, overrides=overrides, **flags, **values).checked()
+    config = TrainConfig(task, overrides=overrides, **flags, **values)
+    config = settle_model(config, lambda told: _tell(told.message)).checked()
     return config if config.out is not None else dataclasses.replace(config, out=str(default_folder(config)))
+
+
+def _tell(message: str) -> None:
+    sys.stderr.write(f"asmpg: {message}\n")
 
 
 def default_folder(config: TrainConfig) -> pathlib.Path:

@@ -55,7 +55,7 @@ class TrainConfig:
         about(
             "which method (see asmpg list); a backbone's name means an action-sequence model; FILE.py:NAME or "
             "package.module:NAME is a backbone of your own, behind history- and actions- too, a dynamics model or a "
-            "learner"
+            "learner; auto fits a one-step and an action-sequence model on the warm-up and takes the better one"
         ),
     ] = "transformer"
     steps: Annotated[

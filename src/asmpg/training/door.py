@@ -12,6 +12,7 @@ from ..learners.settings import AbstractSettings
 from ..tasks.data import Episodes
 from ..tasks.environment import AbstractEnvironment
 from .callbacks import Callback
+from .choice import AUTO, ONE_STEP
 from .config import TrainConfig
 from .methods import find_method, Method, own_learner
 from .offline import train_offline
@@ -102,7 +103,7 @@ def _configuration(task: Any, fields: dict[str, Any]) -> TrainConfig:
 
 def _with_settings(config: TrainConfig, settings: AbstractSettings) -> TrainConfig:
     """The settings as what they change in the preset."""
-    method = find_method(config.model)
+    method = find_method(ONE_STEP if config.model == AUTO else config.model)
     if type(settings) is not method.settings:
         wanted, got = method.settings.__name__, type(settings).__name__
         raise UsageError(f"settings: of {method.name} must be {wanted}, got {got}")

@@ -16,6 +16,7 @@ from ...core.types import UsageError
 from ...tasks.environment import AbstractEnvironment
 from ...tasks.host import HostEnvironment
 from ..callbacks import Callback
+from ..choice import AUTO, choose_model
 from ..config import TrainConfig
 from ..methods import ModelLike
 from ..stored_config import to_json
@@ -46,9 +47,23 @@ def train(
         UsageError: a value in the configuration is not allowed, or `out` cannot be used. Nothing was written.
         StorageError: the disk refused in the middle of the run.
     """
-    config = config.checked()
     with reporting(progress) as report:
+        config = settle_model(config, report).checked()
         return start(config, report, callbacks=callbacks)
+
+
+def settle_model(config: TrainConfig, report: ProgressCallback) -> TrainConfig:
+    """The configuration with a model in place of "auto"; any other as it is.
+
+    Raises:
+        UsageError: some other value of the configuration is not allowed.
+    """
+    if config.model != AUTO:
+        return config
+    report(Progress("starting", "choosing between one-step and action-sequence model"))
+    choice = choose_model(config)
+    report(Progress("starting", f"{choice.model}: {choice.reason}"))
+    return dataclasses.replace(config, model=choice.model)
 
 
 def resume(
