@@ -54,7 +54,8 @@ def run_train(options: Train) -> int:
             )
 
         def go(report: ProgressCallback, stop: Callable[[], bool]) -> Result:
-            return take_up(folder.path, report, steps=options.steps, task=own, model=options.model, stop=stop)
+            given: dict[str, Any] = {"task": own, "model": options.model, "optimizer": options.optimizer}
+            return take_up(folder.path, report, steps=options.steps, **given, stop=stop)
 
     else:
         if task is None:
@@ -68,7 +69,7 @@ def run_train(options: Train) -> int:
         def go(report: ProgressCallback, stop: Callable[[], bool]) -> Result:
             return start(config, report, stop)
 
-    how = how_to_resume(folder.path, task, options.model)
+    how = how_to_resume(folder.path, task, options.model, options.optimizer)
     result = run_interruptibly(go, how)
     if options.json:
         print_json(result.summary())
@@ -110,6 +111,7 @@ def _only_one(positional: str | None, named: str | None) -> str | None:
 def _refuse_with_resume(options: Train) -> None:
     """A run that goes on keeps its configuration; only code of the user's own has to be given again."""
     allowed = ["task", "task_file", "resume", "steps", "json", "settings"]
+    allowed += ["optimizer"]
     allowed += ["model"] * (options.model is not None and user_files.is_file(options.model))
     for part, names in (
         (options, dataclasses.fields(options)),
@@ -138,7 +140,7 @@ def _prepare(num_seeds: int) -> None:
 def train_config(task: str, options: Train) -> TrainConfig:
     """The configuration that was typed, checked, with a run folder."""
     names = ("horizon", "model", "steps", "seed", "preset", "out", "loop", "chunk_steps", "stop_score")
-    names = (*names, "imagine", "scan_chunk", "precision")
+    names = (*names, "imagine", "scan_chunk", "precision", "optimizer")
     values: dict[str, Any] = {name: getattr(options, name) for name in names} | {"num_seeds": options.seeds}
     values = {name: value for name, value in values.items() if value is not None}
     overrides = {name: value for name, value in vars(options.settings).items() if value is not None}
@@ -163,19 +165,24 @@ def default_folder(config: TrainConfig) -> pathlib.Path:
     parts = [name, f"H{config.horizon}", model, seeds]
     parts += [config.preset] * (config.preset != "default") + [config.loop] * (config.loop != "open")
     parts += ["learned-reward"] * config.learned_reward
+    parts += [] if config.optimizer is None else [str(config.optimizer).rpartition(":")[2]]
     settings = [f"{setting}={value}" for setting, value in sorted(config.overrides.items())]
     if len("-".join(parts + settings).encode()) > _LONGEST_NAME:
         settings = [hashlib.sha256("-".join(settings).encode()).hexdigest()[:12]]
     return pathlib.Path("runs") / "-".join(parts + settings)
 
 
-def how_to_resume(path: pathlib.Path, task: str | None = None, model: str | None = None) -> str:
-    """The line that goes on with a run; task and model as typed."""
+def how_to_resume(
+    path: pathlib.Path, task: str | None = None, model: str | None = None, optimizer: str | None = None
+) -> str:
+    """The line that goes on with a run; task, model and optimiser as typed."""
     words = ["asmpg", "train"]
     if task is not None and user_files.is_file(task):
         words += [task]
     if model is not None and user_files.is_file(model):
         words += ["--model", model]
+    if optimizer is not None:
+        words += ["--optimizer", optimizer]
     return f"go on with: {shlex.join([*words, '--resume', str(path)])}"
 
 
@@ -205,7 +212,7 @@ def run_interruptibly(
 def run_evaluate(options: Evaluate) -> int:
     """`asmpg evaluate`."""
     keep_compiled()
-    run = load(options.run, task=options.task, model=options.model)
+    run = load(options.run, task=options.task, model=options.model, optimizer=options.optimizer)
     returns = run.evaluate()
     scores = None if run.reference is None else run.reference.score(returns)
     run = dataclasses.replace(run, returns=returns, scores=scores)

@@ -17,7 +17,7 @@ def run_export(options: Export) -> int:
     """`asmpg export`."""
     check_choice("format", options.format, FORMATS)
     keep_compiled()
-    run = load(options.run, task=options.task, model=options.model)
+    run = load(options.run, task=options.task, model=options.model, optimizer=options.optimizer)
     out = pathlib.Path(options.out or pathlib.Path(options.run) / f"policy.{options.format}")
     seed = run.best_seed if options.seed is None else options.seed
     path = run.export(out, seed=seed, format=options.format)

@@ -31,6 +31,10 @@ Positive = Annotated[float, Meta(gt=0, le=MAX_NUMBER)]
 NotNegative = Annotated[float, Meta(ge=0, le=MAX_NUMBER)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Dropout = Annotated[float, Meta(ge=0, lt=1)]
+# Of a network's layers, and how many there are.
+MAX_WIDTH, MAX_LAYERS = 65_536, 100
+Width = Annotated[int, Meta(ge=1, le=MAX_WIDTH)]
+NumLayers = Annotated[int, Meta(ge=1, le=MAX_LAYERS)]
 
 
 def about(text: str) -> Meta:

@@ -1,5 +1,6 @@
 """The affine map that every network is made of, with a derivative that stays one matrix product under `vmap`."""
 
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -86,3 +87,35 @@ class Linear(eqx.Module):
         """One map that does what this one and then the other do."""
         weights = (multiply(self.weight, other.weight), other(self.bias))
         return eqx.tree_at(lambda linear: (linear.weight, linear.bias), self, weights)
+
+
+Layers = tuple[Linear, ...]
+
+
+def network(
+    input_size: int, width: int, num_hidden: int, output_size: int, *, keys: Any, last: float | None = None
+) -> Layers:
+    """The layers of a network whose hidden ones are followed by a rectifier, with He et al.'s (2015) scale.
+
+    Args:
+        input_size: number of features.
+        width: of every hidden layer.
+        num_hidden: number of hidden layers.
+        output_size: of the last layer.
+        keys: one for each layer.
+        last: standard deviation of the last layer's weights, by default 1/sqrt(its input size).
+    """
+    sizes = [input_size, *[width] * num_hidden]
+    hidden = [
+        Linear(n, width, key=key, scale=(2 / n) ** 0.5) for n, key in zip(sizes[:-1], keys[:-1], strict=True)
+    ]
+    return (*hidden, Linear(sizes[-1], output_size, key=keys[-1], scale=last))
+
+
+def run_network(
+    layers: Layers, x: Float[Array, "*batch input"], activation: Callable[[Array], Array] = jax.nn.relu
+) -> Float[Array, "*batch output"]:
+    """The output of a network: the activation follows every layer but the last."""
+    for layer in layers[:-1]:
+        x = activation(layer(x))
+    return layers[-1](x)

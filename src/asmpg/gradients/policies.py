@@ -10,14 +10,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..core.linear import Linear
+from ..core.checks import check, NumLayers, Width
+from ..core.linear import Layers, network, run_network
 from ..core.types import PRNGKey, Scalar, Step
 from ..models.normalisation import Normaliser
 from ..tasks.environment import AbstractActor
 from ..tasks.spec import Spec
 
 
-HIDDEN_SIZE = 64
+HIDDEN_SIZE, NUM_LAYERS = 64, 2
 MIN_LOG_STD, MAX_LOG_STD = -5.0, 2.0
 
 
@@ -107,12 +108,12 @@ class AbstractTanhGaussianPolicy(AbstractPolicy):
 
 
 class TanhGaussianPolicy(AbstractTanhGaussianPolicy):
-    """Mean and standard deviation before the squashing come from a 2 x 64 ReLU network (Appendix E).
+    """Mean and standard deviation before the squashing come from a ReLU network, 2 x 64 in Appendix E.
 
     Inputs are the normalised state and the time `step / horizon`, which is always 0 where time is not observed.
     """
 
-    layers: tuple[Linear, Linear, Linear]
+    layers: Layers
     normaliser: Normaliser
     horizon: int = eqx.field(static=True)
     observe_time: bool = eqx.field(static=True, default=True)
@@ -126,6 +127,8 @@ class TanhGaussianPolicy(AbstractTanhGaussianPolicy):
         key: PRNGKey,
         normaliser: Normaliser | None = None,
         observe_time: bool = True,
+        width: int = HIDDEN_SIZE,
+        num_layers: int = NUM_LAYERS,
     ):
         """Random parameters.
 
@@ -137,14 +140,16 @@ class TanhGaussianPolicy(AbstractTanhGaussianPolicy):
             key: for the initial parameters.
             normaliser: frozen statistics to use instead.
             observe_time: whether the time is an input; without it, it is always 0.
+            width: of the hidden layers.
+            num_layers: number of hidden layers.
+
+        Raises:
+            UsageError: a size is not allowed.
         """
-        keys = jax.random.split(key, 3)
+        width, num_layers = check("width", width, Width), check("num_layers", num_layers, NumLayers)
+        keys = jax.random.split(key, 1 + num_layers)
         features = env.state_size + 1
-        self.layers = (
-            Linear(features, HIDDEN_SIZE, key=keys[0], scale=(2 / features) ** 0.5),
-            Linear(HIDDEN_SIZE, HIDDEN_SIZE, key=keys[1], scale=(2 / HIDDEN_SIZE) ** 0.5),
-            Linear(HIDDEN_SIZE, 2 * env.action_size, key=keys[2], scale=0.01),
-        )
+        self.layers = network(features, width, num_layers, 2 * env.action_size, keys=keys, last=0.01)
         self.normaliser = Normaliser.from_random_episodes(env) if normaliser is None else normaliser
         self.horizon, self.observe_time = env.horizon, observe_time
 
@@ -152,8 +157,7 @@ class TanhGaussianPolicy(AbstractTanhGaussianPolicy):
         """The normal distribution before the squashing, one independent component per action component."""
         step = step if self.observe_time else 0
         time = (jnp.asarray(step) / self.horizon)[None].astype(state.dtype)
-        hidden = jax.nn.relu(self.layers[0](jnp.concatenate([self.normaliser.normalise(state), time])))
-        output = self.layers[2](jax.nn.relu(self.layers[1](hidden)))
+        output = run_network(self.layers, jnp.concatenate([self.normaliser.normalise(state), time]))
         mean, log_std = jnp.split(output, 2)
         return distributions.Normal(mean, jnp.exp(jnp.clip(log_std, self.min_log_std, self.max_log_std)))
 

@@ -22,7 +22,15 @@ from ..models.reward import fitting_loss, LearnedReward
 from ..tasks.environment import AbstractEnvironment, AbstractReward
 from ..tasks.spec import ends_early, sizes_of_windows, Spec
 from .base import AbstractLearner
-from .optimisation import apply_gradient, mean_gradient, optimiser, polyak_average, UpdateStatistics
+from .optimisation import (
+    apply_gradient,
+    mean_gradient,
+    optimiser_of,
+    OwnOptimiser,
+    Part,
+    polyak_average,
+    UpdateStatistics,
+)
 from .replay import ReplayBuffer
 from .settings import Settings
 from .window_value import Bootstrapped, WindowValue
@@ -102,12 +110,6 @@ def _found(imagined: Imagined) -> tuple[Array, Array, Array] | None:
     return imagined.states, imagined.sweeps.number.astype(dtype), fallback.astype(dtype)
 
 
-def new_policy(env: Spec, *, key: PRNGKey, observe_time: bool = True) -> TanhGaussianPolicy:
-    """An untrained policy that knows nothing of the world's units yet."""
-    unknown = Normaliser.unknown(env.state_size)
-    return TanhGaussianPolicy(env, key=key, normaliser=unknown, observe_time=observe_time)
-
-
 def cloning_distance(policy: AbstractTanhGaussianPolicy, episode: Trajectory) -> Scalar:
     """Mean squared distance between the deterministic actions at an episode's states and those that were taken."""
     steps = jnp.arange(episode.actions.shape[0])
@@ -127,12 +129,13 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
             growth a step of the Jacobians' product of a model without other memory than the state. That alone
             takes the derivatives of the task itself, and nothing that is learned depends on it.
         learned_reward: whether imagination is paid by a learned reward (Appendix C).
-        make_policy: builds the policy: `make_policy(env, key=key)`.
+        make_policy: builds the policy: `make_policy(env, key=key)`; None for the usual network.
         imagine: how the states of an imagined episode are found, see `asmpg.gradients.imagination`.
         scan_chunk: steps between two carries that a derivative step by step keeps, see `asmpg.core.loops`.
         window: steps of an imagined stretch of an episode that begins at any replayed observation, where that is not
             the whole episode. The reward is learned then, and neither it nor the policy knows the time.
         cloning: weight of the `cloning_distance` to replayed episodes in the policy's objective.
+        own_optimiser: of all networks, in place of Adam.
     """
 
     env: Spec
@@ -141,14 +144,17 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
     loop: Loop = eqx.field(static=True, default="open")
     record_cosine: bool = eqx.field(static=True, default=False)
     learned_reward: bool = eqx.field(static=True, default=False)
-    make_policy: Any = eqx.field(static=True, default=new_policy)
+    make_policy: Any = eqx.field(static=True, default=None)
     imagine: Imagine = eqx.field(static=True, default="auto")
     scan_chunk: int | None = eqx.field(static=True, default=None)
     window: int | None = eqx.field(static=True, default=None)
     cloning: float = eqx.field(static=True, default=0.0)
+    own_optimiser: OwnOptimiser | None = eqx.field(static=True, default=None)
 
     def __check_init__(self):
-        """Raises a UsageError for windows where the reward is known, which may depend on the time."""
+        """Raises a UsageError for windows where the reward is known, or the actions are, as functions of the time."""
+        if self.window is not None and self.make_policy is not None:
+            raise UsageError("window: a sequence of actions is that of a whole episode")
         if self.window is not None and not self.learned_reward:
             raise UsageError("window: imagination can be shorter than the episode with a learned reward only")
 
@@ -157,21 +163,19 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
         """The sizes of what is imagined: an episode, or a window of one."""
         return self.env if self.window is None else sizes_of_windows(self.env, self.window)
 
-    @property
-    def _model_optimiser(self) -> optax.GradientTransformation:
-        settings = self.settings
-        return optimiser(settings.model_learning_rate, settings.learning_rate_decay, settings.gradient_clip)
+    def _optimiser(self, part: Part) -> optax.GradientTransformation:
+        """Of a network that is fitted to data: the model's, which the learned reward and the value share."""
+        return optimiser_of(part, self.settings, self.settings.model_learning_rate, self.own_optimiser)
 
     def _policy_optimiser(self, policy: AbstractTanhGaussianPolicy) -> optax.GradientTransformation:
-        settings = self.settings
-        rate = settings.policy_learning_rate * policy.learning_rate_factor
-        return optimiser(rate, settings.learning_rate_decay, settings.gradient_clip)
+        rate, factor = self.settings.policy_learning_rate, policy.learning_rate_factor
+        return optimiser_of("policy", self.settings, rate, self.own_optimiser, factor=factor)
 
     def init(self, normaliser: Normaliser, *, key: PRNGKey) -> ModelBasedState:
         """Initial networks. The policy's draw does not depend on the kind of model."""
         policy_key, model_key, reward_key = jax.random.split(key, 3)
         start_key = jax.random.fold_in(key, 3)
-        policy = with_normaliser(self.make_policy(self.env, key=policy_key), normaliser)
+        policy = with_normaliser(self._new_policy(policy_key), normaliser)
         model = with_normaliser(self.make_model(key=model_key), normaliser)
         reward = None
         if self.learned_reward:
@@ -183,15 +187,30 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
         return ModelBasedState(
             model,
             policy,
-            self._model_optimiser.init(eqx.filter(model, eqx.is_inexact_array)),
+            self._optimiser("model").init(eqx.filter(model, eqx.is_inexact_array)),
             self._policy_optimiser(policy).init(eqx.filter(policy, eqx.is_inexact_array)),
             jnp.ones(()),
             UpdateStatistics.zero(),
             reward,
-            None if reward is None else self._model_optimiser.init(eqx.filter(reward, eqx.is_inexact_array)),
+            None
+            if reward is None
+            else self._optimiser("reward").init(eqx.filter(reward, eqx.is_inexact_array)),
             self._fixed_points(start_key) if resolve(self.imagine, model, self.loop) else None,
             policy if self.settings.policy_average else None,
             None if self.window is None else self._new_value(jax.random.fold_in(key, 4)),
+        )
+
+    def _new_policy(self, key: PRNGKey) -> AbstractTanhGaussianPolicy:
+        """An untrained policy that knows nothing of the world's units yet."""
+        if self.make_policy is not None:
+            return self.make_policy(self.env, key=key)
+        return TanhGaussianPolicy(
+            self.env,
+            key=key,
+            normaliser=Normaliser.unknown(self.env.state_size),
+            observe_time=self.window is None,
+            width=self.settings.policy_width,
+            num_layers=self.settings.num_policy_layers,
         )
 
     def _fixed_points(self, key: PRNGKey) -> FixedPoints:
@@ -199,7 +218,7 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
         return FixedPoints.create(self.env, key=key)
 
     def _new_value(self, key: PRNGKey) -> WindowValue:
-        return WindowValue.create(self.env.state_size, self._model_optimiser, key=key)
+        return WindowValue.create(self.env.state_size, self._optimiser("value"), key=key)
 
     def observe_warmup(self, state: ModelBasedState, episodes: Trajectory) -> ModelBasedState:
         """Freezes the statistics of the warm-up episodes in all networks, and the spread of their returns."""
@@ -270,7 +289,7 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
 
         grads, _ = mean_gradient(loss, state.model, (episodes, keys), least=state.model.least_batch)
         model, optimiser_state, applied = apply_gradient(
-            self._model_optimiser, state.model, state.model_optimiser, grads
+            self._optimiser("model"), state.model, state.model_optimiser, grads
         )
         return dataclasses.replace(
             state,
@@ -288,7 +307,7 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
 
         grads, _ = mean_gradient(loss, state.reward, episodes)
         reward, optimiser_state, applied = apply_gradient(
-            self._model_optimiser, state.reward, state.reward_optimiser, grads
+            self._optimiser("reward"), state.reward, state.reward_optimiser, grads
         )
         return dataclasses.replace(
             state,
@@ -358,7 +377,7 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
         states, totals = jax.vmap(targets)(starts, noise)
         states = states.reshape(-1, states.shape[-1])
         rate = self.settings.target_rate
-        value, applied = state.value.fit(self._model_optimiser, states, totals.reshape(-1), rate)
+        value, applied = state.value.fit(self._optimiser("value"), states, totals.reshape(-1), rate)
         return dataclasses.replace(state, value=value, statistics=state.statistics.add_outcome(applied))
 
     def _reward(self, state: ModelBasedState) -> AbstractReward:

@@ -19,11 +19,13 @@ from ..tasks.optimum import optimal, random_return
 from ..tasks.spec import Spec
 from .base import AbstractLearner
 from .odt_policy import DecisionTransformerPolicy, imitation_loss, returns_to_go, sub_sequence, Window
-from .optimisation import apply_gradient, mean_gradient, optimiser, UpdateStatistics
+from .optimisation import apply_gradient, mean_gradient, optimiser, OwnOptimiser, UpdateStatistics
 from .replay import ReplayBuffer
 from .settings import (
     AbstractSettings,
     FittingDropout,
+    PolicyLayers,
+    PolicyWidth,
     Rate,
     TargetEntropy,
     TemperatureRate,
@@ -70,6 +72,8 @@ class DecisionTransformerSettings(AbstractSettings):
     target_entropy: TargetEntropy = -1.0
     temperature_learning_rate: TemperatureRate = 1e-4
     gradient_clip: Annotated[Rate, about("largest global norm of a gradient")] = 0.25
+    policy_width: PolicyWidth = 72
+    num_policy_layers: PolicyLayers = 2
 
     @classmethod
     def paper(cls, horizon: int) -> "DecisionTransformerSettings":
@@ -138,15 +142,20 @@ class DecisionTransformer(AbstractLearner[DecisionTransformerState]):
         env: the task; only ever sampled.
         settings: sizes, rates and intervals.
         target_return: what is asked for, to explore and to be evaluated.
+        own_optimiser: of the policy, in place of what the settings say.
     """
 
     env: Spec
     settings: DecisionTransformerSettings
     target_return: float = eqx.field(static=True)
+    own_optimiser: OwnOptimiser | None = eqx.field(static=True, default=None)
 
     @property
     def _policy_optimiser(self) -> optax.GradientTransformation:
         settings = self.settings
+        if self.own_optimiser is not None:
+            # Whatever it does without a gradient, frozen numbers stay.
+            return optax.masked(self.own_optimiser(settings, "policy"), _trained)
         chosen = optimiser(
             settings.policy_learning_rate,
             settings.learning_rate_decay,
@@ -172,6 +181,8 @@ class DecisionTransformer(AbstractLearner[DecisionTransformerState]):
             self.target_return,
             context=settings.context,
             dropout=settings.dropout,
+            width=settings.policy_width,
+            num_layers=settings.num_policy_layers,
             normaliser=normaliser,
             key=key,
         )

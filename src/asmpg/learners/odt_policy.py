@@ -114,6 +114,8 @@ class DecisionTransformerPolicy(AbstractActor):
         *,
         context: int,
         dropout: float = 0.0,
+        width: int = 72,
+        num_layers: int = 2,
         normaliser: Normaliser | None = None,
         key: PRNGKey,
     ):
@@ -124,6 +126,8 @@ class DecisionTransformerPolicy(AbstractActor):
             target_return: what is asked for.
             context: steps that are seen at once; a task with fewer is seen whole.
             dropout: rate while fitting.
+            width: of the transformer.
+            num_layers: of the transformer.
             normaliser: statistics of states; by default those of 64 random episodes.
             key: for the parameters.
         """
@@ -131,7 +135,9 @@ class DecisionTransformerPolicy(AbstractActor):
         self.horizon, self.context = env.horizon, min(context, env.horizon)
         features = 1 + env.state_size + env.action_size + 1 + NUM_TOKENS
         length = NUM_TOKENS * self.context
-        self.backbone = Transformer.create(features, length, dropout=dropout, key=backbone_key)
+        self.backbone = Transformer.create(
+            features, length, dropout=dropout, width=width, num_layers=num_layers, key=backbone_key
+        )
         self.head = Linear(self.backbone.output_size, 2 * env.action_size, key=head_key, scale=0.01)
         self.normaliser = Normaliser.from_random_episodes(env) if normaliser is None else normaliser
         self.return_mean, self.return_scale = jnp.zeros(()), jnp.ones(())

@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Int, PyTree
 
 from ..core.types import global_norm, Scalar
+from .settings import AbstractSettings
 
 
 # A batch of sequences leaves a CPU core's cache. For 64 sequences of 100 steps, eight at a time take half as long; of
@@ -19,6 +20,9 @@ CPU_MICRO_BATCH_SIZE = 8
 CPU_MICRO_BATCH_STEPS = 2_048
 
 Network = TypeVar("Network")
+Part = Literal["model", "reward", "value", "policy", "critic"]
+OwnOptimiser = Callable[[AbstractSettings, Part], optax.GradientTransformation]
+"""The user's own: from a learner's settings, whose rates may be traced, and which network it is for."""
 
 
 class UpdateStatistics(eqx.Module):
@@ -80,6 +84,29 @@ def optimiser(
     else:
         method = optax.adamw(used, weight_decay=weight_decay) if weight_decay else optax.adam(used)
     return optax.chain(optax.clip_by_global_norm(gradient_clip), method)
+
+
+def optimiser_of(
+    part: Part,
+    settings: AbstractSettings,
+    learning_rate: float | Scalar,
+    own: OwnOptimiser | None = None,
+    *,
+    factor: float = 1.0,
+) -> optax.GradientTransformation:
+    """The optimiser of one network of a learner: the user's own, or Adam as the settings say.
+
+    Args:
+        part: which network.
+        settings: of the learner.
+        learning_rate: the setting that is this network's.
+        own: the user's own, where there is one.
+        factor: by which the steps of this network are longer, see `AbstractTanhGaussianPolicy`.
+    """
+    if own is None:
+        return optimiser(factor * learning_rate, settings.learning_rate_decay, settings.gradient_clip)
+    made = own(settings, part)
+    return made if factor == 1.0 else optax.chain(made, optax.scale(factor))
 
 
 def apply_gradient(

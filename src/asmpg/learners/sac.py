@@ -10,21 +10,30 @@ import optax
 from jaxtyping import Array, Float, Int
 from msgspec import Meta
 
-from ..core.checks import about, Count, Share
+from ..core.checks import about, Count, NumLayers, Share, Width
 from ..core.loops import repeat
 from ..core.types import global_norm, Metrics, PRNGKey, Scalar, Trajectory
 from ..gradients.policies import TanhGaussianPolicy
 from ..models.normalisation import Normaliser, spread, with_normaliser
 from ..tasks.spec import Spec
 from .base import AbstractLearner
-from .optimisation import apply_gradient, mean_gradient, optimiser, polyak_average, UpdateStatistics
+from .optimisation import (
+    apply_gradient,
+    mean_gradient,
+    optimiser_of,
+    OwnOptimiser,
+    polyak_average,
+    UpdateStatistics,
+)
 from .replay import ReplayBuffer
 from .settings import (
     AbstractSettings,
     NormaliseReturn,
     NUMBER,
     PolicyInterval,
+    PolicyLayers,
     PolicyRate,
+    PolicyWidth,
     Rate,
     TargetEntropy,
     TemperatureRate,
@@ -79,6 +88,10 @@ class SoftActorCriticSettings(AbstractSettings):
     target_entropy: TargetEntropy = -1.0
     temperature_learning_rate: TemperatureRate = 1e-4
     normalise_return: NormaliseReturn = False
+    policy_width: PolicyWidth = 64
+    num_policy_layers: PolicyLayers = 2
+    critic_width: Annotated[Width, about("of the hidden layers of a critic's network")] = 256
+    num_critic_layers: Annotated[NumLayers, about("hidden layers of a critic's network")] = 2
 
     @classmethod
     def default(cls, horizon: int) -> "SoftActorCriticSettings":
@@ -144,31 +157,50 @@ class SoftActorCritic(AbstractLearner[SoftActorCriticState]):
         settings: sizes, rates and intervals.
         ends: whether an episode ends because the task does, as all of ours do. Otherwise it is cut off by a time
             limit (a Gymnasium truncation): values look beyond it, and time is not observed.
+        own_optimiser: of the policy and the critics, in place of Adam; the temperature keeps it.
     """
 
     env: Spec
     settings: SoftActorCriticSettings
     ends: bool = eqx.field(static=True, default=True)
+    own_optimiser: OwnOptimiser | None = eqx.field(static=True, default=None)
 
-    def _optimiser(self, learning_rate: float | Scalar) -> optax.GradientTransformation:
-        return optimiser(learning_rate, self.settings.learning_rate_decay, self.settings.gradient_clip)
+    @property
+    def _policy_optimiser(self) -> optax.GradientTransformation:
+        return optimiser_of("policy", self.settings, self.settings.policy_learning_rate, self.own_optimiser)
+
+    @property
+    def _critic_optimiser(self) -> optax.GradientTransformation:
+        return optimiser_of("critic", self.settings, self.settings.critic_learning_rate, self.own_optimiser)
+
+    @property
+    def _temperature_optimiser(self) -> optax.GradientTransformation:
+        return optimiser_of("policy", self.settings, self.settings.temperature_learning_rate)
 
     def init(self, normaliser: Normaliser, *, key: PRNGKey) -> SoftActorCriticState:
         """Initial networks; the policy is drawn as that of the model-based methods is."""
         settings = self.settings
         policy_key, critic_key = jax.random.split(key)
-        policy = TanhGaussianPolicy(self.env, key=policy_key, normaliser=normaliser, observe_time=self.ends)
+        policy = TanhGaussianPolicy(
+            self.env,
+            key=policy_key,
+            normaliser=normaliser,
+            observe_time=self.ends,
+            width=settings.policy_width,
+            num_layers=settings.num_policy_layers,
+        )
         keys = jax.random.split(critic_key, settings.num_critics)
-        critics = tuple(Critic(self.env, key=key, normaliser=normaliser) for key in keys)
+        sizes = (settings.critic_width, settings.num_critic_layers)
+        critics = tuple(Critic(self.env, *sizes, key=key, normaliser=normaliser) for key in keys)
         log_temperature = jnp.log(jnp.maximum(jnp.asarray(settings.temperature, float), 1e-30))
         return SoftActorCriticState(
             policy,
             critics,
             critics,
             log_temperature,
-            self._optimiser(settings.policy_learning_rate).init(eqx.filter(policy, eqx.is_inexact_array)),
-            self._optimiser(settings.critic_learning_rate).init(eqx.filter(critics, eqx.is_inexact_array)),
-            self._optimiser(settings.temperature_learning_rate).init(log_temperature),
+            self._policy_optimiser.init(eqx.filter(policy, eqx.is_inexact_array)),
+            self._critic_optimiser.init(eqx.filter(critics, eqx.is_inexact_array)),
+            self._temperature_optimiser.init(log_temperature),
             jnp.zeros(self.env.horizon),
             jnp.ones(()),
             UpdateStatistics.zero(),
@@ -246,7 +278,7 @@ class SoftActorCritic(AbstractLearner[SoftActorCriticState]):
         batch = (transitions, self._targets(state, transitions, noise))
         grads, _ = mean_gradient(loss, state.critics, batch, micro=settings.batch_size)
         critics, optimiser_state, applied = apply_gradient(
-            self._optimiser(settings.critic_learning_rate), state.critics, state.critic_optimiser, grads
+            self._critic_optimiser, state.critics, state.critic_optimiser, grads
         )
         slow = polyak_average(state.target_critics, critics, jnp.where(applied, settings.target_rate, 0.0))
         return eqx.tree_at(
@@ -266,7 +298,7 @@ class SoftActorCritic(AbstractLearner[SoftActorCriticState]):
         batch = self._sample(state, replay, key=key)
         grads, entropy = mean_gradient(loss, state.policy, batch, micro=settings.batch_size)
         policy, optimiser_state, applied = apply_gradient(
-            self._optimiser(settings.policy_learning_rate), state.policy, state.policy_optimiser, grads
+            self._policy_optimiser, state.policy, state.policy_optimiser, grads
         )
         statistics = state.statistics.add(global_norm(grads), entropy).add_outcome(applied)
         state = eqx.tree_at(
@@ -281,7 +313,7 @@ class SoftActorCritic(AbstractLearner[SoftActorCriticState]):
         target = settings.target_entropy * self.env.action_size
         grad = jax.grad(temperature_loss)(state.log_temperature, entropy, target)
         log_temperature, optimiser_state, applied = apply_gradient(
-            self._optimiser(settings.temperature_learning_rate),
+            self._temperature_optimiser,
             state.log_temperature,
             state.temperature_optimiser,
             grad,

@@ -21,10 +21,14 @@ from ..core.checks import (
     Count,
     Dropout,
     field_types,
+    MAX_LAYERS,
+    MAX_WIDTH,
     NotNegative,
     Number,
+    NumLayers,
     Positive,
     Share,
+    Width,
 )
 
 
@@ -38,7 +42,6 @@ class _Number:
 
 NUMBER = _Number()
 Batch = Annotated[int, Meta(ge=1, le=1_000_000)]
-Width = Annotated[int, Meta(ge=1, le=65_536)]
 Rate = Annotated[Positive, NUMBER]
 Weight = Annotated[NotNegative, NUMBER]
 
@@ -55,6 +58,10 @@ PolicyRate = Annotated[Rate, about("of the policy's Adam")]
 TransitionBatch = Annotated[Batch, about("transitions (odt: sub-sequences) per update")]
 FittingDropout = Annotated[Dropout, about("rate inside the backbone while fitting")]
 PolicyInterval = Annotated[Count, about("environment steps per policy update")]
+PolicyWidth = Annotated[
+    Width, about("of the hidden layers of the policy's network (odt: of its transformer)")
+]
+PolicyLayers = Annotated[NumLayers, about("hidden layers of the policy's network (odt: of its transformer)")]
 NormaliseReturn = Annotated[
     bool,
     about(
@@ -204,9 +211,7 @@ class Settings(AbstractSettings):
     dropout: FittingDropout = 0.1
     decoder: Annotated[
         Literal["hidden", "linear"],
-        about(
-            "how a backbone's output becomes a state: through a hidden layer of 64, or linear (Equation 2)"
-        ),
+        about("how a backbone's output becomes a state: through a hidden layer, or linear (Equation 2)"),
     ] = "hidden"
     difference_loss: Annotated[
         NotNegative,
@@ -233,6 +238,19 @@ class Settings(AbstractSettings):
             "the true derivative"
         ),
     ] = 1.0
+    policy_width: PolicyWidth = 64
+    num_policy_layers: PolicyLayers = 2
+    model_width: Annotated[
+        int,
+        Meta(ge=0, le=MAX_WIDTH),
+        about(
+            "of the layers of the backbone, or the hidden layers of the one-step network; 0 is the standard, 64 or 72"
+        ),
+    ] = 0
+    num_model_layers: Annotated[
+        int, Meta(ge=0, le=MAX_LAYERS), about("how many of these there are; 0 is the standard, 2")
+    ] = 0
+    decoder_width: Annotated[Width, about("of the decoder's hidden layer")] = 64
     normalise_return: NormaliseReturn = False
     predicted_state_share: Annotated[
         Share,

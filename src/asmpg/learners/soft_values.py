@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from ..core.linear import Linear
+from ..core.linear import Layers, network, run_network
 from ..core.types import PRNGKey, Scalar, Step
 from ..gradients.policies import TanhGaussianPolicy
 from ..models.normalisation import Normaliser
@@ -13,33 +13,33 @@ from ..tasks.spec import Spec
 from .replay import ReplayBuffer
 
 
-CRITIC_SIZE = 256
-
-
 class Critic(eqx.Module):
-    """The value of an action: a 2 x 256 ReLU network of normalised state, time and action (Appendix E.2)."""
+    """The value of an action: a ReLU network of normalised state, time and action, 2 x 256 in Appendix E.2."""
 
-    layers: tuple[Linear, Linear, Linear]
+    layers: Layers
     normaliser: Normaliser
     horizon: int = eqx.field(static=True)
 
-    def __init__(self, env: Spec, *, key: PRNGKey, normaliser: Normaliser | None = None):
+    def __init__(
+        self,
+        env: Spec,
+        width: int = 256,
+        num_layers: int = 2,
+        *,
+        key: PRNGKey,
+        normaliser: Normaliser | None = None,
+    ):
         """Random parameters; statistics of 64 random episodes unless a normaliser is given."""
-        keys = jax.random.split(key, 3)
+        keys = jax.random.split(key, 1 + num_layers)
         features = env.state_size + 1 + env.action_size
-        self.layers = (
-            Linear(features, CRITIC_SIZE, key=keys[0], scale=(2 / features) ** 0.5),
-            Linear(CRITIC_SIZE, CRITIC_SIZE, key=keys[1], scale=(2 / CRITIC_SIZE) ** 0.5),
-            Linear(CRITIC_SIZE, 1, key=keys[2]),
-        )
+        self.layers = network(features, width, num_layers, 1, keys=keys)
         self.normaliser = Normaliser.from_random_episodes(env) if normaliser is None else normaliser
         self.horizon = env.horizon
 
     def __call__(self, state: Float[Array, " state"], step: Step, action: Float[Array, " action"]) -> Scalar:
         """The soft return from here on, after this action."""
         time = (jnp.asarray(step) / self.horizon)[None].astype(state.dtype)
-        hidden = self.layers[0](jnp.concatenate([self.normaliser.normalise(state), time, action]))
-        return self.layers[2](jax.nn.relu(self.layers[1](jax.nn.relu(hidden))))[0]
+        return run_network(self.layers, jnp.concatenate([self.normaliser.normalise(state), time, action]))[0]
 
 
 Critics = tuple[Critic, ...]

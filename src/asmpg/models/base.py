@@ -14,7 +14,7 @@ from ..tasks.fits import check_key
 from ..tasks.spec import Spec
 
 
-HIDDEN_SIZE = 64
+HIDDEN_SIZE, NUM_LAYERS = 64, 2
 
 
 class AbstractDynamicsModel(eqx.Module):
@@ -68,8 +68,8 @@ class AbstractDynamicsModel(eqx.Module):
         """The fitting loss on one episode: a mean squared error in normalised units over steps and components."""
 
 
-def layer_keys(model: AbstractDynamicsModel, env: Spec | Any, key: PRNGKey | Any) -> Array:
-    """Three keys for the parameters of a model of a world.
+def layer_keys(model: AbstractDynamicsModel, env: Spec | Any, key: PRNGKey | Any, number: int = 3) -> Array:
+    """Keys for the parameters of a model of a world.
 
     Raises:
         UsageError: what was given has not the sizes of a world, or is no key.
@@ -80,7 +80,7 @@ def layer_keys(model: AbstractDynamicsModel, env: Spec | Any, key: PRNGKey | Any
     if key is None:
         raise UsageError(f"{name}: key: must be a JAX PRNG key such as jax.random.key(0), got None")
     check_key(name, key)
-    return jax.random.split(key, 3)
+    return jax.random.split(key, number)
 
 
 def free_run(

@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..core.checks import check, Share
-from ..core.linear import Linear
+from ..core.checks import check, NumLayers, Share, Width
+from ..core.linear import Layers, network, run_network
 from ..core.types import PRNGKey, Scalar, Step, Trajectory
 from ..tasks.environment import AbstractEnvironment
 from ..tasks.fits import check_env
 from ..tasks.spec import Spec
-from .base import AbstractDynamicsModel, free_run, HIDDEN_SIZE, layer_keys
+from .base import AbstractDynamicsModel, free_run, HIDDEN_SIZE, layer_keys, NUM_LAYERS
 from .normalisation import DifferenceUnit, Normaliser
 
 
@@ -29,7 +29,7 @@ def _decay_gradient_jvp(decay: float, primals: tuple[Array], tangents: tuple[Arr
 
 
 class OneStepModel(AbstractDynamicsModel):
-    """The Markovian baseline: `s_{t+1} = s_t + f(s_t, a_t, t)`, a 2 x 64 ReLU network (Appendix E.1).
+    """The Markovian baseline: `s_{t+1} = s_t + f(s_t, a_t, t)`, a ReLU network, 2 x 64 in Appendix E.1.
 
     In units of the "typical" difference of two successive states, the network's output is of size one however small
     the time step is, and its Jacobian `1 + c / H` like that of Euler's method; in units of the spread of the "state"
@@ -45,7 +45,7 @@ class OneStepModel(AbstractDynamicsModel):
         state_gradient_decay: what the derivative of the next state in the state is multiplied by.
     """
 
-    layers: tuple[Linear, Linear, Linear]
+    layers: Layers
     normaliser: Normaliser
     horizon: int = eqx.field(static=True)
     first_step_flag: bool = eqx.field(static=True)
@@ -61,6 +61,8 @@ class OneStepModel(AbstractDynamicsModel):
         normaliser: Normaliser | None = None,
         difference_unit: DifferenceUnit = "typical",
         state_gradient_decay: float = 1.0,
+        width: int = HIDDEN_SIZE,
+        num_layers: int = NUM_LAYERS,
     ):
         """Random parameters.
 
@@ -71,17 +73,16 @@ class OneStepModel(AbstractDynamicsModel):
             normaliser: frozen statistics to use instead.
             difference_unit: "typical" or "state", see the class.
             state_gradient_decay: 1 for the true derivative; less is no derivative of anything.
+            width: of the hidden layers.
+            num_layers: number of hidden layers.
 
         Raises:
             UsageError: a value is not allowed.
         """
-        keys = layer_keys(self, env, key)
+        width, num_layers = check("width", width, Width), check("num_layers", num_layers, NumLayers)
+        keys = layer_keys(self, env, key, 1 + num_layers)
         features = env.state_size + env.action_size + 1 + first_step_flag
-        self.layers = (
-            Linear(features, HIDDEN_SIZE, key=keys[0], scale=(2 / features) ** 0.5),
-            Linear(HIDDEN_SIZE, HIDDEN_SIZE, key=keys[1], scale=(2 / HIDDEN_SIZE) ** 0.5),
-            Linear(HIDDEN_SIZE, env.state_size, key=keys[2]),
-        )
+        self.layers = network(features, width, num_layers, env.state_size, keys=keys)
         self.normaliser = Normaliser.from_random_episodes(env) if normaliser is None else normaliser
         self.horizon = env.horizon
         self.first_step_flag = check("first_step_flag", first_step_flag, bool)
@@ -96,8 +97,7 @@ class OneStepModel(AbstractDynamicsModel):
         x = [self.normaliser.normalise(state), action, (step / self.horizon)[None].astype(action.dtype)]
         if self.first_step_flag:
             x.append((step == 0)[None].astype(action.dtype))
-        hidden = jax.nn.relu(self.layers[0](jnp.concatenate(x)))
-        return self.layers[2](jax.nn.relu(self.layers[1](hidden)))
+        return run_network(self.layers, jnp.concatenate(x))
 
     def predict(
         self,

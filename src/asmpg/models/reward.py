@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..core.linear import Linear
+from ..core.linear import Layers, network, run_network
 from ..core.types import PRNGKey, Scalar, Step, Trajectory
 from ..tasks.environment import AbstractReward, trajectory_rewards
 from ..tasks.spec import ends_early, Spec
@@ -23,21 +23,15 @@ class Network(eqx.Module):
     a staircase.
     """
 
-    layers: tuple[Linear, Linear, Linear]
+    layers: Layers
 
     def __init__(self, input_size: int, *, key: PRNGKey):
         """Random layers; the last one starts small, so that the first output is near zero."""
-        keys = jax.random.split(key, 3)
-        self.layers = (
-            Linear(input_size, HIDDEN_SIZE, key=keys[0], scale=(2 / input_size) ** 0.5),
-            Linear(HIDDEN_SIZE, HIDDEN_SIZE, key=keys[1], scale=(2 / HIDDEN_SIZE) ** 0.5),
-            Linear(HIDDEN_SIZE, 1, key=keys[2], scale=0.01),
-        )
+        self.layers = network(input_size, HIDDEN_SIZE, 2, 1, keys=jax.random.split(key, 3), last=0.01)
 
     def __call__(self, x: Float[Array, " features"]) -> Scalar:
         """The output."""
-        first, second, last = self.layers
-        return last(jax.nn.silu(second(jax.nn.silu(first(x)))))[0]
+        return run_network(self.layers, x, jax.nn.silu)[0]
 
 
 class LearnedReward(AbstractReward):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..core.checks import check, NotNegative
+from ..core.checks import check, NotNegative, Width
 from ..core.linear import Linear
 from ..core.types import PRNGKey, Scalar, Step, Trajectory
 from ..tasks.spec import Spec
@@ -19,23 +19,24 @@ from .normalisation import DifferenceUnit, Normaliser
 EMBEDDING_SIZE = 72
 
 
-DecoderKind = Literal["hidden", "linear"]
+DecoderKind = Literal["hidden", "linear"] | Width
 
 
 class Decoder(eqx.Module):
-    """From a backbone's output to a normalised state: through one hidden layer of 64, or linear as in Equation 2."""
+    """From a backbone's output to a normalised state: through one hidden layer, or linear as in Equation 2."""
 
     hidden: Linear | None
     output: Linear
 
     def __init__(self, input_size: int, state_size: int, kind: DecoderKind = "hidden", *, key: PRNGKey):
-        """Random layers of the given sizes."""
+        """Random layers of the given sizes; a hidden one of 64, or of the number that is given as the kind."""
         kind = check("decoder", kind, DecoderKind)
         hidden_key, output_key = jax.random.split(key)
         self.hidden = None
-        if kind == "hidden":
-            self.hidden = Linear(input_size, HIDDEN_SIZE, key=hidden_key, scale=(2 / input_size) ** 0.5)
-            input_size = HIDDEN_SIZE
+        if kind != "linear":
+            width = HIDDEN_SIZE if kind == "hidden" else kind
+            self.hidden = Linear(input_size, width, key=hidden_key, scale=(2 / input_size) ** 0.5)
+            input_size = width
         self.output = Linear(input_size, state_size, key=output_key)
 
     def __call__(self, x: Float[Array, "*batch features"]) -> Float[Array, "*batch state"]:
@@ -114,7 +115,7 @@ class ActionSequenceModel(AbstractDynamicsModel):
             key: for the initial parameters.
             dropout: the dropout rate of a backbone that is made here.
             normaliser: frozen statistics to use instead.
-            decoder: "hidden" or "linear".
+            decoder: "linear", or "hidden" for one hidden layer of 64, or a number for one of that width.
             difference_loss: see the class.
             summed_differences: see the class.
 
@@ -255,7 +256,7 @@ class HistoryModel(AbstractDynamicsModel):
             normaliser: frozen statistics to use instead.
             cut_state_gradient: whether the states that the network reads are constants to a derivative. What is left
                 are the backbone's own paths from the actions, and the sum of the differences, which is no network.
-            decoder: "hidden" or "linear".
+            decoder: "linear", or "hidden" for one hidden layer of 64, or a number for one of that width.
             difference_unit: "typical" or "state", see the class.
 
         Raises:

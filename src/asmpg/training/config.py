@@ -28,6 +28,7 @@ from ..core.user_code import installed
 from ..gradients.imagination import check_parallel, Imagine, Loop, resolve
 from ..learners.base import AbstractLearner
 from ..learners.model_based import ModelBasedLearner
+from ..learners.optimisation import OwnOptimiser
 from ..learners.settings import AbstractSettings
 from ..models import files as model_files
 from ..tasks import files as task_files
@@ -37,7 +38,7 @@ from ..tasks.host import HostEnvironment, inside
 from ..tasks.optimum import warn_of_gradient
 from ..tasks.validation import check_horizon, is_traced, validate
 from .methods import find_method, Method, ModelLike, MODELS, Options
-from .own import label_of
+from .own import label_of, Optimizer, own_optimiser
 from .worlds import settle
 
 
@@ -105,6 +106,14 @@ class TrainConfig:
             "have; auto is float64 where JAX has it enabled, else float32"
         ),
     ] = "auto"
+    optimizer: Annotated[
+        str | Optimizer | None,
+        about(
+            "in place of Adam, clipping and decay, for all networks: an Optax transformation, or a function of "
+            "(settings) or (settings, part) that makes one, part being model, reward, value, policy or critic; an "
+            "object, FILE.py:NAME or package.module:NAME"
+        ),
+    ] = None
     overrides: Annotated[dict[str, Any], about("settings that replace the preset's, by name")] = (
         dataclasses.field(default_factory=dict)
     )
@@ -159,10 +168,10 @@ _RESOLVED = "_resolved"
 CHECKED: Mapping[str, Any] = {
     name: kind
     for name, kind in field_types(TrainConfig).items()
-    if name not in ("task", "horizon", "model", "preset", "out", "overrides")
+    if name not in ("task", "horizon", "model", "preset", "out", "optimizer", "overrides")
 }
 # What only means something to a method that differentiates through a model.
-_OF_MODELS = tuple(field.name for field in dataclasses.fields(Options))
+_OF_MODELS = tuple(field.name for field in dataclasses.fields(Options) if field.name != "own_optimiser")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,17 +183,20 @@ class Resolved:
         env: the task.
         method: what `config.model` stands for.
         settings: its preset at this horizon, with the overrides applied.
+        own_optimiser: what `config.optimizer` stands for.
     """
 
     config: TrainConfig
     env: AbstractEnvironment | HostEnvironment
     method: Method
     settings: AbstractSettings
+    own_optimiser: OwnOptimiser | None = None
 
     @functools.cached_property
     def learner(self) -> AbstractLearner:
         """The method, ready to train. One that has to know the optimum solves the task here."""
-        options = Options(**{name: getattr(self.config, name) for name in _OF_MODELS})
+        of_models = {name: getattr(self.config, name) for name in _OF_MODELS}
+        options = Options(**of_models, own_optimiser=self.own_optimiser)
         return self.method.learner(self.env, self.settings, options)
 
     def imagine_here(self) -> Imagine:
@@ -224,9 +236,19 @@ def _resolve(config: TrainConfig) -> Resolved:
             warn_of_gradient(env)
     elif config.optimum:
         config = dataclasses.replace(config, optimum=False)
-    resolved = Resolved(config, env, method, settings)
+    resolved = Resolved(config, env, method, settings, _own_optimiser(config, method, settings))
     vars(config)[_RESOLVED] = resolved
     return resolved
+
+
+def _own_optimiser(config: TrainConfig, method: Method, settings: AbstractSettings) -> OwnOptimiser | None:
+    if config.optimizer is None:
+        return None
+    if method.source is not None and not method.imagines:
+        raise UsageError(
+            f"optimizer: {method.name} is a learner of your own, which brings its optimisers itself"
+        )
+    return own_optimiser(config.optimizer, settings)
 
 
 def _check_names(config: TrainConfig) -> None:

@@ -14,12 +14,13 @@ from ..core.types import UsageError
 from ..gradients.imagination import Imagine, Loop
 from ..gradients.policies import ActionSequence
 from ..learners.base import AbstractLearner
-from ..learners.model_based import ModelBasedLearner, new_policy
+from ..learners.model_based import ModelBasedLearner
 from ..learners.odt import DecisionTransformer, DecisionTransformerSettings, target_return
+from ..learners.optimisation import OwnOptimiser
 from ..learners.sac import SoftActorCritic, SoftActorCriticSettings
 from ..learners.settings import AbstractSettings, number_names, Preset, Settings
 from ..models import AbstractDynamicsModel, ActionSequenceModel, HistoryModel, OneStepModel, Simulator
-from ..models.backbones import AbstractBackbone, BACKBONES, CreateBackbone
+from ..models.backbones import AbstractBackbone, BACKBONES, CreateBackbone, with_sizes
 from ..models.files import check_backbone, load_definition, short_name, split_family
 from ..models.normalisation import Normaliser
 from ..tasks.environment import AbstractEnvironment
@@ -41,13 +42,17 @@ from .own import (
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What the builder of a learner is told beyond the task and the settings; see `TrainConfig`."""
+    """What the builder of a learner is told beyond the task and the settings; see `TrainConfig`.
+
+    `own_optimiser` is what `TrainConfig.optimizer` stands for; the others are fields of the same name.
+    """
 
     loop: Loop = "open"
     record_cosine: bool = False
     learned_reward: bool = False
     imagine: Imagine = "auto"
     scan_chunk: int | None = None
+    own_optimiser: OwnOptimiser | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -102,12 +107,10 @@ def _sequence(backbone: str | AbstractBackbone | CreateBackbone) -> MakeModel:
     return lambda env, settings: functools.partial(
         ActionSequenceModel,
         env,
-        backbone,
-        dropout=settings.dropout,
-        decoder=settings.decoder,
+        with_sizes(backbone, **_sizes(settings)),
         difference_loss=settings.difference_loss,
         summed_differences=settings.summed_differences,
-        normaliser=Normaliser.unknown(env.state_size),
+        **_around_backbone(env, settings),
     )
 
 
@@ -116,13 +119,26 @@ def _history(backbone: str | AbstractBackbone | CreateBackbone) -> MakeModel:
     return lambda env, settings: functools.partial(
         HistoryModel,
         env,
-        backbone,
-        dropout=settings.dropout,
+        with_sizes(backbone, **_sizes(settings)),
         cut_state_gradient=settings.cut_state_gradient,
-        decoder=settings.decoder,
         difference_unit=settings.difference_unit,
-        normaliser=Normaliser.unknown(env.state_size),
+        **_around_backbone(env, settings),
     )
+
+
+def _around_backbone(env: Spec, settings: Settings) -> dict[str, Any]:
+    """What both kinds of model with a backbone are told."""
+    return {
+        "dropout": settings.dropout,
+        "decoder": settings.decoder if settings.decoder == "linear" else settings.decoder_width,
+        "normaliser": Normaliser.unknown(env.state_size),
+    }
+
+
+def _sizes(settings: Settings) -> dict[str, int]:
+    """Of a model's layers, where they are not the standard."""
+    sizes = {"width": settings.model_width, "num_layers": settings.num_model_layers}
+    return {name: size for name, size in sizes.items() if size}
 
 
 def _one_step(env: Spec, settings: Settings) -> Callable[..., AbstractDynamicsModel]:
@@ -133,6 +149,7 @@ def _one_step(env: Spec, settings: Settings) -> Callable[..., AbstractDynamicsMo
         normaliser=Normaliser.unknown(env.state_size),
         difference_unit=settings.difference_unit,
         state_gradient_decay=settings.state_gradient_decay,
+        **_sizes(settings),
     )
 
 
@@ -155,9 +172,10 @@ def window_of(env: Spec, settings: Settings) -> int | None:
 def _model_based(
     name: str,
     make_model: MakeModel,
-    make_policy: Callable[..., Any] = new_policy,
+    make_policy: Callable[..., Any] | None = None,
     is_sequence: bool = False,
     paper: Mapping[str, Any] | None = None,
+    check: Callable[[Spec, AbstractSettings], None] = lambda env, settings: None,
 ) -> Method:
     """Algorithm 1 with one kind of dynamics model and one of policy."""
 
@@ -172,28 +190,50 @@ def _model_based(
             options.loop,
             options.record_cosine,
             options.learned_reward or outside,
-            make_policy if window is None else functools.partial(make_policy, observe_time=False),
+            make_policy,
             "sequential" if outside else options.imagine,
             options.scan_chunk,
             window,
+            own_optimiser=options.own_optimiser,
         )
 
-    return Method(name, Settings, learner, True, is_sequence, paper or {})
+    return Method(name, Settings, learner, True, is_sequence, paper or {}, check=check)
 
 
 def _decision_transformer(
     env: Spec, settings: DecisionTransformerSettings, options: Options
 ) -> AbstractLearner:
-    return DecisionTransformer(env, settings, target_return(env, settings.return_target))
+    target = target_return(env, settings.return_target)
+    return DecisionTransformer(env, settings, target, options.own_optimiser)
+
+
+def _soft_actor_critic(env: Spec, settings: SoftActorCriticSettings, options: Options) -> AbstractLearner:
+    return SoftActorCritic(env, settings, own_optimiser=options.own_optimiser)
 
 
 def _with_backbone(family: str, backbone: str | AbstractBackbone | CreateBackbone, name: str) -> Method:
     """The method of a family, which is what stands before the backbone's name, and a backbone."""
     paper = {} if backbone == "transformer" else _RECURRENT
+    check = functools.partial(_check_sizes, name, backbone)
     if family == "history-":
-        return _model_based(name, _history(backbone), paper=paper)
-    policy = ActionSequence if family == "actions-" else new_policy
-    return _model_based(name, _sequence(backbone), policy, is_sequence=True, paper=paper)
+        return _model_based(name, _history(backbone), paper=paper, check=check)
+    policy = ActionSequence if family == "actions-" else None
+    return _model_based(name, _sequence(backbone), policy, is_sequence=True, paper=paper, check=check)
+
+
+def _check_sizes(
+    name: str, backbone: str | AbstractBackbone | CreateBackbone | None, env: Spec, settings: AbstractSettings
+) -> None:
+    """Raises a UsageError where sizes are given to a model that has none, or whose backbone does not take them."""
+    assert isinstance(settings, Settings)
+    for size, number in _sizes(settings).items():
+        option = {"width": "model_width", "num_layers": "num_model_layers"}[size]
+        if backbone is None:
+            raise UsageError(f"{option}: {name} has none that could be chosen")
+        try:
+            with_sizes(backbone, **{size: number})
+        except UsageError as error:
+            raise UsageError(f"{option}: {str(error).partition(': ')[2]}") from error
 
 
 _FAMILIES = ("", "history-", "actions-")
@@ -203,8 +243,12 @@ MODELS: dict[str, Method] = {
         *(_with_backbone(family, name, f"{family}{name}") for family in _FAMILIES for name in BACKBONES),
         _with_backbone("actions-", "transformer", "actions"),
         _model_based("one-step", _one_step, paper=_RECURRENT),
-        _model_based("simulator", lambda env, settings: lambda *, key: Simulator(inside(env))),
-        Method("sac", SoftActorCriticSettings, lambda env, settings, _: SoftActorCritic(env, settings)),
+        _model_based(
+            "simulator",
+            lambda env, settings: lambda *, key: Simulator(inside(env)),
+            check=functools.partial(_check_sizes, "simulator", None),
+        ),
+        Method("sac", SoftActorCriticSettings, _soft_actor_critic),
         Method("odt", DecisionTransformerSettings, _decision_transformer),
     )
 }
@@ -308,4 +352,5 @@ def _check_own_model(
     option: str, name: str, make_model: MakeModel, env: Spec, settings: AbstractSettings
 ) -> None:
     assert isinstance(settings, Settings) and isinstance(env, AbstractEnvironment)
+    _check_sizes(name, None, env, settings)
     check_model(option, name, make_model(env, settings), env)

@@ -9,9 +9,12 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import optax
 
 from ..core.types import one_line, Trajectory, UsageError
+from ..core.user_code import define, is_file, short_name
 from ..learners.base import AbstractLearner
+from ..learners.optimisation import OwnOptimiser, Part
 from ..learners.replay import ReplayBuffer
 from ..learners.settings import AbstractSettings, Settings
 from ..models import AbstractDynamicsModel
@@ -95,8 +98,59 @@ def make_own(option: str, name: str, make: Callable[..., Any], kind: type, *args
     except (Exception, SystemExit) as error:  # whatever the user's code raises, the message names it
         raise UsageError(f"{option}: {name} raised {one_line(error)}") from error
     if not isinstance(made, kind):
-        raise UsageError(f"{option}: {name} gives a {type(made).__name__}, not an asmpg.{kind.__name__}")
+        wanted = f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
+        raise UsageError(f"{option}: {name} gives a {type(made).__name__}, not an {wanted}")
     return made
+
+
+Optimizer = optax.GradientTransformation | Callable[..., optax.GradientTransformation]
+
+
+def load_optimizer(optimizer: Any) -> tuple[str, Optimizer]:
+    """The name of an optimiser of the user's own, and the object.
+
+    Args:
+        optimizer: an Optax transformation, a function of (settings) or (settings, part) that makes one, or the name of
+            either, `FILE.py:NAME` or `package.module:NAME`.
+
+    Raises:
+        UsageError: it is none of these.
+    """
+    thing = optimizer
+    if isinstance(optimizer, str):
+        if not is_file(optimizer):
+            raise UsageError(f"optimizer: {optimizer!r} must be FILE.py:NAME or package.module:NAME")
+        thing = define("optimizer", optimizer, lambda value: isinstance(value, optax.GradientTransformation))
+    if not isinstance(thing, optax.GradientTransformation) and _num_required(thing) not in (1, 2):
+        wanted = (
+            "an optax.GradientTransformation or a function of (settings) or (settings, part) that makes one"
+        )
+        raise UsageError(f"optimizer: must be {wanted}, got {described(thing)}")
+    return (short_name(optimizer) if isinstance(optimizer, str) else label_of(thing)), thing
+
+
+def own_optimiser(optimizer: Any, settings: AbstractSettings) -> OwnOptimiser:
+    """The optimiser of the user's own, which has been tried with a learner's settings on two small arrays.
+
+    Raises:
+        UsageError: it is none, or raises an error.
+    """
+    name, thing = load_optimizer(optimizer)
+
+    def make(settings: AbstractSettings, part: Part) -> optax.GradientTransformation:
+        if isinstance(thing, optax.GradientTransformation):
+            return thing
+        arguments = (settings, part)[: _num_required(thing)]
+        return make_own("optimizer", name, thing, optax.GradientTransformation, *arguments)
+
+    network = {"weight": jnp.zeros((2, 3)), "bias": jnp.zeros(3)}
+    for part in typing.get_args(Part):
+        made = make(settings, part)
+        state = _traced("optimizer", f"init of {name}", made.init, network)
+        updates, after = _traced("optimizer", f"update of {name}", made.update, network, state, network)
+        _same("optimizer", f"update of {name} gives back a state", state, after)
+        _same("optimizer", f"update of {name} gives back updates", network, updates)
+    return make
 
 
 def check_model(option: str, name: str, make: Callable[..., Any], env: Spec) -> None:

@@ -16,15 +16,17 @@ from ..tasks.host import HostEnvironment
 from ..tasks.validation import check_horizon
 from .config import find_task, TrainConfig
 from .methods import find_method, Method, ModelLike, MODELS
+from .own import load_optimizer, Optimizer
 
 
 # What stands in a stored configuration beside the fields of `TrainConfig`, and the types of both.
-_BESIDE_FIELDS = ("settings", "task_source", "model_source")
+_BESIDE_FIELDS = ("settings", "task_source", "model_source", "optimizer_source")
 _KINDS_OF_CODE = ("built-in", "installed", "gymnasium", "file", "object")
 KINDS: Mapping[str, Any] = {
     **field_types(TrainConfig),
     "task": str,
     "model": str,
+    "optimizer": str | None,
     "out": str | None,
     "overrides": dict,
     **dict.fromkeys(_BESIDE_FIELDS, dict),
@@ -45,6 +47,10 @@ def to_json(config: TrainConfig) -> dict[str, Any]:
         resolved.method.name,
         _model_source(config.model, resolved.method),
     )
+    content["optimizer"], content["optimizer_source"] = None, {}
+    if config.optimizer is not None:
+        content["optimizer"], optimizer = load_optimizer(config.optimizer)
+        content["optimizer_source"] = {"digest": digest(optimizer)}
     identity = env.identity()
     if identity is not None:
         return content | {"task": env.name, "task_source": {"kind": "built-in", "parameters": dict(identity)}}
@@ -78,6 +84,7 @@ def from_json(
     content: Mapping[str, Any],
     task: str | AbstractEnvironment | HostEnvironment | None = None,
     model: ModelLike | None = None,
+    optimizer: str | Optimizer | None = None,
 ) -> TrainConfig:
     """The configuration that `to_json` wrote.
 
@@ -85,14 +92,17 @@ def from_json(
         content: plain JSON.
         task: the task again, where it is one of the user's own: `FILE.py:NAME` or an environment.
         model: the model again, where it is of the user's own: `FILE.py:NAME` or an object.
+        optimizer: the optimiser again, where there is one of the user's own: `FILE.py:NAME` or an object.
 
     Raises:
-        UsageError: a field is missing, unknown or of the wrong type; the task or the model is missing or another one.
+        UsageError: a field is missing, unknown or of the wrong type; the task, the model or the optimiser is missing
+            or another one.
     """
     check_stored(content)
     values = {name: value for name, value in content.items() if name not in _BESIDE_FIELDS}
     values["task"] = _task_again(content, task)
     values["model"] = _model_again(content, model)
+    values["optimizer"] = _optimizer_again(content, optimizer)
     config = TrainConfig(**values)
     # A preset may mean something else in another version: what the run was started with counts.
     stored, method = content["settings"], find_method(config.model)
@@ -213,6 +223,26 @@ def _same_object(content: Mapping[str, Any], model: ModelLike) -> ModelLike:
             "its code or a parameter has changed"
         )
     return model
+
+
+def _optimizer_again(content: Mapping[str, Any], optimizer: str | Optimizer | None) -> str | Optimizer | None:
+    """The optimiser of a stored configuration: none, or the one given, once it is known to be the same."""
+    name = content["optimizer"]
+    if name is None:
+        if optimizer is not None:
+            raise UsageError("optimizer: the run has the built-in optimisers, none must be given")
+        return None
+    if optimizer is None:
+        raise UsageError(
+            f"optimizer: the run has {name}, an optimiser of your own, which is not stored in it; "
+            "give it again: --optimizer FILE.py:NAME, or load(path, optimizer=...)"
+        )
+    given, thing = load_optimizer(optimizer)
+    if digest(thing) != content["optimizer_source"].get("digest"):
+        raise UsageError(
+            f"optimizer: {given} is not what the run was started with, {name}: its code or a parameter has changed"
+        )
+    return optimizer
 
 
 def _shown(model: ModelLike) -> str:

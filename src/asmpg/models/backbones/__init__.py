@@ -1,5 +1,7 @@
 """Sequence architectures. A new one is one class and one line in `BACKBONES`."""
 
+import functools
+import inspect
 from collections.abc import Callable
 
 from ...core.checks import check, check_choice, Dropout
@@ -69,3 +71,27 @@ def create_backbone(
     if not isinstance(made, AbstractBackbone):
         raise UsageError(f"backbone: must be an AbstractBackbone, got a {type(made).__name__}")
     return made
+
+
+def with_sizes(
+    backbone: str | AbstractBackbone | CreateBackbone, **sizes: int
+) -> str | AbstractBackbone | CreateBackbone:
+    """The same, or what makes it with other sizes than its standard.
+
+    Args:
+        backbone: as for `create_backbone`.
+        **sizes: `width`, `num_layers`; none for the standard.
+
+    Raises:
+        UsageError: it has no such size that could be chosen.
+    """
+    if not sizes:
+        return backbone
+    create = BACKBONES[backbone].create if isinstance(backbone, str) else backbone
+    known = () if isinstance(create, AbstractBackbone) else inspect.signature(create).parameters
+    for name in sizes:
+        if name not in known:
+            label = getattr(create, "__qualname__", type(create).__name__).removesuffix(".create")
+            raise UsageError(f"{name}: the backbone {label} has one of its own, which cannot be chosen")
+    assert not isinstance(create, AbstractBackbone)
+    return functools.partial(create, **sizes)

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from ...core.linear import Linear
 from ...core.types import PRNGKey, UsageError
-from .base import AbstractBackbone, dropout, LayerNorm
+from .base import AbstractBackbone, dropout, LayerNorm, num_heads_of
 
 
 class Block(eqx.Module):
@@ -194,22 +194,24 @@ class Transformer(AbstractBackbone):
         *,
         dropout: float = 0.0,
         positions: Literal["learned", "rotary"] = "learned",
+        width: int = 72,
+        num_layers: int = 2,
         key: PRNGKey,
     ) -> "Transformer":
-        """The sizes of the class, for sequences of up to `horizon` elements.
+        """Blocks with heads of 24 features or more, for sequences of up to `horizon` elements.
 
         Raises:
             UsageError: positions other than these two.
         """
         if positions not in ("learned", "rotary"):
             raise UsageError(f"positions: {positions!r} is not one of learned, rotary")
-        width, num_heads, num_blocks = 72, 3, 2
-        position_key, embed_key, *keys = jax.random.split(key, 2 + num_blocks)
+        num_heads = num_heads_of(width)
+        position_key, embed_key, *keys = jax.random.split(key, 2 + num_layers)
         learned = 0.02 * jax.random.normal(position_key, (horizon, width)) if positions == "learned" else None
         return cls(
             positions=learned,
             embed=Linear(input_size, width, key=embed_key),
-            blocks=tuple(Block(width, num_heads, num_blocks, key=block_key) for block_key in keys),
+            blocks=tuple(Block(width, num_heads, num_layers, key=block_key) for block_key in keys),
             final_norm=LayerNorm(width),
             horizon=horizon,
             dropout_rate=dropout,

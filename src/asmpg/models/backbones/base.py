@@ -45,7 +45,7 @@ class AbstractBackbone(eqx.Module):
     def create(
         cls, input_size: int, horizon: int, *, dropout: float = 0.0, key: PRNGKey
     ) -> "AbstractBackbone":
-        """The backbone at its standard size (Appendix E.1).
+        """The backbone at its standard size (Appendix E.1), or at another where it takes `width` and `num_layers` too.
 
         Args:
             input_size: size of a sequence element.
@@ -89,6 +89,11 @@ class AbstractBackbone(eqx.Module):
             xs: the whole sequence.
             key: for dropout; without one there is none.
         """
+
+
+def num_heads_of(width: int) -> int:
+    """How many heads of equal size a width has: as many as leave each an even number of features, at least 24."""
+    return max(n for n in range(1, max(width // 24, 1) + 1) if n == 1 or width % (2 * n) == 0)
 
 
 class LayerNorm(eqx.Module):

@@ -10,11 +10,10 @@ from jaxtyping import Array, Float
 
 from ...core.linear import Linear
 from ...core.types import PRNGKey
-from .base import LayerNorm
-from .residual import AbstractMixer, AbstractResidual, Block, stack, WIDTH
+from .base import LayerNorm, num_heads_of
+from .residual import AbstractMixer, AbstractResidual, Block, stack
 
 
-NUM_HEADS = 3
 CHUNK_SIZE = 16
 
 
@@ -133,10 +132,11 @@ class GatedDeltaMixer(AbstractMixer):
         """
         keys = jax.random.split(key, 3)
         self.query_key_value_gate = Linear(width, 4 * width, key=keys[0])
-        memory = horizon ** (jnp.arange(1, NUM_HEADS + 1) / NUM_HEADS)
-        strength = jnp.minimum(0.5, width / NUM_HEADS / memory)
-        rates = Linear(width, 2 * NUM_HEADS, key=keys[1], scale=0.1 * width**-0.5)
-        bias = jnp.concatenate([jnp.log(strength) - jnp.log1p(-strength), jnp.zeros(NUM_HEADS)])
+        num_heads = num_heads_of(width)
+        memory = horizon ** (jnp.arange(1, num_heads + 1) / num_heads)
+        strength = jnp.minimum(0.5, width / num_heads / memory)
+        rates = Linear(width, 2 * num_heads, key=keys[1], scale=0.1 * width**-0.5)
+        bias = jnp.concatenate([jnp.log(strength) - jnp.log1p(-strength), jnp.zeros(num_heads)])
         self.rates = eqx.tree_at(lambda linear: linear.bias, rates, bias)
         self.log_rate = -jnp.log(memory * math.log(2.0))
         self.output = Linear(width, width, key=keys[2])
@@ -144,7 +144,7 @@ class GatedDeltaMixer(AbstractMixer):
     def _reads(self, x: Array) -> tuple[Reads, Array]:
         """What every head does [..., heads, size], and the output gate [..., width]."""
         *projected, gate = jnp.split(self.query_key_value_gate(x), 4, axis=-1)
-        queries, keys, values = (p.reshape(*p.shape[:-1], NUM_HEADS, -1) for p in projected)
+        queries, keys, values = (p.reshape(*p.shape[:-1], *self.log_rate.shape, -1) for p in projected)
         strengths, rates = jnp.split(self.rates(x), 2, axis=-1)
         log_decays = -jnp.exp(self.log_rate) * jax.nn.softplus(rates)
         queries, keys = _unit(jax.nn.silu(queries)), _unit(jax.nn.silu(keys))
@@ -155,8 +155,9 @@ class GatedDeltaMixer(AbstractMixer):
 
     def init(self) -> Float[Array, "heads value key"]:
         """Empty memories."""
-        size = self.output.weight.shape[0] // NUM_HEADS
-        return jnp.zeros((NUM_HEADS, size, size))
+        num_heads = self.log_rate.shape[0]
+        size = self.output.weight.shape[0] // num_heads
+        return jnp.zeros((num_heads, size, size))
 
     def step(
         self, carry: Float[Array, "heads value key"], x: Float[Array, " width"]
@@ -187,6 +188,15 @@ class GatedDelta(AbstractResidual):
     dropout_rate: float = eqx.field(static=True, default=0.0)
 
     @classmethod
-    def create(cls, input_size: int, horizon: int, *, dropout: float = 0.0, key: PRNGKey) -> "GatedDelta":
-        """The sizes of the class; the heads remember up to the horizon."""
-        return cls(*stack(input_size, lambda key: GatedDeltaMixer(WIDTH, horizon, key=key), key=key), dropout)
+    def create(
+        cls,
+        input_size: int,
+        horizon: int,
+        *,
+        dropout: float = 0.0,
+        width: int = 72,
+        num_layers: int = 2,
+        key: PRNGKey,
+    ) -> "GatedDelta":
+        """Heads of 24 features or more, which remember up to the horizon."""
+        return cls(*stack(GatedDeltaMixer, input_size, width, num_layers, horizon, key=key), dropout)

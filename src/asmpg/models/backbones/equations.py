@@ -43,15 +43,22 @@ class SimpleRNN(AbstractBackbone):
         return self.w_x.shape[0] if self.w_o is None else self.w_o.shape[0]
 
     @classmethod
-    def create(cls, input_size: int, horizon: int, *, dropout: float = 0.0, key: PRNGKey) -> "SimpleRNN":
-        """64 tanh units, uniform recurrent weights in +-1/sqrt(64); what decodes the output is the W_o."""
+    def create(
+        cls,
+        input_size: int,
+        horizon: int,
+        *,
+        dropout: float = 0.0,
+        width: int = 64,
+        key: PRNGKey,
+    ) -> "SimpleRNN":
+        """Tanh units, uniform recurrent weights in +-1/sqrt(width); what decodes the output is the W_o."""
         recurrent_key, input_key = jax.random.split(key)
-        size = 64
-        bound = size**-0.5
+        bound = width**-0.5
         return cls(
-            w_x=jax.random.uniform(recurrent_key, (size, size), minval=-bound, maxval=bound),
-            w_a=input_size**-0.5 * jax.random.normal(input_key, (size, input_size)),
-            bias=jnp.zeros(size),
+            w_x=jax.random.uniform(recurrent_key, (width, width), minval=-bound, maxval=bound),
+            w_a=input_size**-0.5 * jax.random.normal(input_key, (width, input_size)),
+            bias=jnp.zeros(width),
         )
 
     def init(self) -> Float[Array, " hidden"]:
@@ -114,11 +121,18 @@ class SelfAttention(AbstractBackbone):
         return self.w_v.shape[0]
 
     @classmethod
-    def create(cls, input_size: int, horizon: int, *, dropout: float = 0.0, key: PRNGKey) -> "SelfAttention":
-        """Width 72; the initial W_q is 1/sqrt(72) of the usual one, so that scores start with variance 1."""
-        size = 72
-        weights = input_size**-0.5 * jax.random.normal(key, (3, size, input_size))
-        return cls(size**-0.5 * weights[0], weights[1], weights[2], horizon)
+    def create(
+        cls,
+        input_size: int,
+        horizon: int,
+        *,
+        dropout: float = 0.0,
+        width: int = 72,
+        key: PRNGKey,
+    ) -> "SelfAttention":
+        """The initial W_q is 1/sqrt(width) of the usual one, so that scores start with variance 1."""
+        weights = input_size**-0.5 * jax.random.normal(key, (3, width, input_size))
+        return cls(width**-0.5 * weights[0], weights[1], weights[2], horizon)
 
     def init(self) -> tuple[Float[Array, "horizon score"], Float[Array, "horizon output"], Int[Array, ""]]:
         """Room for the keys and values of the whole horizon, and the position of the next element."""

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from ...core.linear import Linear, multiply
 from ...core.types import PRNGKey
-from .recurrent import AbstractRecurrent, chrono_bias, shift, transpose
+from .recurrent import AbstractRecurrent, chrono_bias, shift, stack, transpose
 
 
 def gru_gates(projected: Float[Array, " gates"], recurrent: Float[Array, " gates"]) -> tuple[Array, ...]:
@@ -122,9 +122,15 @@ class GRU(AbstractRecurrent):
     least_batch: ClassVar[int] = 4
 
     @classmethod
-    def create(cls, input_size: int, horizon: int, *, dropout: float = 0.0, key: PRNGKey) -> "GRU":
-        """Cells of 64 and 64 units, chrono-initialised for the horizon."""
-        keys = jax.random.split(key)
-        return cls(
-            (GRUCell(input_size, 64, horizon, key=keys[0]), GRUCell(64, 64, horizon, key=keys[1])), dropout
-        )
+    def create(
+        cls,
+        input_size: int,
+        horizon: int,
+        *,
+        dropout: float = 0.0,
+        width: int = 64,
+        num_layers: int = 2,
+        key: PRNGKey,
+    ) -> "GRU":
+        """Layers of `width` units, chrono-initialised for the horizon."""
+        return cls(stack(GRUCell, input_size, width, num_layers, horizon, key=key), dropout)

@@ -9,7 +9,7 @@ from ...core.linear import Linear
 from ...core.types import PRNGKey
 from .base import LayerNorm
 from .recurrent import chrono_bias
-from .residual import AbstractMixer, AbstractResidual, Block, GatedLinear, stack, WIDTH
+from .residual import AbstractMixer, AbstractResidual, Block, GatedLinear, stack
 
 
 # Real numbers as (x,), complex ones as (real, imaginary): parameters, optimiser and files hold real numbers only.
@@ -134,8 +134,17 @@ class MinGRU(AbstractResidual):
     dropout_rate: float = eqx.field(static=True, default=0.0)
 
     @classmethod
-    def create(cls, input_size: int, horizon: int, *, dropout: float = 0.0, key: PRNGKey) -> "MinGRU":
-        """The sizes of the class, chrono-initialised for the horizon."""
+    def create(
+        cls,
+        input_size: int,
+        horizon: int,
+        *,
+        dropout: float = 0.0,
+        width: int = 72,
+        num_layers: int = 2,
+        key: PRNGKey,
+    ) -> "MinGRU":
+        """Chrono-initialised for the horizon; 128 units for a width of 72."""
         return cls(
-            *stack(input_size, lambda key: MinGRUMixer(WIDTH, 128, horizon, key=key), key=key), dropout
+            *stack(MinGRUMixer, input_size, width, num_layers, 16 * width // 9, horizon, key=key), dropout
         )

@@ -1,5 +1,6 @@
 """Recurrent backbones: the stacked tanh RNN and the LSTM of Appendix E.1."""
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -267,6 +268,14 @@ class AbstractRecurrent(AbstractBackbone):
         return xs
 
 
+def stack(
+    make_cell: Callable[..., Any], input_size: int, width: int, num_layers: int, *args: int, key: PRNGKey
+) -> tuple[Any, ...]:
+    """Cells of one width on top of each other."""
+    keys = jax.random.split(key, num_layers)
+    return tuple(make_cell(width if i else input_size, width, *args, key=k) for i, k in enumerate(keys))
+
+
 class RNN(AbstractRecurrent):
     """Two layers of 64 tanh units (Appendix E.1)."""
 
@@ -274,10 +283,18 @@ class RNN(AbstractRecurrent):
     dropout_rate: float = eqx.field(static=True, default=0.0)
 
     @classmethod
-    def create(cls, input_size: int, horizon: int, *, dropout: float = 0.0, key: PRNGKey) -> "RNN":
-        """Cells of 64 and 64 units."""
-        keys = jax.random.split(key)
-        return cls((RNNCell(input_size, 64, key=keys[0]), RNNCell(64, 64, key=keys[1])), dropout)
+    def create(
+        cls,
+        input_size: int,
+        horizon: int,
+        *,
+        dropout: float = 0.0,
+        width: int = 64,
+        num_layers: int = 2,
+        key: PRNGKey,
+    ) -> "RNN":
+        """Layers of `width` units."""
+        return cls(stack(RNNCell, input_size, width, num_layers, key=key), dropout)
 
 
 class LSTM(AbstractRecurrent):
@@ -288,8 +305,15 @@ class LSTM(AbstractRecurrent):
     least_batch: ClassVar[int] = 4
 
     @classmethod
-    def create(cls, input_size: int, horizon: int, *, dropout: float = 0.0, key: PRNGKey) -> "LSTM":
-        """Cells of 64 and 64 units, chrono-initialised for the horizon."""
-        keys = jax.random.split(key)
-        cells = (LSTMCell(input_size, 64, horizon, key=keys[0]), LSTMCell(64, 64, horizon, key=keys[1]))
-        return cls(cells, dropout)
+    def create(
+        cls,
+        input_size: int,
+        horizon: int,
+        *,
+        dropout: float = 0.0,
+        width: int = 64,
+        num_layers: int = 2,
+        key: PRNGKey,
+    ) -> "LSTM":
+        """Layers of `width` cells, chrono-initialised for the horizon."""
+        return cls(stack(LSTMCell, input_size, width, num_layers, horizon, key=key), dropout)

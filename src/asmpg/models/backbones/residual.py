@@ -14,10 +14,6 @@ from ...core.types import PRNGKey
 from .base import AbstractBackbone, dropout, LayerNorm
 
 
-WIDTH = 72
-NUM_BLOCKS = 2
-
-
 class AbstractMixer(eqx.Module):
     """Mixes a sequence causally over time; `unroll` is `step` over a whole sequence."""
 
@@ -57,12 +53,17 @@ class Block(eqx.Module):
 
 
 def stack(
-    input_size: int, make_mixer: Callable[[PRNGKey], AbstractMixer], *, key: PRNGKey
+    make_mixer: Callable[..., AbstractMixer],
+    input_size: int,
+    width: int,
+    num_layers: int,
+    *args: int,
+    key: PRNGKey,
 ) -> tuple[Linear, tuple[Block, ...], LayerNorm]:
-    """Embedding, blocks and last norm of the standard size, around mixers of that width."""
-    embed_key, *keys = jax.random.split(key, 1 + NUM_BLOCKS)
-    blocks = tuple(Block(LayerNorm(WIDTH), make_mixer(mixer_key)) for mixer_key in keys)
-    return Linear(input_size, WIDTH, key=embed_key), blocks, LayerNorm(WIDTH)
+    """Embedding, blocks around `make_mixer(width, *args, key=key)`, and last norm."""
+    embed_key, *keys = jax.random.split(key, 1 + num_layers)
+    blocks = tuple(Block(LayerNorm(width), make_mixer(width, *args, key=one)) for one in keys)
+    return Linear(input_size, width, key=embed_key), blocks, LayerNorm(width)
 
 
 class AbstractResidual(AbstractBackbone):

@@ -14,7 +14,7 @@ from ...core.linear import Linear
 from ...core.types import PRNGKey
 from .base import LayerNorm
 from .linear_recurrence import add, linear_recurrence, Numbers, product
-from .residual import AbstractMixer, AbstractResidual, Block, GatedLinear, stack, WIDTH
+from .residual import AbstractMixer, AbstractResidual, Block, GatedLinear, stack
 
 
 STATE_SIZE = 64  # complex numbers in a layer's state
@@ -183,9 +183,18 @@ class LRU(AbstractResidual):
     least_batch: ClassVar[int] = 2
 
     @classmethod
-    def create(cls, input_size: int, horizon: int, *, dropout: float = 0.0, key: PRNGKey) -> "LRU":
-        """The sizes of the class; the eigenvalues remember up to the horizon."""
-        return cls(*stack(input_size, lambda key: LRUMixer(WIDTH, horizon, key=key), key=key), dropout)
+    def create(
+        cls,
+        input_size: int,
+        horizon: int,
+        *,
+        dropout: float = 0.0,
+        width: int = 72,
+        num_layers: int = 2,
+        key: PRNGKey,
+    ) -> "LRU":
+        """The eigenvalues remember up to the horizon."""
+        return cls(*stack(LRUMixer, input_size, width, num_layers, horizon, key=key), dropout)
 
 
 class S5(AbstractResidual):
@@ -198,6 +207,15 @@ class S5(AbstractResidual):
     least_batch: ClassVar[int] = 2
 
     @classmethod
-    def create(cls, input_size: int, horizon: int, *, dropout: float = 0.0, key: PRNGKey) -> "S5":
-        """The sizes of the class; the time steps are chosen for the horizon."""
-        return cls(*stack(input_size, lambda key: S5Mixer(WIDTH, horizon, key=key), key=key), dropout)
+    def create(
+        cls,
+        input_size: int,
+        horizon: int,
+        *,
+        dropout: float = 0.0,
+        width: int = 72,
+        num_layers: int = 2,
+        key: PRNGKey,
+    ) -> "S5":
+        """The time steps are chosen for the horizon."""
+        return cls(*stack(S5Mixer, input_size, width, num_layers, horizon, key=key), dropout)

@@ -19,6 +19,7 @@ from ..callbacks import Callback
 from ..choice import AUTO, choose_model
 from ..config import TrainConfig
 from ..methods import ModelLike
+from ..own import Optimizer
 from ..stored_config import to_json
 from . import folder as files
 from . import plots
@@ -72,6 +73,7 @@ def resume(
     steps: int | None = None,
     task: str | AbstractEnvironment | HostEnvironment | None = None,
     model: ModelLike | None = None,
+    optimizer: str | Optimizer | None = None,
     progress: bool | ProgressCallback = False,
     callbacks: Sequence[Callback] = (),
 ) -> Result:
@@ -82,6 +84,7 @@ def resume(
         steps: environment steps in all, to extend a run.
         task: the task again, where it is one of the user's own: `FILE.py:NAME` or an environment.
         model: the model or learner again, where it is of the user's own: `FILE.py:NAME` or an object.
+        optimizer: the optimiser again, where there is one of the user's own.
         progress: as for `train`.
         callbacks: as for `train`.
 
@@ -90,7 +93,8 @@ def resume(
         StorageError: the disk refused in the middle of the run.
     """
     with reporting(progress) as report:
-        return take_up(path, report, steps=steps, task=task, model=model, callbacks=callbacks)
+        own = {"task": task, "model": model, "optimizer": optimizer}
+        return take_up(path, report, steps=steps, **own, callbacks=callbacks)
 
 
 def load(
@@ -98,6 +102,7 @@ def load(
     *,
     task: str | AbstractEnvironment | HostEnvironment | None = None,
     model: ModelLike | None = None,
+    optimizer: str | Optimizer | None = None,
 ) -> Result:
     """Reads a run folder, as of its last whole checkpoint. Executes nothing that is stored in it.
 
@@ -105,15 +110,16 @@ def load(
         path: the run folder.
         task: the task again, where it is one of the user's own: `FILE.py:NAME` or an environment.
         model: the model or learner again, where it is of the user's own: `FILE.py:NAME` or an object.
+        optimizer: the optimiser again, where there is one of the user's own.
 
     Raises:
-        UsageError: this is not a run, it has no whole checkpoint, or its task or model is missing or another one.
+        UsageError: this is not a run, it has no whole checkpoint, or what is the user's own is missing or another.
     """
     folder = RunFolder(path)
     stored = read(folder)
     if not stored.checkpoints:
         raise UsageError(f"run: {path} has no checkpoint yet")
-    config = configuration(stored.content, folder, task, model)
+    config = configuration(stored.content, folder, task, model, optimizer)
     # A run that is being written has more lines than its checkpoint.
     if not folder.read(files.METRICS).startswith(stored.checkpoints[0].records):
         folder.warn(f"{files.METRICS} was cut off or edited; the checkpoint's copy of it is taken")
@@ -179,6 +185,7 @@ def take_up(
     steps: int | None = None,
     task: str | AbstractEnvironment | HostEnvironment | None = None,
     model: ModelLike | None = None,
+    optimizer: str | Optimizer | None = None,
     stop: Callable[[], bool] = lambda: False,
     callbacks: Sequence[Callback] = (),
 ) -> Result:
@@ -188,7 +195,7 @@ def take_up(
         raise UsageError(f"resume: {folder.refusal()}")
     with folder.writing():
         stored = read(folder)
-        config = configuration(stored.content, folder, task, model)
+        config = configuration(stored.content, folder, task, model, optimizer)
         if steps is not None:
             check_integer("steps", steps, 1)
             config = dataclasses.replace(config, steps=steps).checked()

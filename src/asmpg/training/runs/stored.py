@@ -10,6 +10,7 @@ from ...tasks.environment import AbstractEnvironment
 from ...tasks.host import HostEnvironment
 from ..config import TrainConfig
 from ..methods import ModelLike
+from ..own import Optimizer
 from ..stored_config import check_stored, from_json
 from . import folder as files
 from .checkpoint import Checkpoint
@@ -75,13 +76,14 @@ def configuration(
     folder: RunFolder,
     task: str | AbstractEnvironment | HostEnvironment | None,
     model: ModelLike | None,
+    optimizer: str | Optimizer | None,
 ) -> TrainConfig:
     """The configuration of a stored run, checked like any other."""
     try:
         check_stored(content)
     except UsageError as error:
         raise UsageError(f"run: {folder.path}: {error}") from error
-    config = dataclasses.replace(from_json(content, task, model), out=str(folder.path))
+    config = dataclasses.replace(from_json(content, task, model, optimizer), out=str(folder.path))
     try:
         return config.checked()
     except UsageError as error:
