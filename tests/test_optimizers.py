@@ -1,6 +1,7 @@
 """An optimiser and network sizes of the user's own."""
 
 import functools
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -38,9 +39,13 @@ def from_settings(settings, part):
 """
 
 
-def config(model="one-step", steps=20, **fields) -> TrainConfig:
+def config(model: Any = "one-step", steps: int = 20, **fields: Any) -> TrainConfig:
     overrides = fields.pop("overrides", {}) | SIZES.get(model if isinstance(model, str) else "", SMALL)
     return TrainConfig(ENV, model=model, steps=steps, chunk_steps=8, overrides=overrides, **fields)
+
+
+def learner(config: TrainConfig) -> Any:
+    return config.learner()
 
 
 def as_built_in(settings, part):
@@ -70,10 +75,10 @@ def test_every_network_of_a_method_has_it(model, networks):
         seen.add(part)
         return optax.sgd(0.1)
 
-    learner = config(model, optimizer=own).learner()
+    made = learner(config(model, optimizer=own))
     seen.clear()
     state = jax.eval_shape(
-        lambda: arrays(learner.init(Normaliser.unknown(1), key=jax.random.key(0))).policy_optimiser
+        lambda: arrays(made.init(Normaliser.unknown(1), key=jax.random.key(0))).policy_optimiser
     )
     assert seen == networks and not jax.tree.leaves(state)  # plain descent has no state, Adam has
 
@@ -108,7 +113,6 @@ def test_no_optimiser_is_asked_for_where_there_is_none():
 @pytest.mark.parametrize(
     ("optimizer", "message"),
     [
-        (3, r"^optimizer: must be an optax.GradientTransformation or a function .*, got a int$"),
         ("adam", r"^optimizer: 'adam' must be FILE.py:NAME"),
         (lambda a, b, c: optax.sgd(0.1), r"^optimizer: must be an optax"),
         (lambda settings: settings, r"^optimizer: <lambda> gives a Settings, not an optax.Gradient"),
@@ -125,10 +129,10 @@ def test_what_is_no_optimiser_is_said_on_one_line_before_anything_is_written(opt
 def test_the_rates_of_an_own_optimiser_may_be_traced(tmp_path):
     """Several settings share a program, in which rates are arrays."""
     (tmp_path / "own.py").write_text(OWN)
-    learner = config(optimizer=f"{tmp_path / 'own.py'}:from_settings").learner()
+    made = learner(config(optimizer=f"{tmp_path / 'own.py'}:from_settings"))
     state = jax.eval_shape(
         lambda rate: arrays(
-            eqx.tree_at(lambda one: one.settings.policy_learning_rate, learner, rate).init(
+            eqx.tree_at(lambda one: one.settings.policy_learning_rate, made, rate).init(
                 Normaliser.unknown(1), key=jax.random.key(0)
             )
         ),
@@ -145,18 +149,18 @@ def widths(layers) -> list[tuple[int, ...]]:
 
 
 def test_sizes_are_those_of_the_settings():
-    state = config("one-step", overrides=WIDE | {"model_width": 5, "num_model_layers": 1}).learner()
-    state = state.init(Normaliser.unknown(1), key=jax.random.key(0))
+    state = config("one-step", overrides=WIDE | {"model_width": 5, "num_model_layers": 1})
+    state = learner(state).init(Normaliser.unknown(1), key=jax.random.key(0))
     assert widths(state.policy.layers) == [(2, 12), (12, 12), (12, 12), (12, 2)]
     assert widths(state.model.layers) == [(3, 5), (5, 1)]
-    sac = config("sac", overrides=WIDE | {"critic_width": 7, "num_critic_layers": 1}).learner()
+    sac = learner(config("sac", overrides=WIDE | {"critic_width": 7, "num_critic_layers": 1}))
     state = sac.init(Normaliser.unknown(1), key=jax.random.key(0))
     assert widths(state.critics[0].layers) == [(3, 7), (7, 1)] and len(state.policy.layers) == 4
-    odt = config("odt", overrides={"policy_width": 48, "num_policy_layers": 1}).learner()
+    odt = learner(config("odt", overrides={"policy_width": 48, "num_policy_layers": 1}))
     backbone = odt.init(Normaliser.unknown(1), key=jax.random.key(0)).policy.backbone
     assert (backbone.output_size, len(backbone.blocks)) == (48, 1)
     overrides = {"model_width": 6, "num_model_layers": 3, "decoder_width": 9}
-    model = config("history-lstm", overrides=overrides).learner().make_model(key=jax.random.key(0))
+    model = learner(config("history-lstm", overrides=overrides)).make_model(key=jax.random.key(0))
     assert (model.backbone.output_size, len(model.backbone.cells)) == (6, 3)
     assert model.decoder.hidden.weight.shape == (6, 9)
 
@@ -166,7 +170,7 @@ def test_sizes_are_those_of_the_settings():
 )
 def test_the_standard_sizes_given_are_those_that_are_not(model, standard):
     given = {"model_width": standard[0], "num_model_layers": standard[1], "decoder_width": 64}
-    make = [config(model, overrides=sizes).learner().make_model for sizes in ({}, given)]
+    make = [learner(config(model, overrides=sizes)).make_model for sizes in ({}, given)]
     one, other = (arrays(make_model(key=jax.random.key(1))) for make_model in make)
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
@@ -199,5 +203,5 @@ def test_sizes_that_mean_nothing_are_refused():
 
 def test_a_backbone_of_ones_own_may_take_sizes():
     make = functools.partial(BACKBONES["gru"].create, num_layers=1)
-    learner = config(make, overrides={"model_width": 10}).learner()
-    assert learner.make_model(key=jax.random.key(0)).backbone.output_size == 10
+    made = learner(config(make, overrides={"model_width": 10}))
+    assert made.make_model(key=jax.random.key(0)).backbone.output_size == 10

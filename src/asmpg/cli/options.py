@@ -162,6 +162,9 @@ _TASK = Shown(
 )
 _OWN_TASK = Shown("the task again, where it is one of your own", metavar="FILE.py:NAME", names="path")
 _OWN_MODEL = Shown("the model again, where it is one of your own", metavar="FILE.py:NAME", names="path")
+_OWN_OPTIMIZER = Shown(
+    "the optimiser again, where it is one of your own", metavar="FILE.py:NAME", names="path"
+)
 _WORKERS = "one a GPU, or one a core"
 _SCALE = Shown(
     "smoke (seconds), cpu (reduced, minutes to hours) or paper (the paper's own numbers, for an accelerator)",
@@ -226,6 +229,12 @@ class Train:
         Literal["float32", "float64", "bfloat16-matmul"] | None,
         Shown("of all numbers, or of the factors of matrix products alone", "float32", common=False),
     ] = None
+    optimizer: Annotated[
+        str | None,
+        _of_config(
+            "optimizer", "Adam, as the settings say", common=False, names="path", metavar="FILE.py:NAME"
+        ),
+    ] = None
     task_file: Annotated[
         str | None,
         Shown("the same as TASK", metavar="TASK", flag="task", common=False, names="task"),
@@ -240,6 +249,7 @@ class Evaluate:
     run: Annotated[str, _RUN]
     task: Annotated[str | None, _OWN_TASK] = None
     model: Annotated[str | None, _OWN_MODEL] = None
+    optimizer: Annotated[str | None, _OWN_OPTIMIZER] = None
     json: Annotated[bool, _JSON] = False
 
 
@@ -420,6 +430,7 @@ class Export:
     out: Annotated[str | None, Shown("the file", "RUN/policy.FORMAT", "FILE", names="path")] = None
     task: Annotated[str | None, _OWN_TASK] = None
     model: Annotated[str | None, _OWN_MODEL] = None
+    optimizer: Annotated[str | None, _OWN_OPTIMIZER] = None
     json: Annotated[bool, _JSON] = False
 
 
