@@ -67,7 +67,6 @@ if TYPE_CHECKING:
     from .tasks.optimum import random_return as random_return
     from .tasks.optimum import score as score
     from .tasks.simulator import AbstractSimulator as AbstractSimulator
-    from .tasks.simulator import from_simulator as from_simulator
     from .training.callbacks import Callback as Callback
     from .training.callbacks import CSVLog as CSVLog
     from .training.callbacks import TensorBoard as TensorBoard
@@ -136,7 +135,7 @@ _MODULES = {
     ),
     "tasks.gymnasium": ("from_gymnasium",),
     "tasks.host": ("HostEnvironment",),
-    "tasks.simulator": ("AbstractSimulator", "from_simulator"),
+    "tasks.simulator": ("AbstractSimulator",),
     "learners.base": ("AbstractLearner", "Explorer"),
     "core.types": ("Trajectory", "UsageError"),
 }
@@ -195,7 +194,6 @@ __all__ = [
     "fit",
     "from_gymnasium",
     "from_ode",
-    "from_simulator",
     "gradient_norm_profile",
     "growth_fit",
     "improvement_interval",

@@ -19,8 +19,8 @@ from ..models.files import is_backbone, split_family
 from ..models.normalisation import Normaliser, with_normaliser
 from ..tasks import files as task_files
 from ..tasks.environment import AbstractEnvironment, uniform_actions
-from ..tasks.host import inside
 from ..tasks.validation import check_horizon, validate
+from ..tasks.world import inside
 from ..training.config import TrainConfig
 from ..training.methods import MODELS
 from ..training.runs import load, Result

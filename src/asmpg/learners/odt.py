@@ -14,9 +14,9 @@ from ..core.checks import about, Count, MAX_HORIZON, NotNegative, Number
 from ..core.loops import loop
 from ..core.types import global_norm, Metrics, PRNGKey, Scalar, Trajectory
 from ..models.normalisation import Normaliser, spread, with_normaliser
-from ..tasks.host import inside
 from ..tasks.optimum import optimal, random_return
 from ..tasks.spec import Spec
+from ..tasks.world import inside
 from .base import AbstractLearner
 from .odt_policy import DecisionTransformerPolicy, imitation_loss, returns_to_go, sub_sequence, Window
 from .optimisation import apply_gradient, mean_gradient, optimiser, OwnOptimiser, UpdateStatistics

@@ -10,12 +10,11 @@ from ..core import user_code as user_files
 from ..core.types import one_line, UsageError
 from .environment import AbstractEnvironment
 from .gymnasium import from_gymnasium
-from .host import HostEnvironment, inside
+from .world import inside, World
 
 
 _DEFAULT_HORIZON = 100
 # By file, its content, name and horizon: the same task is the same object, so that what was compiled is found again.
-World = AbstractEnvironment | HostEnvironment
 _loaded: dict[tuple[tuple[str, str, str], int | None], World] = {}
 # What stands before the id of a Gymnasium environment.
 GYMNASIUM = "gymnasium:"
@@ -102,7 +101,7 @@ def build(task: str, definition: Any, horizon: int | None) -> World:
             )
         env = _call(task, definition, horizon)
     if not isinstance(env, World):
-        wanted = "not an asmpg.AbstractEnvironment or asmpg.HostEnvironment"
+        wanted = "not an asmpg.AbstractEnvironment, AbstractSimulator or HostEnvironment"
         raise UsageError(f"task: {task} gives a {type(env).__name__}, {wanted}")
     if horizon is not None and env.horizon != horizon:
         raise UsageError(f"horizon: {task} has the horizon {env.horizon}, got {horizon}")

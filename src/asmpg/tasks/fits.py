@@ -21,6 +21,11 @@ _METHODS = ("initial_state", "transition", "reward", "terminal_reward")
 
 def check_env(function: str, env: Any) -> None:
     """Raises a UsageError unless this is a task: an environment with all its methods."""
+    if hasattr(env, "observation_size") and not isinstance(env, type):
+        raise UsageError(
+            f"{function}: {env.name} is a simulator, and this needs a task, an asmpg.AbstractEnvironment: of a "
+            "simulator no optimum and no derivatives are known"
+        )
     if isinstance(env, type) or not all(callable(getattr(env, name, None)) for name in _METHODS):
         kind = f"the class {env.__name__}" if isinstance(env, type) else f"a {type(env).__name__}"
         raise UsageError(f"{function}: env: must be an asmpg.AbstractEnvironment, got {kind}")

@@ -11,8 +11,6 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ..core.types import one_line, Trajectory, UsageError, vector_text
-from .environment import AbstractEnvironment
-from .spec import Spec
 
 
 # Seeds of the evaluation episodes begin here; those of training episodes are spread over 31 bits.
@@ -85,17 +83,6 @@ class HostEnvironment(abc.ABC):
 
     def identity(self) -> None:  # noqa: B027 (always so)
         """Nothing is kept on disk about a world of one's own."""
-
-
-def inside(env: Spec) -> AbstractEnvironment:
-    """A world that must be written in JAX.
-
-    Raises:
-        UsageError: it is not.
-    """
-    if isinstance(env, AbstractEnvironment):
-        return env
-    raise UsageError(f"task: {env.name} is outside JAX, and this needs a task written in JAX")
 
 
 def check_world(env: HostEnvironment) -> None:

@@ -1,35 +1,48 @@
 """Simulators in JAX that are more than a flat vector: any state, a part of it observed, noise, an early end."""
 
 import abc
-from collections.abc import Sequence
-from typing import Any, final
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
-from ..core.types import PRNGKey, Scalar, Step
-from .host import HostEnvironment
+from ..core.checks import check_integer, MAX_HORIZON
+from ..core.types import one_line, PRNGKey, Scalar, Step, Trajectory, UsageError
+from .environment import AbstractActor
 
 
 class AbstractSimulator(eqx.Module):
     """A simulator written in JAX whose state is any pytree. One unbatched copy; `jax.vmap` belongs to the caller.
 
-    Its reward is learned, since it may depend on what is not observed.
+    Training in it is one compiled program, as for a task. Its derivatives are never taken. Its reward is learned,
+    since it may depend on what is not observed, unless `known_reward` says what it is.
 
     Attributes:
         name: short name.
         horizon: number of actions in an episode.
         observation_size: number of components of what `observe` gives.
         action_size: number of action components, each in [-1, 1].
+        ends_early: whether an episode may end before the horizon. Networks then see one more component, `alive`: 1, and
+            0 once the episode has ended; the last observation stays and rewards are 0. Otherwise what `transition`
+            says of an end is not looked at.
+        fixed_start: whether every episode begins in the same state.
+        num_evaluations: episodes that a policy is evaluated on at each record, the same for all.
+        known_reward: a method `known_reward(observation, action, step)` that gives the reward of a step, where it
+            depends on what is observed alone; imagination then uses it and no reward is learned.
     """
 
     name: eqx.AbstractVar[str]
     horizon: eqx.AbstractVar[int]
     observation_size: eqx.AbstractVar[int]
     action_size: eqx.AbstractVar[int]
+    ends_early: ClassVar[bool] = True
+    fixed_start: ClassVar[bool] = False
+    num_evaluations: ClassVar[int] = 10
+    known_reward: ClassVar[Callable[..., Any] | None] = None
 
     @abc.abstractmethod
     def initial_state(self, *, key: PRNGKey) -> Any:
@@ -45,58 +58,113 @@ class AbstractSimulator(eqx.Module):
     ) -> tuple[Any, Scalar, Bool[Array, ""]]:
         """The next state, the reward, and whether the episode has ended there. The key is for noise."""
 
+    @property
+    def state_size(self) -> int:
+        """Components that networks see: the observation's and, where episodes end early, `alive`."""
+        return self.observation_size + bool(self.ends_early)
 
-def from_simulator(
-    simulator: AbstractSimulator, *, ends_early: bool = True, num_evaluations: int = 10
-) -> "SimulatorWorld":
-    """A simulator as a world to train in.
+    def identity(self) -> None:
+        """Nothing is kept on disk about a simulator."""
 
-    Its steps are compiled, for all copies at once; episodes are played step by step from Python, as in any world whose
-    derivatives are not known.
+
+def simulate(
+    simulator: AbstractSimulator, actor: AbstractActor, *, key: PRNGKey
+) -> tuple[Trajectory, Int[Array, ""]]:
+    """One episode.
 
     Args:
         simulator: the simulator.
-        ends_early: whether an episode may end before the horizon.
-        num_evaluations: episodes that a policy is evaluated on.
+        actor: who acts; its actions are clipped to [-1, 1].
+        key: for the initial state and the simulator's noise.
+
+    Returns:
+        What networks see of the episode, padded where it ended early, and how many steps it really had.
     """
-    world = SimulatorWorld(simulator)
-    world.ends_early, world.num_evaluations = ends_early, num_evaluations
-    return world
+    start_key, noise_key = jax.random.split(key)
+    start = simulator.initial_state(key=start_key)
+
+    def see(state: Any, alive: Array) -> Array:
+        observation = jnp.asarray(simulator.observe(state), float)
+        return jnp.append(observation, alive.astype(float)) if simulator.ends_early else observation
+
+    def body(carries: tuple[Any, ...], step: Array) -> tuple[Any, tuple[Array, ...]]:
+        state, seen, alive, own = carries
+        action = jnp.clip(jnp.where(alive, actor.act(own, seen, step), 0.0), -1.0, 1.0)
+        step_key = jax.random.fold_in(noise_key, step)
+        following, reward, ended = simulator.transition(state, action, step, key=step_key)
+        reward = jnp.where(alive, jnp.asarray(reward, float), 0.0)
+        own = actor.observe(own, seen, step, action, reward) if own is not None else None
+        following = jax.tree.map(_like, following, state)
+        if not simulator.ends_early:
+            return (following, see(following, alive), alive, own), (seen, action, reward, alive)
+        still = alive & ~jnp.asarray(ended, bool)
+        following = jax.tree.map(lambda new, old: jnp.where(alive, new, old), following, state)
+        return (following, see(following, still), still, own), (seen, action, reward, alive)
+
+    alive = jnp.asarray(True)
+    start = jax.tree.map(jnp.asarray, start)
+    first = (start, see(start, alive), alive, actor.begin())
+    last, (seen, actions, rewards, lived) = jax.lax.scan(body, first, jnp.arange(simulator.horizon))
+    states = jnp.concatenate([seen, last[1][None]])
+    return Trajectory(states, actions, rewards), lived.sum(dtype=jnp.int32)
 
 
-@final
-class SimulatorWorld(HostEnvironment):
-    """What `from_simulator` makes."""
+def _like(new: Any, old: Array) -> Array:
+    """A leaf of the next state in the type of the first one's: a simulator may begin with integers or Python floats."""
+    return new if getattr(new, "dtype", None) == old.dtype else jnp.asarray(new, old.dtype)
 
-    def __init__(self, simulator: AbstractSimulator):
-        """Compiles nothing yet."""
-        self.name, self.horizon = simulator.name, simulator.horizon
-        self.observation_size, self.action_size = simulator.observation_size, simulator.action_size
 
-        def begin(seed: Array) -> tuple[Any, PRNGKey, Array]:
-            start_key, noise_key = jax.random.split(jax.random.key(seed))
-            state = simulator.initial_state(key=start_key)
-            return state, noise_key, simulator.observe(state)
+def check_simulator(simulator: AbstractSimulator) -> None:
+    """Checks what a simulator declares and, without running it, what its functions return.
 
-        def step(state: Any, key: PRNGKey, action: Array, step: Array) -> tuple[Any, Array, Array, Array]:
-            key = jax.random.fold_in(key, step)
-            state, reward, ended = simulator.transition(state, action, step, key=key)
-            return state, simulator.observe(state), reward, ended
+    Raises:
+        UsageError: one line that names the attribute or the function.
+    """
+    name = simulator.name
+    check_integer(f"horizon of {name}", simulator.horizon, 2, MAX_HORIZON)
+    for attribute in ("observation_size", "action_size", "num_evaluations"):
+        check_integer(f"{attribute} of {name}", getattr(simulator, attribute), 1)
+    key = jax.random.key(0)
+    action = jax.ShapeDtypeStruct((simulator.action_size,), jnp.result_type(float))
+    step = jax.ShapeDtypeStruct((), jnp.asarray(0).dtype)
+    start = _traced(f"initial_state of {name}", lambda key: simulator.initial_state(key=key), key)
+    observation = _traced(f"observe of {name}", simulator.observe, start)
+    _expect(f"observe of {name}", observation, (simulator.observation_size,))
 
-        self._begin = jax.jit(jax.vmap(begin))
-        self._step = jax.jit(jax.vmap(step, in_axes=(0, 0, 0, None)))
+    def transition(state: Any, action: Array, step: Array, key: PRNGKey) -> Any:
+        return simulator.transition(state, action, step, key=key)
 
-    def reset(self, seeds: Sequence[int]) -> Float[np.ndarray, "copies observation"]:
-        """Begins an episode in every copy."""
-        self._now = 0
-        self._state, self._keys, observations = self._begin(jnp.asarray(seeds))
-        return np.asarray(observations)
+    result = _traced(f"transition of {name}", transition, start, action, step, key)
+    if not isinstance(result, tuple) or len(result) != 3:
+        raise UsageError(
+            f"transition of {name}: must return the next state, the reward, and whether it has ended"
+        )
+    following, reward, ended = result
+    _expect(f"reward that transition of {name} returns", reward, ())
+    _expect(f"end that transition of {name} returns", ended, ())
+    shapes = [jax.tree.map(np.shape, state) for state in (start, following)]
+    if shapes[0] != shapes[1]:
+        raise UsageError(f"transition of {name}: returns a state of other shapes than initial_state")
+    if simulator.known_reward is not None:
+        paid = _traced(f"known_reward of {name}", simulator.known_reward, observation, action, step)
+        _expect(f"known_reward of {name}", paid, ())
 
-    def step(
-        self, actions: Float[np.ndarray, "copies action"]
-    ) -> tuple[Float[np.ndarray, "copies observation"], Float[np.ndarray, " copies"], np.ndarray]:
-        """One step in every copy."""
-        self._state, *seen = self._step(self._state, self._keys, actions, self._now)
-        self._now += 1
-        observations, rewards, ended = map(np.asarray, seen)
-        return observations, rewards, ended
+
+def _traced(label: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """The shapes that a user's function returns."""
+    try:
+        return jax.eval_shape(function, *arguments)
+    except UsageError:
+        raise
+    except (
+        Exception,
+        SystemExit,
+    ) as error:  # whatever the user's code raises, the message names the function
+        raise UsageError(f"{label}: raised {one_line(error)}") from error
+
+
+def _expect(label: str, value: Any, shape: tuple[int, ...]) -> None:
+    got = getattr(value, "shape", None)
+    if got != shape:
+        shown = f"a {type(value).__name__}" if got is None else f"shape {got}"
+        raise UsageError(f"{label}: must be numbers of shape {shape}, got {shown}")

@@ -34,9 +34,9 @@ from ..models import files as model_files
 from ..tasks import files as task_files
 from ..tasks import make, TASKS
 from ..tasks.environment import AbstractEnvironment
-from ..tasks.host import HostEnvironment, inside
 from ..tasks.optimum import warn_of_gradient
 from ..tasks.validation import check_horizon, is_traced, validate
+from ..tasks.world import inside, scored_task, World
 from .methods import find_method, Method, ModelLike, MODELS, Options
 from .own import label_of, Optimizer, own_optimiser
 from .worlds import settle
@@ -47,7 +47,7 @@ class TrainConfig:
     """A complete description of a run, except for the code of a task or a backbone of the user's own."""
 
     task: Annotated[
-        str | AbstractEnvironment | HostEnvironment,
+        str | World,
         about("a built-in task (see asmpg list), gymnasium:ID, FILE.py:NAME, or an environment"),
     ]
     horizon: Annotated[int, about("number of actions in an episode; an environment has its own")] = 100
@@ -149,8 +149,8 @@ class TrainConfig:
         """The task, where it has to be one that is written in JAX; see `resolve`."""
         return inside(self.world())
 
-    def world(self) -> AbstractEnvironment | HostEnvironment:
-        """The task, inside JAX or outside it; see `resolve`."""
+    def world(self) -> World:
+        """The task or the simulator; see `resolve`."""
         return self.resolve().env
 
     def settings(self) -> AbstractSettings:
@@ -187,7 +187,7 @@ class Resolved:
     """
 
     config: TrainConfig
-    env: AbstractEnvironment | HostEnvironment
+    env: World
     method: Method
     settings: AbstractSettings
     own_optimiser: OwnOptimiser | None = None
@@ -213,11 +213,7 @@ class Resolved:
 
 def _resolve(config: TrainConfig) -> Resolved:
     _check_names(config)
-    env = (
-        config.task
-        if isinstance(config.task, AbstractEnvironment | HostEnvironment)
-        else find_task(config.task, config.horizon)
-    )
+    env = config.task if isinstance(config.task, World) else find_task(config.task, config.horizon)
     values = {name: check(name, getattr(config, name), kind) for name, kind in CHECKED.items()}
     values["precision"] = resolve_precision(values["precision"])
     method = find_method(config.model)
@@ -227,7 +223,7 @@ def _resolve(config: TrainConfig) -> Resolved:
     values |= {"horizon": check_horizon(env.horizon), "out": None if config.out is None else str(config.out)}
     config = dataclasses.replace(config, overrides=overrides, **values)
     _check_together(config, env, method, settings)
-    if isinstance(env, HostEnvironment):
+    if not isinstance(env, AbstractEnvironment):
         config = settle(config, env, method)
     elif env.identity() is None:
         validate(env)
@@ -256,7 +252,7 @@ def _check_names(config: TrainConfig) -> None:
     if isinstance(config.task, type):
         name = config.task.__name__
         raise UsageError(f"task: {name} is a class, give an instance: {name}()")
-    if not isinstance(config.task, str | AbstractEnvironment | HostEnvironment):
+    if not isinstance(config.task, str | World):
         raise UsageError(f"task: must be a name, FILE.py:NAME or an environment, got {config.task!r}")
     if not isinstance(config.preset, str):
         raise UsageError(f"preset: must be a name, got {config.preset!r}")
@@ -266,7 +262,7 @@ def _check_names(config: TrainConfig) -> None:
         raise UsageError(f"overrides: must be a dict of settings by name, got {config.overrides!r}")
 
 
-def find_task(task: str, horizon: Any) -> AbstractEnvironment | HostEnvironment:
+def find_task(task: str, horizon: Any) -> World:
     """The task of a name, or of the user's own code.
 
     Raises:
@@ -305,7 +301,7 @@ def with_overrides(
 
 def _check_together(
     config: TrainConfig,
-    env: AbstractEnvironment | HostEnvironment,
+    env: World,
     method: Method,
     settings: AbstractSettings,
 ) -> None:
@@ -319,7 +315,7 @@ def _check_together(
     last = config.seed + config.num_seeds - 1
     if last > MAX_SEED:
         raise UsageError(f"seed: the last one must be at most {MAX_SEED}, got {last}")
-    has_optimum = env.identity() is not None or config.optimum
+    has_optimum = scored_task(env, config.optimum) is not None
     if config.stop_score is not None and not has_optimum:
         raise UsageError("stop_score: a task of your own has no score unless optimum is set too")
     if settings.needs_optimum and not has_optimum:

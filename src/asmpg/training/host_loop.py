@@ -22,19 +22,17 @@ from .loop import (
     Counts,
     episode_keys,
     improve,
+    is_refresh,
     over_seeds,
     Rates,
     rates_that_differ,
+    record,
+    refresh,
     replay_capacity,
     Schedule,
     SeedState,
     with_rates,
 )
-
-
-# Statistics are taken again whenever the number of episodes has doubled, until there are as many as those of random
-# actions from which a network without data takes them. As many are drawn for it.
-REFRESH_EPISODES = 64
 
 
 class Actors:
@@ -99,11 +97,6 @@ def _compile_actor(static: Any) -> tuple[Callable[..., Any], Callable[..., Any],
         return jax.vmap(of_one)(arrays, carry, states, actions, rewards)
 
     return jax.jit(begin, static_argnums=1), jax.jit(act), jax.jit(observe)
-
-
-def _counts(state: SeedState) -> Counts:
-    assert state.counts is not None, "the state of a world outside JAX counts its steps"
-    return state.counts
 
 
 def evaluate_outside(
@@ -192,23 +185,18 @@ class HostTrainer(AbstractTrainer):
         learner_key, _, loop_key = jax.random.split(key, 3)
         state = learner.init(Normaliser.unknown(learner.env.state_size), key=learner_key)
         replay = ReplayBuffer.create(learner.env, replay_capacity(learner, self.schedule))
-        zero = jnp.zeros((), jnp.int32)
-        return SeedState(state, replay, loop_key, Counts(zero, zero))
+        return SeedState(state, replay, loop_key, Counts.zero())
 
     def _add_episode(
         self, learner: AbstractLearner, state: SeedState, episode: Trajectory, length: Array
     ) -> SeedState:
-        counts = _counts(state)
-        counts = Counts(counts.training + length, counts.evaluation)
-        return SeedState(state.learner, state.replay.add(episode), state.key, counts)
+        return state.add(episode, length)
 
     def _observe_warmup(self, learner: AbstractLearner, state: SeedState, episodes: Trajectory) -> SeedState:
-        return SeedState(
-            learner.observe_warmup(state.learner, episodes), state.replay, state.key, state.counts
-        )
+        return state.with_learner(learner.observe_warmup(state.learner, episodes))
 
     def _take_statistics(self, learner: AbstractLearner, state: SeedState, key: PRNGKey) -> SeedState:
-        return self._observe_warmup(learner, state, state.replay.sample(REFRESH_EPISODES, key=key))
+        return refresh(learner, state, key=key)
 
     def _explorer_of(self, learner: AbstractLearner, state: SeedState, key: PRNGKey) -> AbstractActor:
         return learner.explorer(state.learner, key=key)
@@ -219,25 +207,14 @@ class HostTrainer(AbstractTrainer):
     def _improve_seed(
         self, learner: AbstractLearner, state: SeedState, key: PRNGKey, length: Array
     ) -> SeedState:
-        elapsed = _counts(state).training - length
-        improved = improve(learner, state.learner, state.replay, elapsed, length, key=key)
-        return SeedState(improved, state.replay, state.key, state.counts)
+        assert state.counts is not None, "the state of a simulator counts its steps"
+        elapsed = state.counts.training - length
+        return state.with_learner(improve(learner, state.learner, state.replay, elapsed, length, key=key))
 
     def _diagnose_seed(
         self, learner: AbstractLearner, state: SeedState, episodes: Trajectory, steps: Array, key: PRNGKey
     ) -> tuple[SeedState, Metrics]:
-        one = jax.tree.map(lambda x: x[0], episodes)
-        learner_state, metrics = learner.diagnose(state.learner, state.replay, one, key=key)
-        returns = episodes.episode_return
-        counts = Counts(_counts(state).training, _counts(state).evaluation + steps)
-        metrics = {
-            "return": returns.mean(),
-            "return_spread": returns.std(),
-            **metrics,
-            "simulated_steps": counts.training,
-            "evaluation_steps": counts.evaluation,
-        }
-        return SeedState(learner_state, state.replay, state.key, counts), metrics
+        return record(learner, state, episodes, steps, key=key)
 
     # The three verbs.
 
@@ -283,8 +260,7 @@ class HostTrainer(AbstractTrainer):
         for index in range(first_episode, first_episode + num_episodes):
             collect_keys, improve_keys, _ = jax.vmap(lambda key, i=index: episode_keys(key, i))(state.key)
             state, _, lengths = self._collect(state, collect_keys, index)
-            num = index + 1
-            if num <= REFRESH_EPISODES and num & (num - 1) == 0:
+            if is_refresh(index + 1):
                 state = self._refresh(state, collect_keys, rates)
             begin = time.monotonic()
             state = self._improve(state, improve_keys, jnp.asarray(lengths), rates)

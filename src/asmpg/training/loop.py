@@ -13,17 +13,23 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from ..core.loops import loop
+from ..core.loops import loop, repeat
 from ..core.types import Metrics, PRNGKey, Trajectory, UsageError
 from ..learners.base import AbstractLearner, start_key
 from ..learners.replay import ReplayBuffer
 from ..learners.settings import AbstractSettings, number_names
 from ..models.normalisation import Normaliser
-from ..tasks.environment import AbstractActor, AbstractEnvironment, evaluation_states, rollout
+from ..tasks.environment import AbstractEnvironment
+from ..tasks.world import evaluate, evaluation_starts, JaxWorld, play_episode
+
+
+# Statistics are taken again whenever the number of episodes has doubled, until there are as many as those of random
+# actions from which a network without data takes them. As many are drawn for it.
+REFRESH_EPISODES = 64
 
 
 class Counts(eqx.Module):
-    """Steps that a simulator outside JAX has really made, padding left out.
+    """Steps that a simulator has really made, padding left out.
 
     Attributes:
         training: in the episodes that are learned from, the warm-up included.
@@ -33,14 +39,30 @@ class Counts(eqx.Module):
     training: Int[Array, ""]
     evaluation: Int[Array, ""]
 
+    @classmethod
+    def zero(cls) -> "Counts":
+        """None yet."""
+        return cls(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
+
 
 class SeedState(eqx.Module):
-    """Everything of one seed that changes during training; `counts` is of worlds outside JAX."""
+    """Everything of one seed that changes during training; `counts` is of simulators."""
 
     learner: Any
     replay: ReplayBuffer
     key: PRNGKey
     counts: Counts | None = None
+
+    def add(self, episode: Trajectory, num_steps: int | Int[Array, ""]) -> "SeedState":
+        """With an episode of so many real steps."""
+        counts = self.counts
+        if counts is not None:
+            counts = Counts(counts.training + num_steps, counts.evaluation)
+        return SeedState(self.learner, self.replay.add(episode), self.key, counts)
+
+    def with_learner(self, learner: Any) -> "SeedState":
+        """With another state of the learner."""
+        return SeedState(learner, self.replay, self.key, self.counts)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,10 +96,11 @@ class Schedule:
             first_episode = last
 
 
-def collect(learner: AbstractLearner, env: AbstractEnvironment, state: Any, *, key: PRNGKey) -> Trajectory:
-    """One episode of the learner's explorer, in a world written in JAX."""
-    explorer = learner.explorer(state, key=key)
-    return rollout(env, explorer, initial_state=env.initial_state(key=start_key(key)))
+def collect(
+    learner: AbstractLearner, env: JaxWorld, state: Any, *, key: PRNGKey
+) -> tuple[Trajectory, int | Int[Array, ""]]:
+    """One episode of the learner's explorer, in a world inside JAX, and its real steps."""
+    return play_episode(env, learner.explorer(state, key=key), key=start_key(key))
 
 
 def improve(
@@ -106,11 +129,43 @@ def improve(
     return loop(0, num_steps, update, state)
 
 
-def evaluate(
-    env: AbstractEnvironment, policy: AbstractActor, starts: Float[Array, "num_states state"]
-) -> Trajectory:
-    """An episode without noise from each initial state, along a leading axis."""
-    return jax.vmap(lambda start: rollout(env, policy, initial_state=start))(starts)
+def is_refresh(num_episodes: Any) -> Any:
+    """Whether statistics are taken again after so many episodes, in a world whose units are not known beforehand."""
+    return (num_episodes <= REFRESH_EPISODES) & (num_episodes & (num_episodes - 1) == 0)
+
+
+def refresh(learner: AbstractLearner, state: SeedState, *, key: PRNGKey) -> SeedState:
+    """Takes the statistics of the episodes so far."""
+    episodes = state.replay.sample(REFRESH_EPISODES, key=key)
+    return state.with_learner(learner.observe_warmup(state.learner, episodes))
+
+
+def record(
+    learner: AbstractLearner,
+    state: SeedState,
+    episodes: Trajectory,
+    num_steps: int | Int[Array, "..."],
+    *,
+    key: PRNGKey,
+) -> tuple[SeedState, Metrics]:
+    """The metrics of evaluated episodes (leading axis), and the state without what has been told.
+
+    Args:
+        learner: the method.
+        state: as it was evaluated.
+        episodes: what the policy did.
+        num_steps: real steps of each, or of all.
+        key: for whatever the metrics draw.
+    """
+    one = jax.tree.map(lambda x: x[0], episodes)
+    learner_state, metrics = learner.diagnose(state.learner, state.replay, one, key=key)
+    returns, counts = episodes.episode_return, state.counts
+    spread = {} if counts is None else {"return_spread": returns.std()}
+    metrics = {"return": returns.mean(), **spread, **metrics}
+    if counts is not None:
+        counts = Counts(counts.training, counts.evaluation + jnp.sum(jnp.asarray(num_steps, jnp.int32)))
+        metrics |= {"simulated_steps": counts.training, "evaluation_steps": counts.evaluation}
+    return SeedState(learner_state, state.replay, state.key, counts), metrics
 
 
 def init_seed(
@@ -120,7 +175,7 @@ def init_seed(
     key: PRNGKey,
     normaliser: Normaliser | None = None,
 ) -> SeedState:
-    """Initial networks and the warm-up episodes of one seed, in a world written in JAX.
+    """Initial networks and the warm-up episodes of one seed, in a world inside JAX.
 
     Args:
         learner: the method.
@@ -134,13 +189,15 @@ def init_seed(
     known = Normaliser.from_random_episodes(env) if normaliser is None else normaliser
     state = learner.init(known, key=learner_key)
 
-    def add_episode(replay: ReplayBuffer, key: PRNGKey) -> tuple[ReplayBuffer, Trajectory]:
-        episode = collect(learner, env, state, key=key)
-        return replay.add(episode), episode
+    def add_episode(seed: SeedState, key: PRNGKey) -> tuple[SeedState, Trajectory]:
+        episode, num_steps = collect(learner, env, state, key=key)
+        return seed.add(episode, num_steps), episode
 
     keys = jax.random.split(warmup_key, schedule.warmup_episodes)
-    replay, episodes = jax.lax.scan(add_episode, ReplayBuffer.create(env, capacity), keys)
-    return SeedState(learner.observe_warmup(state, episodes), replay, loop_key)
+    counts = None if isinstance(env, AbstractEnvironment) else Counts.zero()
+    seed = SeedState(None, ReplayBuffer.create(env, capacity), loop_key, counts)
+    seed, episodes = jax.lax.scan(add_episode, seed, keys)
+    return seed.with_learner(learner.observe_warmup(state, episodes))
 
 
 def episode_keys(key: PRNGKey, index: Int[Array, ""] | int) -> tuple[PRNGKey, PRNGKey, PRNGKey]:
@@ -155,7 +212,7 @@ def episode_keys(key: PRNGKey, index: Int[Array, ""] | int) -> tuple[PRNGKey, PR
 
 def advance_seed(
     learner: AbstractLearner,
-    starts: Float[Array, "num_states state"],
+    starts: Array,
     warmup_episodes: int,
     state: SeedState,
     first_episode: Int[Array, ""],
@@ -164,26 +221,25 @@ def advance_seed(
     """Runs one seed through a chunk: each episode is collected and improved on, then the policy is evaluated."""
     env = jax_world(learner)
 
-    def episode(index: Array, state: SeedState) -> SeedState:
+    def one_episode(index: Array, state: SeedState) -> SeedState:
         collect_key, improve_key, _ = episode_keys(state.key, index)
-        replay = state.replay.add(collect(learner, env, state.learner, key=collect_key))
-        elapsed = (index - warmup_episodes) * env.horizon
-        improved = improve(learner, state.learner, replay, elapsed, env.horizon, key=improve_key)
-        return SeedState(improved, replay, state.key)
+        elapsed = (index - warmup_episodes) * env.horizon if state.counts is None else state.counts.training
+        episode, num_steps = collect(learner, env, state.learner, key=collect_key)
+        state = state.add(episode, num_steps)
+        if state.counts is not None:
+            state = repeat(is_refresh(index + 1), lambda s: refresh(learner, s, key=collect_key), state)
+        improved = improve(learner, state.learner, state.replay, elapsed, num_steps, key=improve_key)
+        return state.with_learner(improved)
 
     last = first_episode + num_episodes
-    state = loop(first_episode, last, episode, state)
-    evaluated = evaluate(env, learner.evaluated(state.learner), starts)
-    one = jax.tree.map(lambda x: x[0], evaluated)
-    record_key = episode_keys(state.key, last)[2]
-    learner_state, metrics = learner.diagnose(state.learner, state.replay, one, key=record_key)
-    metrics = {"return": evaluated.episode_return.mean(), **metrics}
-    return SeedState(learner_state, state.replay, state.key), metrics
+    state = loop(first_episode, last, one_episode, state)
+    evaluated, num_steps = evaluate(env, learner.evaluated(state.learner), starts)
+    return record(learner, state, evaluated, num_steps, key=episode_keys(state.key, last)[2])
 
 
-def jax_world(learner: AbstractLearner) -> AbstractEnvironment:
-    """The world of a learner, which must be one that is written in JAX."""
-    assert isinstance(learner.env, AbstractEnvironment), f"{learner.env.name} is not written in JAX"
+def jax_world(learner: AbstractLearner) -> JaxWorld:
+    """The world of a learner, which must be one inside JAX."""
+    assert isinstance(learner.env, JaxWorld), f"{learner.env.name} is not inside JAX"
     return learner.env
 
 
@@ -332,7 +388,7 @@ class Trainer(AbstractTrainer):
         # What the settings have in common, be it what the learner was built with or not.
         learner = eqx.tree_at(lambda own: own.settings, learner, several[0])
         env, capacity = jax_world(learner), replay_capacity(learner, schedule)
-        starts = evaluation_states(env)
+        starts = evaluation_starts(env)
         self._static: Any = None
 
         def init(given: tuple[PRNGKey, Rates], normaliser: Normaliser) -> SeedState:

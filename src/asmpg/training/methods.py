@@ -24,8 +24,8 @@ from ..models.backbones import AbstractBackbone, BACKBONES, CreateBackbone, with
 from ..models.files import check_backbone, load_definition, short_name, split_family
 from ..models.normalisation import Normaliser
 from ..tasks.environment import AbstractEnvironment
-from ..tasks.host import inside
 from ..tasks.spec import sizes_of_windows, Spec
+from ..tasks.world import inside
 from .own import (
     backbone_of,
     check_learner,

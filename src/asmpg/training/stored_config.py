@@ -11,9 +11,9 @@ from ..core.types import UsageError
 from ..models.files import split_family
 from ..tasks import files as task_files
 from ..tasks import make, TASKS
-from ..tasks.environment import AbstractEnvironment
 from ..tasks.host import HostEnvironment
 from ..tasks.validation import check_horizon
+from ..tasks.world import World
 from .config import find_task, TrainConfig
 from .methods import find_method, Method, ModelLike, MODELS
 from .own import load_optimizer, Optimizer
@@ -66,7 +66,7 @@ def to_json(config: TrainConfig) -> dict[str, Any]:
     return content | {"task": env.name, "task_source": source}
 
 
-def _digest_of(env: AbstractEnvironment | HostEnvironment) -> str:
+def _digest_of(env: World) -> str:
     """Of a task; of a simulator outside JAX its class alone, since its attributes change as it runs."""
     return digest(type(env) if isinstance(env, HostEnvironment) else env)
 
@@ -82,7 +82,7 @@ def _model_source(model: ModelLike, method: Method) -> dict[str, Any]:
 
 def from_json(
     content: Mapping[str, Any],
-    task: str | AbstractEnvironment | HostEnvironment | None = None,
+    task: str | World | None = None,
     model: ModelLike | None = None,
     optimizer: str | Optimizer | None = None,
 ) -> TrainConfig:
@@ -134,9 +134,7 @@ def check_stored(content: Mapping[str, Any]) -> None:
     check_choice("config: model_source", content["model_source"].get("kind"), _KINDS_OF_CODE)
 
 
-def _task_again(
-    content: Mapping[str, Any], task: str | AbstractEnvironment | HostEnvironment | None
-) -> str | AbstractEnvironment | HostEnvironment:
+def _task_again(content: Mapping[str, Any], task: str | World | None) -> str | World:
     """The task of a stored configuration: built in, or the one given, once it is known to be the same."""
     name, source = content["task"], content["task_source"]
     kind = source["kind"]

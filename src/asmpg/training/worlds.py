@@ -1,10 +1,12 @@
-"""What a world outside JAX means for a configuration: what is implied, and what cannot be had."""
+"""What a simulator means for a configuration: what is implied, and what cannot be had."""
 
 import dataclasses
 from typing import TYPE_CHECKING
 
 from ..core.types import UsageError
 from ..tasks.host import check_world, HostEnvironment
+from ..tasks.simulator import AbstractSimulator, check_simulator
+from ..tasks.world import scored_task
 from .methods import Method
 
 
@@ -13,23 +15,28 @@ if TYPE_CHECKING:
 
 
 # Fields that ask for the derivatives or the optimum of the task, and what they need.
-_NEED_JAX = {
-    "record_cosine": "the derivatives of the task",
+_OF_SCORES = {
     "optimum": "an optimum, which is found by the derivatives of the task",
     "stop_score": "a score, and so the optimum of the task",
 }
+_NEED_TASK = {"record_cosine": "the derivatives of the task", **_OF_SCORES}
 
 
-def settle(config: "TrainConfig", env: HostEnvironment, method: Method) -> "TrainConfig":
-    """The configuration of a run in a world outside JAX, whose reward is always learned.
+def settle(config: "TrainConfig", env: HostEnvironment | AbstractSimulator, method: Method) -> "TrainConfig":
+    """The configuration of a run in a simulator, whose reward is learned unless it says what it is.
 
     Raises:
-        UsageError: the world does not declare what it has to, or something is asked for that it cannot give.
+        UsageError: the simulator does not declare what it has to, or something is asked for that it cannot give.
     """
-    check_world(env)
+    if isinstance(env, HostEnvironment):
+        check_world(env)
+    else:
+        check_simulator(env)
+    place = "outside JAX" if isinstance(env, HostEnvironment) else "a simulator"
     if method.name == "simulator":
-        raise UsageError(f"model: simulator needs a task written in JAX, and {env.name} is outside it")
-    for name, need in _NEED_JAX.items():
-        if getattr(config, name):
-            raise UsageError(f"{name}: needs {need}, and {env.name} is outside JAX")
+        raise UsageError(f"model: simulator needs a task written in JAX, and {env.name} is {place}")
+    for name, need in _NEED_TASK.items():
+        scored = name in _OF_SCORES and scored_task(env, asked=True) is not None
+        if getattr(config, name) and not scored:
+            raise UsageError(f"{name}: needs {need}, and {env.name} is {place}")
     return dataclasses.replace(config, learned_reward=True) if method.imagines else config

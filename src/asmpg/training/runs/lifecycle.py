@@ -13,8 +13,7 @@ from ...core.checks import check_integer
 from ...core.files import DamagedError, from_lines
 from ...core.precision import using
 from ...core.types import UsageError
-from ...tasks.environment import AbstractEnvironment
-from ...tasks.host import HostEnvironment
+from ...tasks.world import World
 from ..callbacks import Callback
 from ..choice import AUTO, choose_model
 from ..config import TrainConfig
@@ -71,7 +70,7 @@ def resume(
     path: str | pathlib.Path,
     *,
     steps: int | None = None,
-    task: str | AbstractEnvironment | HostEnvironment | None = None,
+    task: str | World | None = None,
     model: ModelLike | None = None,
     optimizer: str | Optimizer | None = None,
     progress: bool | ProgressCallback = False,
@@ -100,7 +99,7 @@ def resume(
 def load(
     path: str | pathlib.Path,
     *,
-    task: str | AbstractEnvironment | HostEnvironment | None = None,
+    task: str | World | None = None,
     model: ModelLike | None = None,
     optimizer: str | Optimizer | None = None,
 ) -> Result:
@@ -183,7 +182,7 @@ def take_up(
     report: ProgressCallback,
     *,
     steps: int | None = None,
-    task: str | AbstractEnvironment | HostEnvironment | None = None,
+    task: str | World | None = None,
     model: ModelLike | None = None,
     optimizer: str | Optimizer | None = None,
     stop: Callable[[], bool] = lambda: False,

@@ -14,8 +14,10 @@ from jaxtyping import Float
 
 from ...core.precision import using
 from ...core.types import PRNGKey, Trajectory, UsageError
-from ...tasks.environment import AbstractEnvironment, evaluation_states, rollout
+from ...tasks.environment import AbstractEnvironment, rollout
 from ...tasks.host import HostEnvironment, Watched
+from ...tasks.world import evaluate as evaluate_inside
+from ...tasks.world import evaluation_starts, World
 from ..config import TrainConfig
 from ..export import write_policy
 from ..host_loop import evaluate_outside
@@ -107,7 +109,7 @@ class Result(Generic[Policy, Model]):
     steps: int
     seconds: float
     config: TrainConfig
-    env: AbstractEnvironment | HostEnvironment
+    env: World
     reference: Reference | None
     finished: bool
     path: pathlib.Path | None = None
@@ -304,21 +306,18 @@ def scores_as_json(scores: np.ndarray | None, returns: np.ndarray) -> dict[str, 
     }
 
 
-def evaluate(policy: Any, env: AbstractEnvironment | HostEnvironment) -> Float[np.ndarray, " num_seeds"]:
+def evaluate(policy: Any, env: World) -> Float[np.ndarray, " num_seeds"]:
     """The mean return of deterministic policies (leading seed axis) over the fixed evaluation states."""
     if isinstance(env, HostEnvironment):
         simulator = Watched(env)
         returns = evaluate_outside(simulator, policy)[0].episode_return.mean(axis=1)
         simulator.close()
         return np.asarray(returns, np.float64)
-    starts = evaluation_states(env)
+    starts = evaluation_starts(env)
     arrays, rest = eqx.partition(policy, eqx.is_array)
 
     def one(arrays: Any) -> Any:
-        one_policy = eqx.combine(arrays, rest)
-        return jax.vmap(lambda start: rollout(env, one_policy, initial_state=start).episode_return)(
-            starts
-        ).mean()
+        return evaluate_inside(env, eqx.combine(arrays, rest), starts)[0].episode_return.mean()
 
     return np.asarray(jax.jit(lambda arrays: jax.lax.map(one, arrays))(arrays), np.float64)
 

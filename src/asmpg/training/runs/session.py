@@ -16,8 +16,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ...core.files import to_line
 from ...core.precision import Precision, using
-from ...tasks.host import HostEnvironment, inside
+from ...tasks.environment import AbstractEnvironment
+from ...tasks.host import HostEnvironment
 from ...tasks.optimum import best_constant_return, doubts, optimal, random_return
+from ...tasks.world import scored_task
 from ..callbacks import Callback
 from ..config import TrainConfig
 from ..host_loop import HostTrainer
@@ -193,9 +195,10 @@ class Session:
         It may have to wait for the optimum, which can take a while. The first chunk of training need not.
         """
         done, ahead = self._collect(self._launch(self.episodes, 0)), None
-        if self.env.identity() is not None or self.config.optimum:
-            self._report(Progress("starting", f"solving {self.env.name} for its optimum"))
-            solving = in_thread(self._solve)
+        task = scored_task(self.env, self.config.optimum)
+        if task is not None:
+            self._report(Progress("starting", f"solving {task.name} for its optimum"))
+            solving = in_thread(lambda: _solve(task))
             # A callback sees the policy of the record, which a chunk launched ahead would have changed.
             following = None if stop() or self._callbacks else next(chunks, None)
             ahead = None if following is None else self._launch(*following)
@@ -205,17 +208,6 @@ class Session:
         self._record(done)
         if ahead is not None:
             self._record(self._collect(ahead))
-
-    def _solve(self) -> Reference:
-        env = inside(self.env)
-        solution, random = optimal(env), random_return(env)
-        return Reference(
-            random_return=random,
-            optimal_return=solution.episode_return,
-            best_constant_return=best_constant_return(env),
-            message=solution.message,
-            doubts=tuple(doubts(env)),
-        )
 
     def _compile_loop(self) -> None:
         self.trainer.compile(lambda: self._place(checkpoint.zeros(self.trainer.shapes)))
@@ -335,6 +327,17 @@ class Session:
             "config": self._content,
         }
         folder.write_checkpoint(self.steps, done.arrays, meta, self.history.lines, done.new_episodes)
+
+
+def _solve(task: AbstractEnvironment) -> Reference:
+    solution, random = optimal(task), random_return(task)
+    return Reference(
+        random_return=random,
+        optimal_return=solution.episode_return,
+        best_constant_return=best_constant_return(task),
+        message=solution.message,
+        doubts=tuple(doubts(task)),
+    )
 
 
 def notices(config: TrainConfig, num_devices: int, backend: str) -> list[str]:

@@ -6,8 +6,7 @@ from typing import Any
 
 from ...core.files import DamagedError
 from ...core.types import UsageError
-from ...tasks.environment import AbstractEnvironment
-from ...tasks.host import HostEnvironment
+from ...tasks.world import World
 from ..config import TrainConfig
 from ..methods import ModelLike
 from ..own import Optimizer
@@ -74,7 +73,7 @@ def difference(
 def configuration(
     content: Mapping[str, Any],
     folder: RunFolder,
-    task: str | AbstractEnvironment | HostEnvironment | None,
+    task: str | World | None,
     model: ModelLike | None,
     optimizer: str | Optimizer | None,
 ) -> TrainConfig:
