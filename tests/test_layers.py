@@ -60,6 +60,9 @@ LAZY = {
     "PIL",
     "minari",
     "gymnasium",
+    "brax",
+    "gymnax",
+    "mujoco",
 }
 # Only the one atomic writer puts content into files.
 CONTENT_CALLS = {"write_text", "write_bytes", "save_file", "fdopen", "truncate"}

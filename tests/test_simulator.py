@@ -195,7 +195,7 @@ class Wrong(Drifting):
         "shape": "observe of drifting: must be numbers of shape (1,), got shape (2,)",
         "pair": "transition of drifting: must return the next state, the reward, and whether it has ended",
         "vector": "reward that transition of drifting returns: must be numbers of shape (), got shape (1,)",
-        "state": "transition of drifting: returns a state of other shapes than initial_state",
+        "state": "transition of drifting: returns a state of another structure than initial_state",
     }.items(),
 )
 def test_what_a_simulator_does_wrong_is_said_in_one_line(how, said):

@@ -53,6 +53,8 @@ if TYPE_CHECKING:
     from .tasks import from_ode as from_ode
     from .tasks import make as make
     from .tasks import TASKS as TASKS
+    from .tasks.brax import from_brax as from_brax
+    from .tasks.brax import from_mjx as from_mjx
     from .tasks.data import Episodes as Episodes
     from .tasks.data_files import load_episodes as load_episodes
     from .tasks.data_files import save_episodes as save_episodes
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
     from .tasks.environment import AbstractReward as AbstractReward
     from .tasks.environment import rollout as rollout
     from .tasks.gymnasium import from_gymnasium as from_gymnasium
+    from .tasks.gymnax import from_gymnax as from_gymnax
     from .tasks.host import HostEnvironment as HostEnvironment
     from .tasks.optimum import best_constant_return as best_constant_return
     from .tasks.optimum import check_gradient as check_gradient
@@ -133,7 +136,9 @@ _MODULES = {
         "Scores",
         "steps_to_score",
     ),
+    "tasks.brax": ("from_brax", "from_mjx"),
     "tasks.gymnasium": ("from_gymnasium",),
+    "tasks.gymnax": ("from_gymnax",),
     "tasks.host": ("HostEnvironment",),
     "tasks.simulator": ("AbstractSimulator",),
     "learners.base": ("AbstractLearner", "Explorer"),
@@ -192,7 +197,10 @@ __all__ = [
     "difference_interval",
     "estimator_error",
     "fit",
+    "from_brax",
     "from_gymnasium",
+    "from_gymnax",
+    "from_mjx",
     "from_ode",
     "gradient_norm_profile",
     "growth_fit",

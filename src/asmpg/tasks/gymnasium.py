@@ -9,10 +9,7 @@ from jaxtyping import Float
 from ..core.extras import require
 from ..core.types import one_line, UsageError
 from .host import HostEnvironment
-
-
-# Bounds beyond this are none: nobody uses the whole of such a range.
-_WIDEST = 1e6
+from .ranges import action_range_of
 
 
 def from_gymnasium(
@@ -96,6 +93,7 @@ class GymnasiumEnvironment(HostEnvironment):
         except (NotImplementedError, ValueError) as error:
             raise UsageError(f"observations of {name}: {self._space} has no fixed size") from error
         self._over: list[bool] = []
+        self._num_steps: list[int] = []
 
     def _new(self) -> Any:
         try:
@@ -113,19 +111,13 @@ class GymnasiumEnvironment(HostEnvironment):
     def _bounds(self, space: Any, given: tuple[Any, Any] | None) -> tuple[np.ndarray, np.ndarray]:
         if not isinstance(space, self._gymnasium.spaces.Box):
             raise UsageError(f"actions of {self.name}: must be a Box, got {space}")
-        low, high = (space.low, space.high) if given is None else given
-        low, high = (np.broadcast_to(np.asarray(x, np.float64), space.shape) for x in (low, high))
-        if not (np.isfinite(low) & np.isfinite(high) & (high - low < _WIDEST)).all():
-            raise UsageError(f"action_range: must be given for {self.name}, whose actions have no bounds")
-        if not (low < high).all():
-            raise UsageError(f"action_range: the lowest action of {self.name} must be below the highest")
-        return low, high
+        return action_range_of(self.name, space.low, space.high, space.shape, given)
 
     def reset(self, seeds: Sequence[int]) -> Float[np.ndarray, "copies observation"]:
         """Begins an episode in every copy."""
         while len(self._copies) < len(seeds):
             self._copies.append(self._new())
-        self._over = [False] * len(seeds)
+        self._over, self._num_steps = [False] * len(seeds), [0] * len(seeds)
         pairs = zip(self._copies, seeds, strict=False)
         observations = [made.reset(seed=int(seed))[0] for made, seed in pairs]
         self._last = [self._flat(observation) for observation in observations]
@@ -146,7 +138,13 @@ class GymnasiumEnvironment(HostEnvironment):
         space = self._copies[i].action_space
         middle, half = (self._high + self._low) / 2, (self._high - self._low) / 2
         controls = (middle + half * action.reshape(space.shape)).astype(space.dtype)
-        observation, reward, terminated, _, _ = self._copies[i].step(controls)
+        observation, reward, terminated, truncated, _ = self._copies[i].step(controls)
+        self._num_steps[i] += 1
+        if truncated and not terminated and self._num_steps[i] < self.horizon:
+            limit = self._num_steps[i]
+            raise UsageError(
+                f"horizon: {self.name} cuts its episodes off after {limit} steps, give horizon={limit}"
+            )
         self._last[i] = self._flat(observation)
         return float(reward), bool(terminated)
 

@@ -143,6 +143,8 @@ class Watched:
         except queue.Empty:
             self._thread = None
             raise UsageError(f"{place}: no answer within {self.env.time_limit:g} s (time_limit)") from None
+        if isinstance(error, UsageError):  # it says itself what is wrong
+            raise error
         if error is not None:
             raise UsageError(f"{place}: raised {one_line(error)}") from error
         return answer

@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -39,10 +39,11 @@ class AbstractSimulator(eqx.Module):
     horizon: eqx.AbstractVar[int]
     observation_size: eqx.AbstractVar[int]
     action_size: eqx.AbstractVar[int]
-    ends_early: ClassVar[bool] = True
-    fixed_start: ClassVar[bool] = False
-    num_evaluations: ClassVar[int] = 10
-    known_reward: ClassVar[Callable[..., Any] | None] = None
+    # Without annotations, so that a subclass may make fields of them, in its own order.
+    ends_early = True
+    fixed_start = False
+    num_evaluations = 10
+    known_reward = None
 
     @abc.abstractmethod
     def initial_state(self, *, key: PRNGKey) -> Any:
@@ -142,12 +143,26 @@ def check_simulator(simulator: AbstractSimulator) -> None:
     following, reward, ended = result
     _expect(f"reward that transition of {name} returns", reward, ())
     _expect(f"end that transition of {name} returns", ended, ())
-    shapes = [jax.tree.map(np.shape, state) for state in (start, following)]
-    if shapes[0] != shapes[1]:
-        raise UsageError(f"transition of {name}: returns a state of other shapes than initial_state")
+    structures = [jax.tree.structure(state) for state in (start, following)]
+    shapes = [[np.shape(leaf) for leaf in jax.tree.leaves(state)] for state in (start, following)]
+    if structures[0] != structures[1] or shapes[0] != shapes[1]:
+        raise UsageError(f"transition of {name}: returns a state of another structure than initial_state")
     if simulator.known_reward is not None:
         paid = _traced(f"known_reward of {name}", simulator.known_reward, observation, action, step)
         _expect(f"known_reward of {name}", paid, ())
+
+
+def flat(observation: Any) -> Float[Array, " observation"]:
+    """Arrays in any pytree as one vector."""
+    return jnp.concatenate([jnp.ravel(jnp.asarray(leaf, float)) for leaf in jax.tree.leaves(observation)])
+
+
+def scaled(
+    action: Float[Array, " action"], low: tuple[float, ...], high: tuple[float, ...]
+) -> Float[Array, " action"]:
+    """An action in [-1, 1] in the units of its range."""
+    lowest, highest = jnp.asarray(low, action.dtype), jnp.asarray(high, action.dtype)
+    return (highest + lowest) / 2 + (highest - lowest) / 2 * action
 
 
 def _traced(label: str, function: Callable[..., Any], *arguments: Any) -> Any:
