@@ -190,7 +190,7 @@ def make_cart():
         def step(self, state, action):
             data = mjx.step(self.model, state.data.replace(ctrl=action))
             seen = jnp.concatenate([data.qpos, data.qvel])
-            done = (data.qpos[0] > 0.15).astype(float)
+            done = (data.qpos[0] > 0.1).astype(float)
             obs = {"state": seen, "privileged": jnp.zeros(3)}
             return state.replace(data=data, obs=obs, reward=-jnp.abs(data.qpos[0] - 1), done=done)
 
@@ -204,7 +204,7 @@ def test_an_mjx_episode_is_that_of_newtons_law():
     episode, length = play(world, 0.5)
     velocity = 1.5 * 0.05 * np.arange(9)
     position = 0.05 * np.cumsum(velocity)
-    assert length == np.argmax(position > 0.15)
+    assert length == np.argmax(position > 0.1)
     np.testing.assert_allclose(episode.states[: length + 1, 0], position[: length + 1], atol=1e-5)
     np.testing.assert_allclose(episode.states[: length + 1, 1], velocity[: length + 1], atol=1e-5)
     np.testing.assert_allclose(episode.rewards[:length], -np.abs(position[1 : length + 1] - 1), atol=1e-5)

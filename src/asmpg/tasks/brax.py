@@ -90,14 +90,15 @@ def _simulator(
     shown = name or type(getattr(environment, "unwrapped", environment)).__name__.lower()
     size = _observation_size(function, environment, shown, entries)
     limit = _limit(environment)
-    if horizon is None and limit is None:
+    steps = limit if horizon is None else horizon
+    if steps is None:
         raise UsageError(f"horizon: must be given, {shown} has no limit of steps of its own")
-    if horizon is not None and limit is not None and limit < horizon:
+    if limit is not None and limit < steps:
         raise UsageError(f"horizon: {shown} cuts its episodes off after {limit} steps, give horizon={limit}")
     low, high = action_range_of(shown, -1.0, 1.0, (int(environment.action_size),), action_range)
     return StateSimulator(
         shown,
-        limit if horizon is None else horizon,
+        steps,
         size,
         low.size,
         environment,

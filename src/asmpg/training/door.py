@@ -10,7 +10,7 @@ from ..core.types import UsageError
 from ..learners.base import AbstractLearner
 from ..learners.settings import AbstractSettings
 from ..tasks.data import Episodes
-from ..tasks.environment import AbstractEnvironment
+from ..tasks.world import World
 from .callbacks import Callback
 from .choice import AUTO, ONE_STEP
 from .config import TrainConfig
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def train(
-    task: "TrainConfig | str | AbstractEnvironment | None" = None,
+    task: TrainConfig | str | World | None = None,
     progress: "bool | ProgressCallback" = False,
     *,
     data: Episodes | None = None,
@@ -41,7 +41,7 @@ def train(
     where it stopped, and if it is finished its result is returned.
 
     Args:
-        task: a built-in task, `FILE.py:NAME`, an environment, or a whole `TrainConfig`.
+        task: a built-in task, `FILE.py:NAME`, an environment or a simulator, or a whole `TrainConfig`.
         progress: True shows a bar, or lines in a pipe, on standard error; a function is told instead.
         data: in place of a task, recorded episodes to train on alone: see `train_offline`, which takes the fields.
         settings: instead of a preset's, such as `asmpg.Settings.default(50).replace(entropy=0.01)`.
