@@ -150,7 +150,7 @@ def test_the_loss_on_differences_by_hand(x64):
 def test_summed_differences_are_the_sums_of_a_plain_models_outputs(backbone, x64):
     """The states, step by step or at once; and `ds_{t+1}/da_k`, a sum of one backbone Jacobian a step from k to t."""
     plain = make(ActionSequenceModel, backbone)
-    summed = make(ActionSequenceModel, backbone, summed_differences=True)
+    summed = make(ActionSequenceModel, backbone, decoder_output="differences")
     actions = episode().actions
     ratio = plain.normaliser.relative_difference
     outputs = plain.normaliser.normalise(plain.predict(start(), actions))
@@ -162,9 +162,54 @@ def test_summed_differences_are_the_sums_of_a_plain_models_outputs(backbone, x64
 
 
 @pytest.mark.parametrize("backbone", ["lstm", "transformer"])
-def test_summed_differences_see_no_later_action(backbone):
+@pytest.mark.parametrize(("gate", "same_as"), [(60.0, "differences"), (-60.0, "states")])
+def test_a_gate_that_is_open_or_shut_leaves_one_of_the_two(backbone, gate, same_as, x64):
+    """All the way open it sums differences, all the way shut it gives states: values and Jacobians."""
+    size, actions = ENV.state_size, episode().actions
+    gated = make(ActionSequenceModel, backbone, decoder_output="gated")
+    bias = gated.decoder.output.bias.at[2 * size :].set(gate)
+    gated = eqx.tree_at(lambda m: m.decoder.output.bias, gated, bias)
+    first = 0 if same_as == "states" else size
+
+    def part(layer):
+        return layer.weight[..., first : first + size], layer.bias[first : first + size]
+
+    other = make(ActionSequenceModel, backbone, decoder_output=same_as)
+    other = eqx.tree_at(lambda m: (m.encoder, m.backbone), other, (gated.encoder, gated.backbone))
+    other = eqx.tree_at(lambda m: m.decoder.hidden, other, gated.decoder.hidden)
+    last = (other.decoder.output.weight, other.decoder.output.bias)
+    assert [x.shape for x in part(gated.decoder.output)] == [x.shape for x in last]
+    other = eqx.tree_at(
+        lambda m: (m.decoder.output.weight, m.decoder.output.bias), other, part(gated.decoder.output)
+    )
+    assert relative_error(gated.predict(start(), actions), other.predict(start(), actions)) < 1e-10
+    jacobians = (action_jacobian(model, start(), actions) for model in (gated, other))
+    assert relative_error(*jacobians) < 1e-9
+
+
+@pytest.mark.parametrize("backbone", ["lstm", "transformer"])
+def test_gated_states_by_hand(backbone, x64):
+    """Step by step and at once; the memory that it begins with is a fifth of the horizon."""
+    model = make(ActionSequenceModel, backbone, decoder_output="gated")
+    bias = model.decoder.output.bias[2 * ENV.state_size :]
+    np.testing.assert_allclose(jax.nn.sigmoid(bias), 1 - 1 / (1 + max(2, ENV.horizon / 5)), atol=0.02)
+    actions = episode().actions
+    features = model.features(start(), actions, jnp.arange(ENV.horizon))
+    outputs = model.decoder(model.backbone.predict(model.encoder(features)))
+    last, ratio, states = model.normaliser.normalise(start()), model.normaliser.relative_difference, []
+    for state, difference, gate in (jnp.split(output, 3) for output in outputs):
+        share = 1 / (1 + jnp.exp(-gate))
+        last = share * (last + ratio * difference) + (1 - share) * state
+        states.append(model.normaliser.denormalise(last))
+    assert relative_error(model.predict(start(), actions), jnp.stack(states)) < 1e-10
+    assert relative_error(free_run(model, start(), actions), jnp.stack(states)) < 1e-9
+
+
+@pytest.mark.parametrize("output", ["differences", "gated"])
+@pytest.mark.parametrize("backbone", ["lstm", "transformer"])
+def test_no_output_sees_a_later_action(backbone, output):
     """Not a bit of a state changes with an action after it."""
-    model = make(ActionSequenceModel, backbone, summed_differences=True, difference_loss=1.0)
+    model = make(ActionSequenceModel, backbone, decoder_output=output, difference_loss=1.0)
     actions = episode().actions
     predict = eqx.filter_jit(model.predict)
     for step in range(1, ENV.horizon):

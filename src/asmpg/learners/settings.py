@@ -220,10 +220,13 @@ class Settings(AbstractSettings):
             "of the typical difference, beside that of the states"
         ),
     ] = 0.0
-    summed_differences: Annotated[
-        bool,
-        about("whether an action-sequence model's decoder gives differences of states, which are summed"),
-    ] = False
+    decoder_output: Annotated[
+        Literal["states", "differences", "gated"],
+        about(
+            "what the decoder of an action-sequence model gives: states, differences of states that are summed, or a "
+            "gated mixture of both, which can hold and add up as well as start over"
+        ),
+    ] = "states"
     difference_unit: Annotated[
         Literal["typical", "state"],
         about(

@@ -1,5 +1,6 @@
 """Models with a sequence architecture inside: over actions alone, or over states and actions."""
 
+import math
 from typing import Any, Literal
 
 import equinox as eqx
@@ -20,6 +21,10 @@ EMBEDDING_SIZE = 72
 
 
 DecoderKind = Literal["hidden", "linear"] | Width
+# What an action-sequence model's decoder gives.
+DecoderOutput = Literal["states", "differences", "gated"]
+# A gated output begins with a memory of this share of the horizon.
+MEMORY_SHARE = 0.2
 
 
 class Decoder(eqx.Module):
@@ -62,8 +67,22 @@ def predict_encoded(
     return merged.predict(features, key=key)
 
 
-# Of an action-sequence model: the initial state, the backbone's carry, and the normalised state that differences have
-# summed up to, where the decoder gives differences.
+def integrate(
+    gates: Float[Array, "horizon state"],
+    inputs: Float[Array, "horizon state"],
+    start: Float[Array, " state"],
+) -> Float[Array, "horizon state"]:
+    """`x_t = g_t x_{t-1} + b_t` from `x_0`, all of them."""
+
+    def combine(first: tuple[Array, Array], second: tuple[Array, Array]) -> tuple[Array, Array]:
+        return second[0] * first[0], second[0] * first[1] + second[1]
+
+    decays, sums = jax.lax.associative_scan(combine, (gates, inputs))
+    return decays * start + sums
+
+
+# Of an action-sequence model: the initial state, the backbone's carry, and the last normalised state, where the
+# decoder does not give states themselves.
 Carry = tuple[Array, Any, Array | None]
 
 
@@ -81,9 +100,11 @@ class ActionSequenceModel(AbstractDynamicsModel):
         horizon: of the task.
         difference_loss: weight of the error of the differences of successive predictions, in typical differences,
             beside that of the predicted states themselves.
-        summed_differences: whether the decoder gives differences of successive states, in typical differences, which
-            are summed up from the initial state. Still no state is an input: `ds_t/da_k` is the sum of at most H
-            Jacobians of the backbone.
+        decoder_output: "states"; "differences" of successive states, in typical differences, which are summed up from
+            the initial state; or "gated": a gate g in (0, 1), a difference d and a state u for every component, so
+            that `x_t = g (x_{t-1} + d) + (1 - g) u`. It can hold and add up, as sums do, and start over where the past
+            does not matter, as states do. Still no state is an input of the backbone: `ds_t/da_k` is a sum of at most
+            H of its Jacobians, times gates and other bounded factors.
     """
 
     encoder: Linear
@@ -92,7 +113,7 @@ class ActionSequenceModel(AbstractDynamicsModel):
     normaliser: Normaliser
     horizon: int = eqx.field(static=True)
     difference_loss: float = eqx.field(static=True)
-    summed_differences: bool = eqx.field(static=True)
+    decoder_output: DecoderOutput = eqx.field(static=True)
 
     def __init__(
         self,
@@ -104,7 +125,7 @@ class ActionSequenceModel(AbstractDynamicsModel):
         normaliser: Normaliser | None = None,
         decoder: DecoderKind = "hidden",
         difference_loss: float = 0.0,
-        summed_differences: bool = False,
+        decoder_output: DecoderOutput = "states",
     ):
         """Builds encoder and decoder around a backbone.
 
@@ -117,7 +138,7 @@ class ActionSequenceModel(AbstractDynamicsModel):
             normaliser: frozen statistics to use instead.
             decoder: "linear", or "hidden" for one hidden layer of 64, or a number for one of that width.
             difference_loss: see the class.
-            summed_differences: see the class.
+            decoder_output: see the class.
 
         Raises:
             UsageError: an unknown backbone name, or a value that is not allowed.
@@ -128,11 +149,20 @@ class ActionSequenceModel(AbstractDynamicsModel):
         )
         features = env.action_size + 1 + env.state_size
         self.encoder = Linear(features, backbone.input_size, key=encoder_key)
-        self.decoder = Decoder(backbone.output_size, env.state_size, decoder, key=decoder_key)
+        self.decoder_output = check("decoder_output", decoder_output, DecoderOutput)
+        self.decoder = self._new_decoder(env, decoder, key=decoder_key)
         self.normaliser = Normaliser.from_random_episodes(env) if normaliser is None else normaliser
         self.horizon = env.horizon
         self.difference_loss = check("difference_loss", difference_loss, NotNegative)
-        self.summed_differences = check("summed_differences", summed_differences, bool)
+
+    def _new_decoder(self, env: Spec, kind: DecoderKind, *, key: PRNGKey) -> Decoder:
+        size = env.state_size
+        if self.decoder_output != "gated":
+            return Decoder(self.backbone.output_size, size, kind, key=key)
+        decoder = Decoder(self.backbone.output_size, 3 * size, kind, key=key)
+        memory = max(2.0, MEMORY_SHARE * env.horizon)
+        bias = decoder.output.bias.at[2 * size :].add(math.log(memory))
+        return eqx.tree_at(lambda d: d.output.bias, decoder, bias)
 
     @property
     def least_batch(self) -> int:
@@ -169,15 +199,23 @@ class ActionSequenceModel(AbstractDynamicsModel):
     def _predict_normalised(self, initial_state: Array, actions: Array, key: PRNGKey | None) -> Array:
         features = self.features(initial_state, actions, jnp.arange(actions.shape[0]))
         outputs = self.decoder(predict_encoded(self.encoder, self.backbone, features, key=key))
-        if not self.summed_differences:
+        if self.decoder_output == "states":
             return outputs
-        differences = self.normaliser.relative_difference * outputs
-        return self.normaliser.normalise(initial_state) + jnp.cumsum(differences, axis=0)
+        start = self.normaliser.normalise(initial_state)
+        if self.decoder_output == "gated":
+            return integrate(*self._gated(outputs), start)
+        return start + jnp.cumsum(self.normaliser.relative_difference * outputs, axis=0)
+
+    def _gated(self, outputs: Float[Array, "*horizon outputs"]) -> tuple[Array, Array]:
+        """The gate, and what is added to the gated last state."""
+        state, difference, gate = jnp.split(outputs, 3, axis=-1)
+        gate = jax.nn.sigmoid(gate)
+        return gate, gate * self.normaliser.relative_difference * difference + (1 - gate) * state
 
     def init(self, initial_state: Float[Array, " state"]) -> Carry:
-        """The initial state, which every element reads, the backbone's empty carry, and the sum so far if any."""
-        total = self.normaliser.normalise(initial_state) if self.summed_differences else None
-        return initial_state, self.backbone.init(), total
+        """The initial state, which every element reads, the backbone's empty carry, and the last state if it counts."""
+        last = None if self.decoder_output == "states" else self.normaliser.normalise(initial_state)
+        return initial_state, self.backbone.init(), last
 
     def resize(self, carry: Carry, length: int) -> Carry:
         """The backbone's."""
@@ -191,13 +229,16 @@ class ActionSequenceModel(AbstractDynamicsModel):
         step: Step,
     ) -> tuple[Carry, Float[Array, " state"]]:
         """One element; `state` is not read."""
-        initial_state, backbone_carry, total = carry
+        initial_state, backbone_carry, last = carry
         features = self.features(initial_state, action, jnp.asarray(step))
         backbone_carry, output = self.backbone.step(backbone_carry, self.encoder(features))
         predicted = self.decoder(output)
-        if total is not None:
-            total = predicted = total + self.normaliser.relative_difference * predicted
-        return (initial_state, backbone_carry, total), self.normaliser.denormalise(predicted)
+        if self.decoder_output == "gated":
+            gate, added = self._gated(predicted)
+            last = predicted = gate * last + added
+        elif self.decoder_output == "differences":
+            last = predicted = last + self.normaliser.relative_difference * predicted
+        return (initial_state, backbone_carry, last), self.normaliser.denormalise(predicted)
 
     def loss(self, trajectory: Trajectory, *, key: PRNGKey | None = None) -> Scalar:
         """Mean squared error of all predicted states in normalised units, and of their differences if these count."""

@@ -109,7 +109,7 @@ def _sequence(backbone: str | AbstractBackbone | CreateBackbone) -> MakeModel:
         env,
         with_sizes(backbone, **_sizes(settings)),
         difference_loss=settings.difference_loss,
-        summed_differences=settings.summed_differences,
+        decoder_output=settings.decoder_output,
         **_around_backbone(env, settings),
     )
 
