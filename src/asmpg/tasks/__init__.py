@@ -13,11 +13,11 @@ from ..core.user_code import installed
 from . import mechanics, myriad, toy
 from .control import from_ode, OdeEnvironment
 from .environment import AbstractEnvironment
-from .host import inside
 from .mechanics import DoublePendulum, OneBounce
 from .stability import DiscretisationWarning
 from .toy import CreditAssignment
 from .validation import check_horizon
+from .world import inside
 
 
 __all__ = [
