@@ -23,8 +23,6 @@ EMBEDDING_SIZE = 72
 DecoderKind = Literal["hidden", "linear"] | Width
 # What an action-sequence model's decoder gives.
 DecoderOutput = Literal["states", "differences", "gated"]
-# A gated output begins with a memory of this share of the horizon.
-MEMORY_SHARE = 0.2
 
 
 class Decoder(eqx.Module):
@@ -160,8 +158,8 @@ class ActionSequenceModel(AbstractDynamicsModel):
         if self.decoder_output != "gated":
             return Decoder(self.backbone.output_size, size, kind, key=key)
         decoder = Decoder(self.backbone.output_size, 3 * size, kind, key=key)
-        memory = max(2.0, MEMORY_SHARE * env.horizon)
-        bias = decoder.output.bias.at[2 * size :].add(math.log(memory))
+        # A gate of H / (H + 1): it remembers the whole episode at first.
+        bias = decoder.output.bias.at[2 * size :].add(math.log(env.horizon))
         return eqx.tree_at(lambda d: d.output.bias, decoder, bias)
 
     @property
