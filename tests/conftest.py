@@ -27,15 +27,8 @@ import pytest
 
 @pytest.fixture(scope="module", autouse=True)
 def forget_programs():
-    """Frees the programs of a file: those of the whole suite take gigabytes, and more mappings than Linux allows.
-
-    A stand-in for every method that a file has installed goes with it.
-    """
-    import asmpg
-
-    learner = asmpg.TrainConfig.learner
+    """Frees the programs of a file: those of the whole suite take gigabytes, and more mappings than Linux allows."""
     yield
-    asmpg.TrainConfig.learner = learner
     jax.clear_caches()
     gc.collect()
 

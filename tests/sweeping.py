@@ -1,7 +1,8 @@
-"""A suite of tiny items that learn nothing, and two tasks that misbehave, for tests of everything around them."""
+"""A suite of tiny items that learn nothing, and tasks that misbehave, for tests of everything around them."""
 
 import contextlib
 import dataclasses
+import functools
 import multiprocessing
 import os
 import pathlib
@@ -10,7 +11,6 @@ import time
 import jax
 import numpy as np
 
-import asmpg
 from asmpg.sweeps import load_suite, run_sweep, Suite, work
 from asmpg.sweeps.engines import AbstractEngine, InProcess, Local
 from asmpg.training.runs import Progress, Result
@@ -20,17 +20,20 @@ from asmpg.training.runs.results import Reference
 from wanderer import Wanderer
 
 
-# Runs in every process that does an item, so that every method is a `Wanderer` there too.
+# Runs in every process that does an item.
 TASK_FILE = f"""
-import functools, sys
+import functools, pathlib, sys
 if {str(pathlib.Path(__file__).parent)!r} not in sys.path:
     sys.path.append({str(pathlib.Path(__file__).parent)!r})
 import sweeping
 from probes import RewardIsState
 
-sweeping.install()
-names = ("probe", "faulty", "deadly", "trap")
-Probe, faulty, deadly, trap = (functools.partial(RewardIsState, name=name) for name in names)
+sweeping.compile_quickly()
+names = ("probe", "faulty", "deadly")
+Probe, faulty, deadly = (functools.partial(RewardIsState, name=name) for name in names)
+
+def learner(env, settings):
+    return sweeping.learner(env, settings, pathlib.Path(__file__).parent)
 """
 
 NUM_ITEMS, NUM_SEEDS, STEPS = 3, 2, 160
@@ -38,7 +41,7 @@ SUITE = f"""
 name = "tiny"
 tasks = ["task.py:Probe"]
 horizons = [4]
-models = ["one-step"]
+models = ["task.py:learner"]
 steps = {STEPS}
 chunk_steps = 8
 seeds = {NUM_SEEDS}
@@ -49,31 +52,31 @@ entropy = [0.1, 0.01, 0.001]
 """
 
 
-def install() -> None:
-    """Every configuration trains a `Wanderer` from now on, and programs are compiled quickly rather than well."""
-    asmpg.TrainConfig.learner = learner
+def compile_quickly() -> None:
+    """Programs are compiled quickly rather than well."""
     jax.config.update("jax_disable_most_optimizations", True)
 
 
-def learner(self: asmpg.TrainConfig) -> Wanderer:
-    """Leaves a line beside the task's file; one task fails without its cure, one ends the process it is trained in.
+def learner(env, settings, folder: pathlib.Path) -> Wanderer:
+    """One that notes beside the task's file what it does."""
+    return Wanderer(env, settings, functools.partial(note, folder, env.name, env.horizon, settings.entropy))
 
-    One more, the trap, does that for one of its items only.
-    """
-    env, folder = self.environment(), pathlib.Path(str(self.task)).parent
+
+def note(folder: pathlib.Path, name: str, horizon: int, entropy: float) -> None:
+    """Leaves a line for each seed; one task fails without its cure, one ends the process it is trained in."""
     with (folder / "log").open("a") as file:
-        file.write(f"{os.getpid()} {env.name} {self.horizon} {self.overrides['entropy']}\n")
-    if env.name == "faulty" and not (folder / "cure").exists():
+        file.write(f"{os.getpid()} {name} {horizon} {entropy}\n")
+    if name == "faulty" and not (folder / "cure").exists():
         raise RuntimeError("out of order")
-    deadly = env.name == "deadly" or (env.name == "trap" and self.overrides["entropy"] == 0.01)
-    if deadly and multiprocessing.parent_process() is not None:
+    if name == "deadly" and multiprocessing.parent_process() is not None:
         os._exit(3)
-    return Wanderer(env, self.settings())
 
 
 def pretend(config, report, stop=lambda: False) -> Result:
     """In place of a training, at once: numbers that depend on the configuration alone."""
-    config.learner()
+    for _ in range(config.num_seeds):
+        place = pathlib.Path(str(config.task)).parent
+        note(place, config.world().name, config.horizon, config.overrides["entropy"])
     folder, history = RunFolder(config.out), History()
     folder.make()
     for record in range(5):
@@ -111,9 +114,12 @@ def load(file: pathlib.Path) -> Suite:
 
 
 def trainings(file: pathlib.Path) -> list[str]:
-    """What was trained so far, in any process: one line a session."""
+    """What was begun so far, in any process: one line an item, or only one for all seeds of one that failed."""
     log = file.parent / "log"
-    return log.read_text().splitlines() if log.exists() else []
+    lines = sorted(log.read_text().splitlines()) if log.exists() else []
+    return [line for line in lines if " faulty " in line] + [
+        line for line in lines if " faulty " not in line
+    ][::NUM_SEEDS]
 
 
 def sweep(file: pathlib.Path, out: pathlib.Path | str, engine: AbstractEngine | None = None, **options):

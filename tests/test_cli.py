@@ -176,7 +176,6 @@ def test_what_cannot_be_parsed_gives_status_two(call, workplace, line):
     [
         ("precision", {"float32", "float64", "bfloat16-matmul"}),
         ("loop", {"open", "closed"}),
-        ("imagine", {"auto", "sequential", "parallel"}),
         ("exploration", {"white", "correlated"}),
         ("tune-temperature", {"true", "false"}),
     ],

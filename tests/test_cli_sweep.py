@@ -12,17 +12,13 @@ import types
 import pytest
 
 import sweeping
-import wanderer
 from asmpg.cli import main
 from asmpg.cli import sweep as cli_sweep
 from asmpg.sweeps import open_store, read_table, work
 from sweeping import wait_for, write_suite
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quickly():
-    with wanderer.instead_of_every_method():
-        yield
+pytestmark = pytest.mark.usefixtures("quickly")
 
 
 @pytest.fixture(autouse=True)

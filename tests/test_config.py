@@ -530,12 +530,6 @@ def test_a_file_whose_name_begins_like_a_method_is_that_file(tmp_path, monkeypat
     )
 
 
-def test_the_fixed_point_is_not_for_a_history_model_from_a_file(model_file):
-    TrainConfig("bioreactor", horizon=10, model=f"{model_file}:Sum", imagine="parallel").checked()
-    with pytest.raises(UsageError, match=r"^imagine: parallel needs an action-sequence"):
-        TrainConfig("bioreactor", horizon=10, model=f"history-{model_file}:Sum", imagine="parallel").checked()
-
-
 @pytest.mark.parametrize(
     ("name", "words"),
     [

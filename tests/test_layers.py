@@ -158,8 +158,6 @@ def test_the_loop_knows_learners_and_no_method():
         "learners.base.AbstractLearner",
         "learners.base.start_key",
         "learners.replay.ReplayBuffer",
-        "learners.settings.AbstractSettings",
-        "learners.settings.number_names",
     }
     assert {top(name) for name in own} == {"core", "tasks", "models", "learners"}
     assert {name for name in own if top(name) == "models"} == {"models.normalisation.Normaliser"}

@@ -10,23 +10,25 @@ import numpy as np
 import pytest
 
 import asmpg
-import wanderer
 from asmpg import TrainConfig, UsageError
 from asmpg.cli import main
 from asmpg.training.runs import health, RunWarning
 from probes import RewardIsState
+from wanderer import Wanderer
 
 
 TASK = RewardIsState(horizon=8)
 CONFIG = TrainConfig(
-    TASK, model="one-step", steps=64, seed=5, num_seeds=3, chunk_steps=16, overrides={"warmup_steps": 16}
+    TASK, model=Wanderer, steps=64, seed=5, num_seeds=3, chunk_steps=16, overrides={"warmup_steps": 16}
 )
 
 
 @pytest.fixture(scope="module")
 def result():
-    with wanderer.instead_of_every_method():
-        return asmpg.train(CONFIG)
+    return asmpg.train(CONFIG)
+
+
+pytestmark = pytest.mark.usefixtures("quickly")
 
 
 def test_a_seed_has_no_axis_of_seeds(result):
@@ -132,10 +134,7 @@ def test_a_policy_that_falls_is_said_with_its_best_record():
 
 
 def test_a_run_that_is_all_warm_up_says_so(result):
-    with (
-        wanderer.instead_of_every_method(),
-        pytest.warns(RunWarning, match="all 32 steps are warm-up.*warmup_steps, 40"),
-    ):
+    with pytest.warns(RunWarning, match=r"all 32 steps are warm-up.*warmup_steps, 40"):
         asmpg.train(dataclasses.replace(CONFIG, steps=32, overrides={"warmup_steps": 40}))
 
 

@@ -14,7 +14,6 @@ import pytest
 
 import asmpg
 import sweeping
-import wanderer
 from asmpg import TrainConfig, UsageError
 from asmpg.core.files import seal, unseal
 from asmpg.experiments import SUITES
@@ -27,10 +26,7 @@ from asmpg.training.stored_config import to_json
 from sweeping import load, NUM_ITEMS, NUM_SEEDS, STEPS, table, trainings, wait_for, write_suite
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quickly():
-    with wanderer.instead_of_every_method():
-        yield
+pytestmark = pytest.mark.usefixtures("quickly")
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +140,8 @@ def test_a_python_file_says_the_same_as_a_toml_file(tmp_path):
         ("task.py:Probe", "task.py:Nothing", "has no 'Nothing'"),
         ("[4]", "4", "horizons: must be a list of integers"),
         ("[4]", '["4"]', "horizons: must be a list of integers"),
-        ("one-step", "gpt", "'gpt' is not one of"),
+        ("task.py:learner", "gpt", "'gpt' is not one of"),
+        ("task.py:learner", "task.py:nobody", "has no 'nobody'"),
         ("steps = 160", "steps = 3", "steps: must be at least one episode"),
         ("entropy", "entropie", "entropie: "),
         ("0.01", "-1", "entropy: must be a number >= 0, got -1"),

@@ -1,7 +1,8 @@
 """A method that learns nothing, at once: for tests of everything around the learning."""
 
-import contextlib
+from collections.abc import Callable
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 
@@ -25,15 +26,22 @@ class State(asmpg.AbstractPolicy):
 
 
 class Wanderer(AbstractLearner):
-    """Its state depends on every key, on the replayed episodes, on the number of updates and on one setting."""
+    """Its state depends on every key, on the replayed episodes, on the number of updates and on one setting.
+
+    Attributes:
+        note: is called when a warm-up has really been run.
+    """
 
     env: asmpg.AbstractEnvironment
     settings: asmpg.Settings
+    note: Callable[[], None] | None = eqx.field(static=True, default=None)
 
     def init(self, normaliser, *, key):
         return State(jax.random.normal(key, (1,)))
 
     def observe_warmup(self, state, episodes):
+        if self.note is not None:
+            jax.debug.callback(self.note)
         return State(state.push + episodes.episode_return.mean() + self.settings.entropy)
 
     def update(self, state, replay, elapsed, *, key):
@@ -45,20 +53,3 @@ class Wanderer(AbstractLearner):
 
     def diagnose(self, state, replay, trajectory, *, key):
         return state, {"push": state.push[0], "entropy": -state.push[0]}
-
-
-REAL_LEARNER = asmpg.TrainConfig.learner
-
-
-@contextlib.contextmanager
-def instead_of_every_method():
-    """Every configuration trains a `Wanderer`, and programs are compiled quickly rather than well."""
-
-    def learner(self: asmpg.TrainConfig) -> AbstractLearner:
-        return Wanderer(self.environment(), self.settings())
-
-    asmpg.TrainConfig.learner = learner
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-    asmpg.TrainConfig.learner = REAL_LEARNER

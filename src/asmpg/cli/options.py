@@ -218,9 +218,6 @@ class Train:
     optimum: Annotated[bool, _of_config("optimum", "", common=False)] = False
     record_cosine: Annotated[bool, _of_config("record_cosine", "", common=False)] = False
     chunk_steps: Annotated[int | None, _of_config("chunk_steps", "500", common=False)] = None
-    imagine: Annotated[
-        Literal["auto", "sequential", "parallel"] | None, _of_config("imagine", "auto", common=False)
-    ] = None
     scan_chunk: Annotated[
         int | None,
         _of_config("scan_chunk", "all of up to 512 steps, else the root of their number", common=False),

@@ -17,7 +17,7 @@ from .imagination import imagine, imagine_in_two_passes, Imagined, Loop
 from .policies import AbstractPolicy
 
 
-def imagined_return(  # noqa: PLR0913 (what is differentiated, and how: a keyword each)
+def imagined_return(
     policy: AbstractPolicy,
     model: AbstractDynamicsModel,
     reward: AbstractReward,
@@ -26,7 +26,6 @@ def imagined_return(  # noqa: PLR0913 (what is differentiated, and how: a keywor
     *,
     loop: Loop = "open",
     two_pass: bool | None = None,
-    guess: Float[Array, "horizon_plus_1 state"] | None = None,
     chunk: int | None = None,
 ) -> tuple[Scalar, Imagined]:
     """The return of one imagined episode; its derivative in the policy's parameters is the policy gradient.
@@ -39,21 +38,17 @@ def imagined_return(  # noqa: PLR0913 (what is differentiated, and how: a keywor
         noise: standard normal numbers, one row a step; zeros make the policy deterministic.
         loop: "open" (Definitions 1 and 2) or "closed" (Appendix B).
         two_pass: whether to take the open-loop gradient in two passes; by default where that is faster, see the model.
-        guess: with two passes, states with which to begin their search as a fixed point, see `find_states`; without
-            any, they are found step by step.
         chunk: with one pass, the steps between two carries that the derivative keeps, see `asmpg.core.loops`.
 
     Raises:
-        UsageError: a loop other than these two, two passes asked of the closed loop, a fixed point asked of one pass.
+        UsageError: a loop other than these two, or two passes asked of the closed loop.
     """
     if loop not in ("open", "closed"):
         raise UsageError(f"loop: {loop!r} is not one of open, closed")
     if two_pass and loop == "closed":
         raise UsageError("two_pass: only the open-loop gradient can be taken in two passes")
     if loop == "open" and (model.two_pass if two_pass is None else two_pass):
-        imagined = imagine_in_two_passes(policy, model, initial_state, noise, guess=guess)
-    elif guess is not None:
-        raise UsageError("guess: a fixed point is found in the first of two passes, and this is one pass")
+        imagined = imagine_in_two_passes(policy, model, initial_state, noise)
     else:
         imagined = imagine(policy, model, initial_state, noise, loop=loop, chunk=chunk)
     return trajectory_rewards(reward, imagined.states, imagined.actions).sum(), imagined

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 from ..core.loops import repeat
 from ..core.types import global_norm, Metrics, PRNGKey, Scalar, Trajectory, UsageError
 from ..gradients.analysis import gradient_cosine, state_growth
-from ..gradients.imagination import Imagine, imagine, Imagined, Loop, resolve
+from ..gradients.imagination import imagine, Loop
 from ..gradients.policies import AbstractTanhGaussianPolicy, TanhGaussianPolicy
 from ..gradients.policy_gradient import imagined_return
 from ..models import AbstractDynamicsModel
@@ -40,52 +40,11 @@ from .window_value import Bootstrapped, WindowValue
 NUM_STATISTICS = 256
 
 
-class FixedPoints(eqx.Module):
-    """What is kept about imagination as a fixed point.
-
-    Attributes:
-        guess: where the next update begins: the mean of the episodes that the last one imagined.
-        num_updates: since the last record.
-        num_sweeps: mean of every update's episodes, summed since the last record.
-        num_fallbacks: episodes of the whole run that were rolled out step by step after all.
-    """
-
-    guess: Float[Array, "horizon_plus_1 state"]
-    num_updates: Int[Array, ""]
-    num_sweeps: Scalar
-    num_fallbacks: Scalar
-
-    @classmethod
-    def create(cls, env: AbstractEnvironment, *, key: PRNGKey) -> "FixedPoints":
-        """Begins with an initial state throughout."""
-        start = env.initial_state(key=key)
-        guess = jnp.broadcast_to(start, (env.horizon + 1, env.state_size)).astype(jnp.result_type(float))
-        return cls(guess, jnp.zeros((), jnp.int32), jnp.zeros(()), jnp.zeros(()))
-
-    def add(self, states: Array, num_sweeps: Scalar, num_fallbacks: Scalar) -> "FixedPoints":
-        """After one update; its mean states are the next guess, if they are finite."""
-        guess = jnp.where(jnp.isfinite(states).all(), states, self.guess)
-        return FixedPoints(
-            guess, self.num_updates + 1, self.num_sweeps + num_sweeps, self.num_fallbacks + num_fallbacks
-        )
-
-    def metrics(self) -> Metrics:
-        """Mean sweeps an update since the last record, and the fallbacks so far."""
-        mean = self.num_sweeps / jnp.maximum(self.num_updates, 1)
-        return {"num_sweeps": mean, "num_fallbacks": self.num_fallbacks}
-
-    def reset(self) -> "FixedPoints":
-        """After a record."""
-        return dataclasses.replace(
-            self, num_updates=jnp.zeros_like(self.num_updates), num_sweeps=jnp.zeros_like(self.num_sweeps)
-        )
-
-
 class ModelBasedState(eqx.Module):
     """Everything of Algorithm 1 that changes.
 
-    The reward and its optimiser are None where the task's own is used, `fixed_points` where imagination goes step by
-    step, `average` where policies are not averaged, `value` where imagination goes through whole episodes.
+    The reward and its optimiser are None where the task's own is used, `average` where policies are not averaged,
+    `value` where imagination goes through whole episodes.
     """
 
     model: AbstractDynamicsModel
@@ -96,18 +55,8 @@ class ModelBasedState(eqx.Module):
     statistics: UpdateStatistics
     reward: LearnedReward | None = None
     reward_optimiser: Any = None
-    fixed_points: FixedPoints | None = None
     average: AbstractTanhGaussianPolicy | None = None
     value: WindowValue | None = None
-
-
-def _found(imagined: Imagined) -> tuple[Array, Array, Array] | None:
-    """Of an episode found as a fixed point: its states, the sweeps, and 1 if it was rolled out after all."""
-    if imagined.sweeps is None:
-        return None
-    dtype = imagined.states.dtype
-    fallback = ~imagined.sweeps.converged
-    return imagined.states, imagined.sweeps.number.astype(dtype), fallback.astype(dtype)
 
 
 def cloning_distance(policy: AbstractTanhGaussianPolicy, episode: Trajectory) -> Scalar:
@@ -130,7 +79,6 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
             takes the derivatives of the task itself, and nothing that is learned depends on it.
         learned_reward: whether imagination is paid by a learned reward (Appendix C).
         make_policy: builds the policy: `make_policy(env, key=key)`; None for the usual network.
-        imagine: how the states of an imagined episode are found, see `asmpg.gradients.imagination`.
         scan_chunk: steps between two carries that a derivative step by step keeps, see `asmpg.core.loops`.
         window: steps of an imagined stretch of an episode that begins at any replayed observation, where that is not
             the whole episode. The reward is learned then, and neither it nor the policy knows the time.
@@ -145,7 +93,6 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
     record_cosine: bool = eqx.field(static=True, default=False)
     learned_reward: bool = eqx.field(static=True, default=False)
     make_policy: Any = eqx.field(static=True, default=None)
-    imagine: Imagine = eqx.field(static=True, default="auto")
     scan_chunk: int | None = eqx.field(static=True, default=None)
     window: int | None = eqx.field(static=True, default=None)
     cloning: float = eqx.field(static=True, default=0.0)
@@ -174,7 +121,6 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
     def init(self, normaliser: Normaliser, *, key: PRNGKey) -> ModelBasedState:
         """Initial networks. The policy's draw does not depend on the kind of model."""
         policy_key, model_key, reward_key = jax.random.split(key, 3)
-        start_key = jax.random.fold_in(key, 3)
         policy = with_normaliser(self._new_policy(policy_key), normaliser)
         model = with_normaliser(self.make_model(key=model_key), normaliser)
         reward = None
@@ -195,7 +141,6 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
             None
             if reward is None
             else self._optimiser("reward").init(eqx.filter(reward, eqx.is_inexact_array)),
-            self._fixed_points(start_key) if resolve(self.imagine, model, self.loop) else None,
             policy if self.settings.policy_average else None,
             None if self.window is None else self._new_value(jax.random.fold_in(key, 4)),
         )
@@ -212,10 +157,6 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
             width=self.settings.policy_width,
             num_layers=self.settings.num_policy_layers,
         )
-
-    def _fixed_points(self, key: PRNGKey) -> FixedPoints:
-        assert isinstance(self.env, AbstractEnvironment), "imagined episodes begin at a known state"
-        return FixedPoints.create(self.env, key=key)
 
     def _new_value(self, key: PRNGKey) -> WindowValue:
         return WindowValue.create(self.env.state_size, self._optimiser("value"), key=key)
@@ -326,36 +267,29 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
         reward = self._reward(state)
         entropy = self.settings.entropy * (self.env.horizon if self.settings.entropy_over == "episode" else 1)
 
-        guess = None if state.fixed_points is None else state.fixed_points.guess
-
         def loss(
             policy: AbstractTanhGaussianPolicy, example: tuple[Array, Array, Trajectory | None]
-        ) -> tuple[Scalar, Any]:
+        ) -> tuple[Scalar, Scalar]:
             start, noise, episode = example
             value, imagined = imagined_return(
                 *(policy, state.model, reward, start, noise),
                 loop=self.loop,
-                guess=guess,
                 chunk=self.scan_chunk,
             )
             objective = value / state.return_scale + entropy * imagined.entropy
             if episode is not None:
                 objective -= self.cloning * cloning_distance(policy, episode)
-            return -objective, (imagined.entropy, _found(imagined))
+            return -objective, imagined.entropy
 
         # Where nothing is carried but the state, a step is so small that it costs the same for one and for many.
         micro = None if jax.tree.leaves(state.model.init(starts[0])) else size
-        grads, (mean_entropy, found) = mean_gradient(
+        grads, mean_entropy = mean_gradient(
             loss, state.policy, (starts, noise, recorded), micro=micro, least=state.model.least_batch
         )
         policy, optimiser_state, applied = apply_gradient(
             self._policy_optimiser(state.policy), state.policy, state.policy_optimiser, grads
         )
         statistics = state.statistics.add(global_norm(grads), mean_entropy).add_outcome(applied)
-        if state.fixed_points is not None and found is not None:
-            states, num_sweeps, share = found
-            fixed_points = state.fixed_points.add(states, num_sweeps, share * size)
-            state = dataclasses.replace(state, fixed_points=fixed_points)
         average = state.average
         if average is not None:
             average = polyak_average(average, policy, 1 / self.settings.policy_average)
@@ -435,8 +369,5 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
                 noise = jnp.zeros((self.env.horizon, self.env.action_size))
                 imagined = imagine(state.policy, state.model, start, noise)
                 metrics["state_growth"] = state_growth(state.model, imagined.states, imagined.actions)
-        if state.fixed_points is not None:
-            metrics |= state.fixed_points.metrics()
-            state = dataclasses.replace(state, fixed_points=state.fixed_points.reset())
         reset = eqx.tree_at(lambda s: s.num_nonfinite, UpdateStatistics.zero(), statistics.num_nonfinite)
         return dataclasses.replace(state, statistics=reset), metrics

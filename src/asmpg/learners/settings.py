@@ -37,7 +37,7 @@ OfKind = TypeVar("OfKind", bound="AbstractSettings")
 
 
 class _Number:
-    """Marks a number that neither shapes nor branches the program: seeds that differ in nothing else can share one."""
+    """Marks a number that neither shapes nor branches the program: `vmap` can go over several values of it."""
 
 
 NUMBER = _Number()

@@ -53,7 +53,7 @@ class State:
 
     def own_codes(self) -> str:
         """The versions of this code, as far as the models of the suite depend on it."""
-        return ", ".join(dict.fromkeys(code_version(item.config.model) for item in self.suite.items))
+        return ", ".join(dict.fromkeys(code_version(item.config.model_name) for item in self.suite.items))
 
     def other_codes(self) -> dict[str, int]:
         """How many results there are of every code version but this one."""

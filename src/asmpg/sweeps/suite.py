@@ -14,10 +14,10 @@ from typing import Any, cast, Literal
 from ..core import user_code as user_files
 from ..core.checks import check_choice
 from ..core.types import one_line, UsageError
-from ..tasks import files as task_files
+from ..models.files import split_family
 from ..tasks import make
 from ..training.config import TrainConfig
-from ..training.methods import MODELS
+from ..training.methods import find_method
 from ..training.stored_config import to_json
 
 
@@ -52,7 +52,7 @@ class Grid:
     Attributes:
         tasks: names, or `FILE.py:NAME`.
         horizons: actions in an episode.
-        models: names of methods.
+        models: names of methods, or `FILE.py:NAME`.
         options: other fields of `TrainConfig`, and `seeds`; one value each, or a list to try each of.
         settings: settings that replace the preset's; one value each, or a list to try each of.
         parameters: constants of a built-in task, by their names in `asmpg.make`; one value each, or a list.
@@ -118,8 +118,8 @@ def identify(config: TrainConfig) -> str:
     """Task, horizon, model and a hash of the complete configuration."""
     content = complete(config)
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
-    task = re.sub(r"[^\w.]+", "_", str(content["task"]))
-    return f"{task}-H{config.horizon}-{config.model}-{digest}"
+    task, model = (re.sub(r"[^\w.-]+", "_", str(content[name])) for name in ("task", "model"))
+    return f"{task}-H{config.horizon}-{model}-{digest}"
 
 
 def make_suite(name: str, scale: str, grids: Sequence[Grid]) -> Suite:
@@ -129,7 +129,7 @@ def make_suite(name: str, scale: str, grids: Sequence[Grid]) -> Suite:
         UsageError: something in a grid is unknown or not allowed, or there is nothing in them.
     """
     for model in (model for grid in grids for model in grid.models):
-        check_choice("models", model, MODELS)
+        find_method(model, "models")
     items = {item.id: item for grid in grids for item in grid.items()}
     if not items:
         raise UsageError(f"SUITE: {name} has nothing to run at scale {scale}")
@@ -255,17 +255,25 @@ def _grid(block: Mapping[str, Any], folder: pathlib.Path) -> Grid:
             words = "integers" if kind is int else "names"
             raise UsageError(f"{name}: must be a list of {words}, got {values!r}")
         lists.append(tuple(values))
-    return Grid(
-        tuple(_beside(task, folder) for task in lists[0]), lists[1], lists[2], options, _settings(block)
-    )
+    tasks, horizons, models = lists
+    tasks, models = (tuple(_beside(name, folder) for name in names) for names in (tasks, models))
+    if isinstance(options.get("optimizer"), str):
+        options["optimizer"] = _beside(options["optimizer"], folder)
+    return Grid(tasks, horizons, models, options, _settings(block))
 
 
-def _beside(task: str, folder: pathlib.Path) -> str:
-    """A task's file is looked for beside the suite's file first."""
-    if not task_files.is_task_file(task) or pathlib.Path(task).is_absolute():
-        return task
-    beside = folder / task.rpartition(":")[0]
-    return f"{beside.resolve()}:{task.rpartition(':')[2]}" if user_files.exists(str(beside)) else task
+def _beside(name: str, folder: pathlib.Path) -> str:
+    """The file of a task, a model or an optimiser is looked for beside the suite's file first."""
+    family, thing = split_family(name)
+    file, _, attribute = thing.rpartition(":")
+    beside = folder / file
+    if (
+        not user_files.is_file(thing)
+        or pathlib.Path(file).is_absolute()
+        or not user_files.exists(str(beside))
+    ):
+        return name
+    return f"{family}{beside.resolve()}:{attribute}"
 
 
 def _as_list(value: Any) -> Sequence[Any]:

@@ -134,7 +134,7 @@ class _Scheduler:
         self._speeds = state.speeds
         self._items = {item.id: item for item in state.left()}
         self._waiting = collections.deque(
-            Job(item.id, item.config, store.url, code_version(item.config.model), mix_versions)
+            Job(item.id, item.config, store.url, code_version(item.config.model_name), mix_versions)
             for item in self._items.values()
         )
         self._active: dict[str, Job] = {}

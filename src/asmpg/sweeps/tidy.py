@@ -80,7 +80,7 @@ def timings(suite: Suite, finished: Mapping[str, Finished]) -> Columns:
             "item": item.id,
             "task": finished[item.id].config["task"],
             "horizon": item.config.horizon,
-            "model": item.config.model,
+            "model": item.config.model_name,
             "num_seeds": item.config.num_seeds,
             **finished[item.id].timing,
         }

@@ -182,7 +182,7 @@ def do(job: Job, stop: Callable[[], bool] = lambda: False) -> Outcome:
         job: what to do.
         stop: is asked after every record whether to stop there; what is done until then is kept.
     """
-    store, code = open_store(job.url), code_version(job.config.model)
+    store, code = open_store(job.url), code_version(job.config.model_name)
     with store.claim(job.id) as ours:
         if not ours:
             return Outcome(job.id, "busy")
@@ -215,7 +215,7 @@ def _is_done(store: AbstractStore, item: str) -> bool:
 
 def _train(store: AbstractStore, job: Job, path: pathlib.Path, stop: Callable[[], bool]) -> Outcome:
     """Takes the run up, or begins it."""
-    code = code_version(job.config.model)
+    code = code_version(job.config.model_name)
     follow = _Follower(store, job.id, path, code)
     begun_with = follow.begun_with() if path.exists() else None
     if path.exists() and not job.mix_versions and begun_with != code:

@@ -6,8 +6,6 @@ import pathlib
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-import equinox as eqx
-import jax
 from msgspec import Meta
 
 from ..core.checks import (
@@ -25,9 +23,8 @@ from ..core.checks import (
 from ..core.precision import Precision, resolve_precision
 from ..core.types import UsageError
 from ..core.user_code import installed
-from ..gradients.imagination import check_parallel, Imagine, Loop, resolve
+from ..gradients.imagination import Loop
 from ..learners.base import AbstractLearner
-from ..learners.model_based import ModelBasedLearner
 from ..learners.optimisation import OwnOptimiser
 from ..learners.settings import AbstractSettings
 from ..models import files as model_files
@@ -85,13 +82,6 @@ class TrainConfig:
             "solve a task of your own for its optimum too, so that scores are known; a built-in one always is solved"
         ),
     ] = False
-    imagine: Annotated[
-        Imagine,
-        about(
-            "how imagined states are found: step by step (sequential), as a fixed point of whole sequences (parallel), "
-            "or sequential on a CPU and, for a backbone that can, parallel on an accelerator (auto)"
-        ),
-    ] = "auto"
     scan_chunk: Annotated[
         Annotated[int, Meta(ge=1, le=MAX_COUNT)] | None,
         about(
@@ -199,17 +189,6 @@ class Resolved:
         options = Options(**of_models, own_optimiser=self.own_optimiser)
         return self.method.learner(self.env, self.settings, options)
 
-    def imagine_here(self) -> Imagine:
-        """How imagination is done on this device, where that is left open; what a run folder keeps."""
-        if self.config.imagine != "auto" or not self.method.imagines:
-            return self.config.imagine
-        if jax.default_backend() == "cpu" or not self.method.is_sequence:
-            return "sequential"
-        assert isinstance(self.learner, ModelBasedLearner)
-        make_model = self.learner.make_model
-        model = eqx.filter_eval_shape(lambda: make_model(key=jax.random.key(0)))
-        return "parallel" if resolve("auto", model, self.config.loop) else "sequential"
-
 
 def _resolve(config: TrainConfig) -> Resolved:
     _check_names(config)
@@ -306,8 +285,6 @@ def _check_together(
     settings: AbstractSettings,
 ) -> None:
     """What the type of one field alone cannot say."""
-    if config.imagine == "parallel":
-        check_parallel(method.is_sequence, config.loop)
     if not method.imagines:
         _refuse_what_needs_a_model(config)
     if config.steps < env.horizon:

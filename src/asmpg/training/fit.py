@@ -178,7 +178,7 @@ def model_learner(
     if not method.imagines or model == "simulator":
         raise UsageError(f"model: {model} has no dynamics model that could be fitted on {data.name}")
     settings = with_overrides(method, preset, data.horizon, overrides)
-    learner = method.learner(data, settings, Options(learned_reward=learned_reward, imagine="sequential"))
+    learner = method.learner(data, settings, Options(learned_reward=learned_reward))
     assert isinstance(learner, ModelBasedLearner)
     return learner
 

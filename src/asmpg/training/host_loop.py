@@ -13,7 +13,6 @@ from jaxtyping import Array, Float, Int
 from ..core.types import Metrics, PRNGKey, Trajectory
 from ..learners.base import AbstractLearner
 from ..learners.replay import ReplayBuffer
-from ..learners.settings import AbstractSettings
 from ..models.normalisation import Normaliser
 from ..tasks.environment import AbstractActor
 from ..tasks.host import episode_seed, evaluation_seeds, HostEnvironment, play, Watched
@@ -24,14 +23,11 @@ from .loop import (
     improve,
     is_refresh,
     over_seeds,
-    Rates,
-    rates_that_differ,
     record,
     refresh,
     replay_capacity,
     Schedule,
     SeedState,
-    with_rates,
 )
 
 
@@ -123,18 +119,11 @@ class HostTrainer(AbstractTrainer):
         learner: AbstractLearner,
         schedule: Schedule,
         seeds: Sequence[int],
-        settings: Sequence[AbstractSettings] | None = None,
     ):
         """Prepares the programs; nothing is compiled, run or simulated yet. Arguments as for `Trainer`."""
         assert isinstance(learner.env, HostEnvironment)
         self.learner, self.schedule, self.seeds = learner, schedule, tuple(seeds)
-        several = [learner.settings] if settings is None else list(settings)
-        self.num_rows = len(several) * len(self.seeds)
-        differing = rates_that_differ(several)
-        self._rates = {name: np.repeat(values, len(self.seeds)) for name, values in differing.items()}
         self._simulator = Watched(learner.env)
-        self._row_seeds = [*self.seeds] * len(several)
-        self._learner = eqx.tree_at(lambda own: own.settings, learner, several[0])
         self._static: dict[str, Any] = {}
         self.timings: dict[str, float] = {}
         self._begin = self._program(self._begin_seed)
@@ -145,28 +134,21 @@ class HostTrainer(AbstractTrainer):
         self._policy = self._program(self._policy_of)
         self._improve = self._program(self._improve_seed, donate=True)
         self._diagnose = self._program(self._diagnose_seed)
-        self.shapes = jax.eval_shape(self._begin, self._keys(), self._given())
-
-    def _given(self) -> Rates:
-        return {name: jnp.asarray(values, float) for name, values in self._rates.items()}
+        self.shapes = jax.eval_shape(self._begin, self._keys())
 
     def _keys(self) -> Array:
-        return jnp.stack([jax.random.key(seed) for seed in self._row_seeds])
+        return jnp.stack([jax.random.key(seed) for seed in self.seeds])
 
     def _program(self, function: Callable[..., Any], donate: bool = False) -> Callable[..., Any]:
         """A function of (learner, one seed's arguments) for all seeds; of its modules only arrays come and go."""
 
-        def one(given: Any) -> Any:
-            arguments, rates = given
-            arguments = [self._whole(argument) for argument in arguments]
-            result = function(with_rates(self._learner, rates), *arguments)
-            return self._arrays(result)
+        def one(arguments: tuple[Any, ...]) -> Any:
+            return self._arrays(function(self.learner, *map(self._whole, arguments)))
 
-        def all_rows(*arguments: Any) -> Any:
-            *own, rates = arguments
-            return over_seeds(one, self.num_rows)((tuple(own), rates))
+        def all_seeds(*arguments: Any) -> Any:
+            return over_seeds(one, len(self.seeds))(arguments)
 
-        return jax.jit(all_rows, donate_argnums=0 if donate else ())
+        return jax.jit(all_seeds, donate_argnums=0 if donate else ())
 
     def _whole(self, argument: Any) -> Any:
         return eqx.combine(argument, self._static["state"]) if isinstance(argument, SeedState) else argument
@@ -221,12 +203,12 @@ class HostTrainer(AbstractTrainer):
     def _collect(self, state: SeedState, keys: Array, index: int) -> tuple[SeedState, Trajectory, np.ndarray]:
         """One episode of every seed's explorer, added to its replay buffer."""
         begin = time.monotonic()
-        arrays = self._explorer(state, keys, self._given())
+        arrays = self._explorer(state, keys)
         actors = Actors(eqx.combine(arrays, self._static_actor(arrays)), 1)
-        seeds = [episode_seed(seed, index) for seed in self._row_seeds]
+        seeds = [episode_seed(seed, index) for seed in self.seeds]
         episodes, lengths = play(self._simulator, seeds, actors.act, actors.observe)
         self._time("collect", begin)
-        return self._add(state, episodes, jnp.asarray(lengths), self._given()), episodes, lengths
+        return self._add(state, episodes, jnp.asarray(lengths)), episodes, lengths
 
     def _static_actor(self, arrays: Any) -> Any:
         return self._static[type(arrays).__name__]
@@ -238,13 +220,12 @@ class HostTrainer(AbstractTrainer):
 
     def compile(self, make_state: Callable[[], SeedState]) -> None:
         """Compiles the updates by making none."""
-        none = jnp.zeros(self.num_rows, jnp.int32)
-        self._improve(make_state(), self._keys(), none, self._given())
+        self._improve(make_state(), self._keys(), jnp.zeros(len(self.seeds), jnp.int32))
 
     def init(self) -> SeedState:
         """All seeds after their warm-up."""
-        keys, rates = self._keys(), self._given()
-        state = self._begin(keys, rates)
+        keys = self._keys()
+        state = self._begin(keys)
         warmup = jax.vmap(
             lambda key: jax.random.split(jax.random.split(key, 3)[1], self.schedule.warmup_episodes)
         )
@@ -252,18 +233,18 @@ class HostTrainer(AbstractTrainer):
         for index in range(self.schedule.warmup_episodes):
             state, episode, _ = self._collect(state, of_episodes[:, index], index)
             episodes.append(episode)
-        return self._warm(state, jax.tree.map(lambda *x: jnp.stack(x, 1), *episodes), rates)
+        return self._warm(state, jax.tree.map(lambda *x: jnp.stack(x, 1), *episodes))
 
     def advance(self, state: SeedState, first_episode: int, num_episodes: int) -> tuple[SeedState, Metrics]:
         """Runs a chunk: each episode is collected and improved on, then the policies are evaluated."""
-        self.timings, rates = {}, self._given()
+        self.timings = {}
         for index in range(first_episode, first_episode + num_episodes):
             collect_keys, improve_keys, _ = jax.vmap(lambda key, i=index: episode_keys(key, i))(state.key)
             state, _, lengths = self._collect(state, collect_keys, index)
             if is_refresh(index + 1):
-                state = self._refresh(state, collect_keys, rates)
+                state = self._refresh(state, collect_keys)
             begin = time.monotonic()
-            state = self._improve(state, improve_keys, jnp.asarray(lengths), rates)
+            state = self._improve(state, improve_keys, jnp.asarray(lengths))
             jax.block_until_ready(state.key)
             self._time("improve", begin)
         return self._record(state, first_episode + num_episodes)
@@ -271,11 +252,11 @@ class HostTrainer(AbstractTrainer):
     def _record(self, state: SeedState, index: int) -> tuple[SeedState, Metrics]:
         begin = time.monotonic()
         keys = jax.vmap(lambda key: episode_keys(key, index)[2])(state.key)
-        arrays = self._policy(state, self._given())
+        arrays = self._policy(state)
         policies = eqx.combine(arrays, self._static_actor(arrays))
         episodes, steps = evaluate_outside(self._simulator, policies)
         self._time("evaluate", begin)
-        return self._diagnose(state, episodes, jnp.asarray(steps), keys, self._given())
+        return self._diagnose(state, episodes, jnp.asarray(steps), keys)
 
     def memory(self) -> int | None:
         """Not known: the simulator takes what it takes."""

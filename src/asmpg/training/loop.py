@@ -11,13 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
 from ..core.loops import loop, repeat
-from ..core.types import Metrics, PRNGKey, Trajectory, UsageError
+from ..core.types import Metrics, PRNGKey, Trajectory
 from ..learners.base import AbstractLearner, start_key
 from ..learners.replay import ReplayBuffer
-from ..learners.settings import AbstractSettings, number_names
 from ..models.normalisation import Normaliser
 from ..tasks.environment import AbstractEnvironment
 from ..tasks.world import evaluate, evaluation_starts, JaxWorld, play_episode
@@ -280,38 +279,6 @@ def over_seeds(function: Callable[..., Any], num_seeds: int) -> Callable[..., An
     return local if len(devices) == 1 else sharded
 
 
-Rates = dict[str, Float[Array, "..."]]
-
-
-def rates_that_differ(settings: Sequence[AbstractSettings]) -> dict[str, list[float]]:
-    """The rates in which several settings differ, one value each.
-
-    Raises:
-        UsageError: they differ in something that shapes or branches the program.
-    """
-    first = settings[0]
-    differing: dict[str, list[float]] = {}
-    for field in dataclasses.fields(first):
-        values = [getattr(one, field.name) for one in settings]
-        if any(value != values[0] for value in values):
-            if field.name not in number_names(type(first)):
-                raise UsageError(f"settings: of one program they must not differ in {field.name}")
-            differing[field.name] = [float(value) for value in values]
-    return differing
-
-
-def with_rates(learner: AbstractLearner, rates: Rates) -> AbstractLearner:
-    """The learner with some of the rates in its settings replaced, by numbers or traced ones."""
-    if not rates:
-        return learner
-
-    def chosen(settings: AbstractSettings) -> list[Any]:
-        return [getattr(settings, name) for name in rates]
-
-    settings = eqx.tree_at(chosen, learner.settings, list(rates.values()))
-    return eqx.tree_at(lambda own: own.settings, learner, settings)
-
-
 class AbstractTrainer(abc.ABC):
     """What a run asks of whoever trains its seeds.
 
@@ -319,18 +286,14 @@ class AbstractTrainer(abc.ABC):
         learner: the method.
         schedule: how the steps are cut.
         seeds: one independent run each; seed i draws the same numbers alone as among others.
-        num_rows: length of the leading axis of every array: the seeds, once for each of several settings.
         shapes: of the state of all seeds; every array has a leading seed axis.
-        num_together: how many runs shared the last chunk's time.
         timings: seconds of the parts of the last chunk, by name, where they can be told apart.
     """
 
     learner: AbstractLearner
     schedule: Schedule
     seeds: tuple[int, ...]
-    num_rows: int
     shapes: SeedState
-    num_together: int = 1
     timings: Mapping[str, float] = types.MappingProxyType({})
 
     @abc.abstractmethod
@@ -361,62 +324,40 @@ class AbstractTrainer(abc.ABC):
 class Trainer(AbstractTrainer):
     """The compiled loop of one run."""
 
-    def __init__(
-        self,
-        learner: AbstractLearner,
-        schedule: Schedule,
-        seeds: Sequence[int],
-        settings: Sequence[AbstractSettings] | None = None,
-    ):
+    def __init__(self, learner: AbstractLearner, schedule: Schedule, seeds: Sequence[int]):
         """Prepares the two programs; nothing is compiled or run yet.
 
         Args:
             learner: the method.
             schedule: how the steps are cut.
             seeds: one independent run each.
-            settings: several, to train all of them as one program: the leading axis of every array then has all seeds
-                with the first settings, then all seeds with the second, and so on. They may differ in rates only.
-
-        Raises:
-            UsageError: several settings differ in more than rates.
         """
         self.learner, self.schedule, self.seeds = learner, schedule, tuple(seeds)
-        several = [learner.settings] if settings is None else list(settings)
-        self.num_rows = len(several) * len(self.seeds)
-        differing = rates_that_differ(several)
-        self._rates = {name: np.repeat(values, len(self.seeds)) for name, values in differing.items()}
-        # What the settings have in common, be it what the learner was built with or not.
-        learner = eqx.tree_at(lambda own: own.settings, learner, several[0])
         env, capacity = jax_world(learner), replay_capacity(learner, schedule)
         starts = evaluation_starts(env)
         self._static: Any = None
 
-        def init(given: tuple[PRNGKey, Rates], normaliser: Normaliser) -> SeedState:
-            key, rates = given
-            state = init_seed(with_rates(learner, rates), schedule, capacity, key, normaliser)
+        def init(key: PRNGKey, normaliser: Normaliser) -> SeedState:
+            state = init_seed(learner, schedule, capacity, key, normaliser)
             # Environments and activation functions inside the networks are not arrays: they stay outside the loop.
             arrays, self._static = eqx.partition(state, eqx.is_array)
             return arrays
 
-        def advance(given: tuple[SeedState, Rates], first: Array, num: Array) -> tuple[SeedState, Metrics]:
-            arrays, rates = given
-            state, own = eqx.combine(arrays, self._static), with_rates(learner, rates)
-            state, metrics = advance_seed(own, starts, schedule.warmup_episodes, state, first, num)
+        def advance(arrays: SeedState, first: Array, num: Array) -> tuple[SeedState, Metrics]:
+            state = eqx.combine(arrays, self._static)
+            state, metrics = advance_seed(learner, starts, schedule.warmup_episodes, state, first, num)
             return eqx.filter(state, eqx.is_array), metrics
 
-        def init_all(keys: Array, rates: Rates) -> SeedState:
-            return over_seeds(init, self.num_rows)((keys, rates), Normaliser.from_random_episodes(env))
+        def init_all(keys: Array) -> SeedState:
+            return over_seeds(init, len(self.seeds))(keys, Normaliser.from_random_episodes(env))
 
-        def advance_all(state: SeedState, rates: Rates, first: Array, num: Array) -> Any:
-            return over_seeds(advance, self.num_rows)((state, rates), first, num)
+        def advance_all(state: SeedState, first: Array, num: Array) -> Any:
+            return over_seeds(advance, len(self.seeds))(state, first, num)
 
         self._init = jax.jit(init_all)
         self._advance = jax.jit(advance_all, donate_argnums=0)
         # Traces what `init` will run, once, and finds what is no array.
         self.shapes = jax.eval_shape(self.init)
-
-    def _given(self) -> Rates:
-        return {name: jnp.asarray(values, float) for name, values in self._rates.items()}
 
     def compile(self, make_state: Callable[[], SeedState]) -> None:
         """Compiles the loop by running no episode of it."""
@@ -424,22 +365,20 @@ class Trainer(AbstractTrainer):
 
     def init(self) -> SeedState:
         """All seeds after their warm-up."""
-        keys = [jax.random.key(seed) for seed in self.seeds] * (self.num_rows // len(self.seeds))
-        return self._init(jnp.stack(keys), self._given())
+        return self._init(jnp.stack([jax.random.key(seed) for seed in self.seeds]))
 
     def advance(self, state: SeedState, first_episode: int, num_episodes: int) -> tuple[SeedState, Metrics]:
         """Runs a chunk."""
-        first, number = jnp.asarray(first_episode), jnp.asarray(num_episodes)
-        return self._advance(state, self._given(), first, number)
+        return self._advance(state, jnp.asarray(first_episode), jnp.asarray(num_episodes))
 
     def memory(self) -> int | None:
         """Bytes that the loop takes, as the compiler says."""
         index = jax.ShapeDtypeStruct((), jnp.asarray(0).dtype)
-        stats = self._advance.lower(self.shapes, self._given(), index, index).compile().memory_analysis()
+        stats = self._advance.lower(self.shapes, index, index).compile().memory_analysis()
         if stats is None:
             return None
         new = stats.output_size_in_bytes - stats.alias_size_in_bytes
-        devices = len(jax.local_devices()[: self.num_rows]) if jax.default_backend() == "cpu" else 1
+        devices = len(jax.local_devices()[: len(self.seeds)]) if jax.default_backend() == "cpu" else 1
         return devices * (stats.argument_size_in_bytes + new + stats.temp_size_in_bytes)
 
     def combine(self, state: SeedState) -> SeedState:

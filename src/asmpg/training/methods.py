@@ -11,14 +11,14 @@ from ..core import user_code as user_files
 from ..core.checks import check_choice
 from ..core.digest import digest
 from ..core.types import UsageError
-from ..gradients.imagination import Imagine, Loop
+from ..gradients.imagination import Loop
 from ..gradients.policies import ActionSequence
 from ..learners.base import AbstractLearner
 from ..learners.model_based import ModelBasedLearner
 from ..learners.odt import DecisionTransformer, DecisionTransformerSettings, target_return
 from ..learners.optimisation import OwnOptimiser
 from ..learners.sac import SoftActorCritic, SoftActorCriticSettings
-from ..learners.settings import AbstractSettings, number_names, Preset, Settings
+from ..learners.settings import AbstractSettings, Preset, Settings
 from ..models import AbstractDynamicsModel, ActionSequenceModel, HistoryModel, OneStepModel, Simulator
 from ..models.backbones import AbstractBackbone, BACKBONES, CreateBackbone, with_sizes
 from ..models.files import check_backbone, load_definition, short_name, split_family
@@ -50,7 +50,6 @@ class Options:
     loop: Loop = "open"
     record_cosine: bool = False
     learned_reward: bool = False
-    imagine: Imagine = "auto"
     scan_chunk: int | None = None
     own_optimiser: OwnOptimiser | None = None
 
@@ -65,7 +64,6 @@ class Method:
         learner: builds the learner from a world, settings and options. A world is an `AbstractEnvironment`; to
             methods that only ask for its sizes, anything with a `Spec`.
         imagines: whether it differentiates through a dynamics model, so that `Options` mean something to it.
-        is_sequence: whether that is an action-sequence model, whose `predict` reads no state but the first.
         paper: the settings in which the preset `paper` differs from the class's for this method.
         given: the settings of a learner that is given as an object, which has them already.
         source: of the user's own, the object that it was made from.
@@ -76,7 +74,6 @@ class Method:
     settings: type[AbstractSettings]
     learner: Callable[[Any, Any, Options], AbstractLearner]
     imagines: bool = False
-    is_sequence: bool = False
     paper: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     given: AbstractSettings | None = None
     source: Any = None
@@ -173,7 +170,6 @@ def _model_based(
     name: str,
     make_model: MakeModel,
     make_policy: Callable[..., Any] | None = None,
-    is_sequence: bool = False,
     paper: Mapping[str, Any] | None = None,
     check: Callable[[Spec, AbstractSettings], None] = lambda env, settings: None,
 ) -> Method:
@@ -191,13 +187,12 @@ def _model_based(
             options.record_cosine,
             options.learned_reward or outside,
             make_policy,
-            "sequential" if outside else options.imagine,
             options.scan_chunk,
             window,
             own_optimiser=options.own_optimiser,
         )
 
-    return Method(name, Settings, learner, True, is_sequence, paper or {}, check=check)
+    return Method(name, Settings, learner, True, paper or {}, check=check)
 
 
 def _decision_transformer(
@@ -218,7 +213,7 @@ def _with_backbone(family: str, backbone: str | AbstractBackbone | CreateBackbon
     if family == "history-":
         return _model_based(name, _history(backbone), paper=paper, check=check)
     policy = ActionSequence if family == "actions-" else None
-    return _model_based(name, _sequence(backbone), policy, is_sequence=True, paper=paper, check=check)
+    return _model_based(name, _sequence(backbone), policy, paper=paper, check=check)
 
 
 def _check_sizes(
@@ -252,8 +247,6 @@ MODELS: dict[str, Method] = {
         Method("odt", DecisionTransformerSettings, _decision_transformer),
     )
 }
-# The settings of any method that do not shape its program.
-MAY_DIFFER = frozenset[str]().union(*(number_names(method.settings) for method in MODELS.values()))
 
 
 # What may be given as a model or a learner: names, classes, instances, and functions that make them.
@@ -274,7 +267,7 @@ def find_method(model: object, option: str = "model") -> Method:
     Args:
         model: a name of `MODELS`, `FILE.py:NAME`, `package.module:NAME`, or an object of one's own: a backbone, a
             dynamics model, a learner, a class of these, or a function. One of (input_size, horizon, *, dropout, key)
-            makes a backbone, one of (env, *, key) a dynamics model.
+            makes a backbone, one of (env, *, key) a dynamics model, one of (env, settings) a learner.
         option: what messages name.
 
     Raises:

@@ -45,7 +45,8 @@ def backbone_of(thing: Any) -> CreateBackbone | AbstractBackbone | None:
         return thing
     if inspect.isclass(thing):
         return thing.create if issubclass(thing, AbstractBackbone) else None
-    return typing.cast(CreateBackbone, thing) if callable(thing) and _num_required(thing) == 2 else None
+    is_one = callable(thing) and _num_required(thing) == 2 and not makes_learner(thing)
+    return typing.cast(CreateBackbone, thing) if is_one else None
 
 
 def model_of(thing: Any) -> Callable[..., Any] | None:
@@ -58,10 +59,16 @@ def model_of(thing: Any) -> Callable[..., Any] | None:
 
 
 def is_learner(thing: Any) -> bool:
-    """Whether the object is a learner or a class of them."""
-    return isinstance(thing, AbstractLearner) or (
-        inspect.isclass(thing) and issubclass(thing, AbstractLearner)
-    )
+    """Whether the object is a learner, a class of them or a function of (env, settings)."""
+    if inspect.isclass(thing):
+        return issubclass(thing, AbstractLearner)
+    return isinstance(thing, AbstractLearner) or makes_learner(thing)
+
+
+def makes_learner(thing: Any) -> bool:
+    """Whether it is a function of two arguments; what makes a backbone is given a key as well."""
+    two = inspect.isfunction(thing) and _num_required(thing) == 2
+    return two and "key" not in inspect.signature(thing).parameters
 
 
 def described(thing: Any) -> str:

@@ -1,6 +1,6 @@
 """A GPT-2 style transformer backbone on one page (Appendix E.1): pre-norm blocks, positions, GELU."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import equinox as eqx
 import jax
@@ -169,7 +169,6 @@ class Transformer(AbstractBackbone):
     final_norm: LayerNorm
     horizon: int = eqx.field(static=True)
     dropout_rate: float = eqx.field(static=True, default=0.0)
-    parallel: ClassVar[bool] = True
 
     @property
     def input_layer(self) -> Linear:

@@ -22,14 +22,12 @@ class AbstractBackbone(eqx.Module):
     Attributes:
         input_size: number of features of one sequence element.
         output_size: number of features of one output.
-        parallel: whether `predict` does not run step by step over time; imagination asks.
         least_batch: fewest sequences, a power of two, that long horizons leave in a micro-batch on a CPU. A step of a
             recurrence costs nearly the same for one sequence and for a few; measured at H = 2,000.
     """
 
     input_size: eqx.AbstractVar[int]
     output_size: eqx.AbstractVar[int]
-    parallel: ClassVar[bool] = False
     least_batch: ClassVar[int] = 1
 
     @property

@@ -1,7 +1,6 @@
 """The two bare equations the theory is about: the simple RNN (Equation 2) and self-attention (Equation 3)."""
 
 from collections.abc import Callable
-from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -108,7 +107,6 @@ class SelfAttention(AbstractBackbone):
     w_k: Float[Array, "score input"]
     w_v: Float[Array, "output input"]
     horizon: int = eqx.field(static=True)
-    parallel: ClassVar[bool] = True
 
     @property
     def input_size(self) -> int:

@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -77,7 +77,6 @@ class AbstractResidual(AbstractBackbone):
     blocks: eqx.AbstractVar[tuple[Block, ...]]
     final_norm: eqx.AbstractVar[LayerNorm]
     dropout_rate: eqx.AbstractVar[float]
-    parallel: ClassVar[bool] = True
 
     @property
     def input_layer(self) -> Linear:

@@ -156,14 +156,10 @@ def _start_in(
         folder.make()
     with folder.writing():
         if not folder.is_run():
-            # A run goes on as it began, on whatever device.
-            config = dataclasses.replace(config, imagine=config.resolve().imagine_here())
             content = to_json(config)
             folder.write_config(content, versions())
             return _drive(Session(config, report, folder, content), folder, report, stop, callbacks)
         stored = read(folder)
-        if config.imagine == "auto":
-            config = dataclasses.replace(config, imagine=stored.content.get("imagine", "auto"))
         content = to_json(config)
         name = difference(stored.content, content)
         if name is not None:
