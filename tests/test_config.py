@@ -29,6 +29,7 @@ from asmpg.learners.settings import number_names, Preset, Settings
 from asmpg.models import ActionSequenceModel, HistoryModel
 from asmpg.models.backbones import BACKBONES
 from asmpg.models.files import load_definition, split_family
+from asmpg.models.normalisation import Normaliser
 from asmpg.tasks.files import load_task, sha256
 from asmpg.training.methods import MODELS
 from asmpg.training.stored_config import from_json, to_json
@@ -506,8 +507,10 @@ def test_a_backbone_from_a_file_in_another_method(model_file, family, model, pol
     config = TrainConfig("bioreactor", horizon=10, model=f"{family}{model_file}:Sum", steps=100).checked()
     learner = config.learner()
     assert isinstance(learner, ModelBasedLearner)
-    assert type(learner.make_policy(learner.env, key=jax.random.key(0))) is policy
-    made = eqx.filter_eval_shape(lambda: learner.make_model(key=jax.random.key(0)))
+    unknown = Normaliser.unknown(learner.env.state_size)
+    state = eqx.filter_eval_shape(lambda: learner.init(unknown, key=jax.random.key(0)))
+    made = state.model
+    assert type(state.policy) is policy
     assert type(made) is model and type(made.backbone).__name__ == "Sum"
     assert config.model_name == f"{family}own_model.py:Sum"
     content = to_json(config)

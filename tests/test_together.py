@@ -11,7 +11,7 @@ import pytest
 import asmpg
 from asmpg import TrainConfig
 from asmpg.learners.settings import number_names
-from asmpg.tasks.environment import evaluation_states
+from asmpg.tasks.world import evaluation_starts
 from asmpg.training.loop import advance_seed, init_seed, Schedule
 from probes import RewardIsState
 
@@ -36,7 +36,7 @@ def train(learner, rates) -> dict[str, jax.Array]:
     )
     state = init_seed(own, SCHEDULE, 16, jax.random.key(0))
     numbers = (jnp.asarray(SCHEDULE.warmup_episodes), jnp.asarray(6))
-    return advance_seed(own, evaluation_states(ENV), SCHEDULE.warmup_episodes, state, *numbers)[1]
+    return advance_seed(own, evaluation_starts(ENV), SCHEDULE.warmup_episodes, state, *numbers)[1]
 
 
 def test_seeds_that_differ_in_rates_are_as_they_are_alone():

@@ -35,7 +35,7 @@ from ..tasks.optimum import warn_of_gradient
 from ..tasks.validation import check_horizon, is_traced, validate
 from ..tasks.world import inside, scored_task, World
 from .methods import find_method, Method, ModelLike, MODELS, Options
-from .own import label_of, Optimizer, own_optimiser
+from .own import label_of, load_optimizer, Optimizer, own_optimiser
 from .worlds import settle
 
 
@@ -237,6 +237,8 @@ def _check_names(config: TrainConfig) -> None:
         raise UsageError(f"preset: must be a name, got {config.preset!r}")
     if config.out is not None and (not isinstance(config.out, str | pathlib.Path) or not str(config.out)):
         raise UsageError(f"out: must be a folder, or None for no folder, got {config.out!r}")
+    if config.optimizer is not None:
+        load_optimizer(config.optimizer)
     if not isinstance(config.overrides, dict):
         raise UsageError(f"overrides: must be a dict of settings by name, got {config.overrides!r}")
 
