@@ -19,7 +19,6 @@ import numpy as np
 import pytest
 
 import asmpg
-import wanderer
 from asmpg import __main__
 from asmpg.cli import commands, demo, guarded, machine, main, options, parsing
 from asmpg.cli.output import table
@@ -28,15 +27,14 @@ from asmpg.training.methods import MODELS
 from test_config import MODEL_FILE, TASK_FILE
 
 
-SMALL = "--horizon 8 --model one-step --chunk-steps 16 --warmup-steps 32 --model-batch-size 4 --policy-batch-size 4"
+# A learner of the tests' own, which has to be named again where a run is read.
+MODEL = "--model wanderer:Wanderer"
+SMALL = f"--horizon 8 {MODEL} --chunk-steps 16 --warmup-steps 32 --model-batch-size 4 --policy-batch-size 4"
 TRAIN = f"train bioreactor {SMALL} --steps 90 --seeds 2"
 KEYS = {"task", "horizon", "model", "scores", "score", "returns", "steps", "seconds", "out"}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quickly():
-    with wanderer.instead_of_every_method():
-        yield
+pytestmark = pytest.mark.usefixtures("quickly")
 
 
 @pytest.fixture(autouse=True)
@@ -209,7 +207,7 @@ def test_a_damaged_run_is_one_line(call, trained, workplace):
     copy = shutil.copytree(trained, workplace / "copy")
     for path in (copy / "checkpoint").rglob("arrays.safetensors"):
         path.write_bytes(path.read_bytes()[:-5])
-    for line in ("evaluate copy", "train --resume copy"):
+    for line in (f"evaluate copy {MODEL}", f"train --resume copy {MODEL}"):
         status, out, err = call(line)
         assert (status, out, err.count("\n")) == (2, "", 1)
         assert "no whole checkpoint left" in err
@@ -219,7 +217,7 @@ def test_falling_back_is_said_on_one_line(call, trained, workplace):
     copy = shutil.copytree(trained, workplace / "copy")
     newest = max(path for path in (copy / "checkpoint").iterdir() if path.name.isdigit())
     (newest / "meta.json").write_text("{")
-    status, out, err = call("evaluate copy --json")
+    status, out, err = call(f"evaluate copy {MODEL} --json")
     assert status == 0
     assert only_json(out)["steps"] == 80
     assert re.fullmatch(
@@ -417,12 +415,12 @@ def test_train_evaluate_and_resume_give_the_same_json(call, trained, workplace):
     assert content["score"] == pytest.approx(np.mean(content["scores"]))
     expected = asmpg.score(asmpg.make("bioreactor", horizon=8), np.array(content["returns"]))
     np.testing.assert_allclose(content["scores"], expected)
-    assert only_json(call("train --resume run --json")[1]) == content
-    assert only_json(call("train bioreactor --resume run --json")[1]) == content
-    status, _, err = call("train harvest --resume run --json")
+    assert only_json(call(f"train --resume run {MODEL} --json")[1]) == content
+    assert only_json(call(f"train bioreactor --resume run {MODEL} --json")[1]) == content
+    status, _, err = call(f"train harvest --resume run {MODEL} --json")
     assert status == 2
     assert err.startswith("asmpg: TASK: the run is of bioreactor")
-    again = only_json(call("evaluate run --json")[1])
+    again = only_json(call(f"evaluate run {MODEL} --json")[1])
     assert again.keys() == content.keys()
     np.testing.assert_allclose(again.pop("returns"), content.pop("returns"), rtol=1e-6)
     np.testing.assert_allclose(again.pop("scores"), content.pop("scores"), rtol=1e-5)
@@ -435,11 +433,11 @@ def test_train_evaluate_and_resume_give_the_same_json(call, trained, workplace):
 def test_resume_extends(call, workplace):
     call(f"{TRAIN} --out run")
     before = (workplace / "run" / "metrics.jsonl").read_bytes()
-    status, out, _ = call("train --resume run --steps 120 --json")
+    status, out, _ = call(f"train --resume run {MODEL} --steps 120 --json")
     assert status == 0
     assert only_json(out)["steps"] == 120
     assert (workplace / "run" / "metrics.jsonl").read_bytes().startswith(before)
-    status, out, err = call("train --resume run --steps 100")
+    status, out, err = call(f"train --resume run {MODEL} --steps 100")
     assert (status, out) == (2, "")
     assert "--steps: run has done 120 already" in err
 
@@ -447,7 +445,7 @@ def test_resume_extends(call, workplace):
 def test_the_default_folder_is_never_overwritten(call, workplace):
     assert call(TRAIN)[0] == 0
     (folder,) = (workplace / "runs").iterdir()
-    assert folder.name.startswith("bioreactor-H8-one-step-seeds0-1")
+    assert folder.name.startswith("bioreactor-H8-wanderer_Wanderer-seeds0-1")
     content = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     status, _, err = call(TRAIN)
     assert status == 0
@@ -522,24 +520,24 @@ def test_a_task_from_a_file_is_given_again(call, workplace):
         None,
     )
     assert len(content["returns"]) == 1
-    for line in ("evaluate run", "train --resume run --steps 72"):
+    for line in (f"evaluate run {MODEL}", f"train --resume run {MODEL} --steps 72"):
         status, _, err = call(line)
         assert status == 2
         assert "own.py:Own" in err
-    assert only_json(call("evaluate run --task own.py:Own --json")[1])["returns"] == pytest.approx(
+    assert only_json(call(f"evaluate run {MODEL} --task own.py:Own --json")[1])["returns"] == pytest.approx(
         content["returns"]
     )
-    assert call("train --resume run --task own.py:Own --steps 72")[0] == 0
-    assert call("train own.py:Own --resume run --steps 84")[0] == 0
+    assert call(f"train --resume run {MODEL} --task own.py:Own --steps 72")[0] == 0
+    assert call(f"train own.py:Own {MODEL} --resume run --steps 84")[0] == 0
     (workplace / "own.py").write_text(TASK_FILE + "# changed")
-    status, _, err = call("evaluate run --task own.py:Own")
+    status, _, err = call(f"evaluate run {MODEL} --task own.py:Own")
     assert status == 2
     assert "changed" in err
 
 
 def test_a_model_from_a_file_is_given_again(call, workplace):
     (workplace / "own.py").write_text(MODEL_FILE)
-    small = SMALL.replace("--model one-step", "--model own.py:Sum")
+    small = SMALL.replace(MODEL, "--model own.py:Sum")
     status, out, _ = call(f"train bioreactor {small} --steps 60 --json")
     assert status == 0
     content = only_json(out)
@@ -606,17 +604,10 @@ def test_garbage_is_collected_again_once_a_command_is_under_way(workplace, capfd
 # Programs of their own
 
 
-PROGRAM = """
-import sys, wanderer, asmpg.cli
-with wanderer.instead_of_every_method():
-    sys.exit(asmpg.cli.main())
-"""
-
-
-def start(line: str, how: tuple[str, ...] = ("-c", PROGRAM)) -> subprocess.Popen:
-    """`asmpg`, with the method of the other tests."""
+def start(line: str) -> subprocess.Popen:
+    """`asmpg`, which finds the method of the other tests."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, *how, *line.split()]
+    command = [sys.executable, "-m", "asmpg", *line.split()]
     return subprocess.Popen(
         command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -635,7 +626,7 @@ def test_a_second_start_finds_every_program_compiled(workplace, monkeypatch):
     line = "train bioreactor --horizon 6 --model lstm --seeds 1 --warmup-steps 12 --chunk-steps 8"
 
     def compiled(options: str) -> set[str]:
-        process = start(f"{line} {options}", ("-m", "asmpg"))
+        process = start(f"{line} {options}")
         _, err = process.communicate(timeout=300)
         assert process.returncode == 0, err
         return {path.name for path in (workplace / "cache").glob("xla-*/*-cache")}
