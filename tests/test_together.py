@@ -29,22 +29,22 @@ def make_learner(model: str, **overrides):
     return TrainConfig(ENV, model=model, steps=36, overrides=overrides).learner()
 
 
-def train(learner, rates) -> dict[str, jax.Array]:
+def train(learner, rates, starts) -> dict[str, jax.Array]:
     """The last metrics of one seed of a learner with these rates, which may be traced."""
     own = eqx.tree_at(
         lambda one: [getattr(one.settings, name) for name in rates], learner, list(rates.values())
     )
     state = init_seed(own, SCHEDULE, 16, jax.random.key(0))
     numbers = (jnp.asarray(SCHEDULE.warmup_episodes), jnp.asarray(6))
-    return advance_seed(own, evaluation_starts(ENV), SCHEDULE.warmup_episodes, state, *numbers)[1]
+    return advance_seed(own, starts, SCHEDULE.warmup_episodes, state, *numbers)[1]
 
 
 def test_seeds_that_differ_in_rates_are_as_they_are_alone():
     rates = {"entropy": [0.5, 0.001], "model_learning_rate": [1e-2, 1e-3], "gradient_clip": [0.01, 1.0]}
-    learner = make_learner("one-step")
-    alone = jax.jit(lambda given: train(learner, given))
+    learner, starts = make_learner("one-step"), evaluation_starts(ENV)
+    alone = jax.jit(lambda given: train(learner, given, starts))
     each = [alone({name: jnp.asarray(values[i]) for name, values in rates.items()}) for i in range(2)]
-    both = jax.jit(jax.vmap(lambda given: train(learner, given)))(
+    both = jax.jit(jax.vmap(lambda given: train(learner, given, starts)))(
         {name: jnp.asarray(values) for name, values in rates.items()}
     )
     assert not np.allclose(*both["return"], rtol=1e-3)
@@ -56,12 +56,12 @@ def test_seeds_that_differ_in_rates_are_as_they_are_alone():
 @pytest.mark.parametrize("model", ["lstm", "sac", "odt"])
 def test_every_rate_may_be_traced(model):
     """No size and no branch of the program depends on one."""
-    learner = make_learner(model)
+    learner, starts = make_learner(model), evaluation_starts(ENV)
     rates = {
         name: jnp.asarray(getattr(learner.settings, name)) for name in number_names(type(learner.settings))
     }
     assert {"policy_learning_rate", "gradient_clip"} < rates.keys()
-    metrics = jax.eval_shape(lambda given: train(learner, given), rates)
+    metrics = jax.eval_shape(lambda given: train(learner, given, starts), rates)
     assert metrics["return"].shape == ()
 
 
