@@ -23,7 +23,9 @@ from asmpg.sweeps.suite import identify
 from asmpg.sweeps.timing import makespan, Speeds
 from asmpg.training.runs import RunWarning, StorageError
 from asmpg.training.stored_config import to_json
+from probes import RewardIsState
 from sweeping import load, NUM_ITEMS, NUM_SEEDS, STEPS, table, trainings, wait_for, write_suite
+from wanderer import Wanderer
 
 
 pytestmark = pytest.mark.usefixtures("quickly")
@@ -480,7 +482,8 @@ def test_an_object_store_holds_the_same_and_is_taken_up_from(whole, tmp_path):
     url = "memory://bucket/sweep"
     state = sweeping.sweep(file, url, stop=stop_after(30))
     begun = fsspec.filesystem("memory").find("/bucket/sweep/work")
-    assert len(begun) == 1
+    items = {name.partition("/work/")[2].partition("/")[0].removesuffix(".zip") for name in begun}
+    assert len(items) == 1 and len(begun) > 1
     assert 0 < len(state.finished) < NUM_ITEMS
     sweeping.sweep(file, url)
     store, local = open_store(url), open_store(str(expected))
@@ -489,6 +492,27 @@ def test_an_object_store_holds_the_same_and_is_taken_up_from(whole, tmp_path):
     number = len(trainings(file))
     sweeping.sweep(file, url)
     assert len(trainings(file)) == number
+
+
+def test_an_object_store_is_given_what_is_new(tmp_path, monkeypatch):
+    """Of a run that grows, every episode crosses the line once for each of the two sides, however many records."""
+    pytest.importorskip("fsspec")
+    store = open_store(f"memory://{tmp_path.name}/store")
+    given, write = dict[str, bytes](), store.write
+    monkeypatch.setattr(store, "write", lambda name, data: given.update({name: data}) or write(name, data))
+    config = TrainConfig(RewardIsState(horizon=4), model=Wanderer, steps=200, chunk_steps=8)
+    config = dataclasses.replace(config, overrides={"warmup_steps": 12})
+    with store.working("item") as path:
+        config = dataclasses.replace(config, out=str(path)).checked()
+        work.start(config, lambda progress: progress.stage == "training" and store.keep("item", path))
+        whole = {file.name: file.read_bytes() for file in (path / "checkpoint").iterdir() if file.is_file()}
+    for name, content in whole.items():
+        parts = [data for key, data in given.items() if f"/{name}." in key]
+        assert len(parts) > 5 and sum(map(len, parts)) == len(content)
+    with store.working("item") as again:
+        assert asmpg.load(again, task=RewardIsState(horizon=4), model=Wanderer).steps == 200
+        store.forget("item", again)
+    assert not store.names("work") and not store.names("work/item")
 
 
 def test_a_run_is_taken_up_from_an_object_store_without_a_word(whole, tmp_path):

@@ -5,6 +5,7 @@ import contextlib
 import importlib
 import io
 import itertools
+import json
 import pathlib
 import shutil
 import tempfile
@@ -21,6 +22,7 @@ from ..training.runs.folder import CHECKPOINTS, CONFIG, METRICS, TIMINGS
 
 RESULTS, FAILURES, PROGRESS, ASIDE = "results", "failures", "progress", "aside"
 _LOCKS, _WORK = "locks", "work"
+_PARTS = "parts.json"
 
 
 class AbstractStore(abc.ABC):
@@ -182,7 +184,8 @@ class FolderStore(AbstractStore):
 class ObjectStore(AbstractStore):
     """Any URL that fsspec knows. It has no locks: two processes may do an item twice, with the same result.
 
-    The run folder is on the local disk; after every record, its newest checkpoint is kept in the store in one piece.
+    The run folder is on the local disk; after every record its newest checkpoint is kept in the store: of files that
+    grow what is new, as parts beside each other, then all the rest in one piece that lists the parts.
     """
 
     def __init__(self, url: str):
@@ -196,6 +199,8 @@ class ObjectStore(AbstractStore):
         except Exception as error:  # what is missing, each kind says in its own way
             raise UsageError(f"out: {url}: {_one_line(error)}") from error
         self.url, self._root = url, root.rstrip("/")
+        # By item and file that grows: where its parts in the store begin and end.
+        self._parts: dict[str, dict[str, list[tuple[int, int]]]] = {}
 
     def read(self, name: str) -> bytes | None:
         """A file's content."""
@@ -247,24 +252,64 @@ class ObjectStore(AbstractStore):
         """A folder on the local disk that is there as long as the context."""
         with tempfile.TemporaryDirectory(prefix="asmpg-", ignore_cleanup_errors=True) as local:
             path, kept = pathlib.Path(local) / item, self.read(f"{_WORK}/{item}.zip")
+            self._parts.pop(item, None)
             if kept is not None:
                 with contextlib.suppress(zipfile.BadZipFile), zipfile.ZipFile(io.BytesIO(kept)) as archive:
                     archive.extractall(path)
+                    self._fetch_parts(item, path)
             yield path
+
+    def _fetch_parts(self, item: str, path: pathlib.Path) -> None:
+        """Puts the files that grow together again."""
+        if not (path / _PARTS).exists():  # of another version
+            return
+        listed = json.loads((path / _PARTS).read_bytes())
+        (path / _PARTS).unlink()
+        self._parts[item] = {
+            name: [(start, end) for start, end in extents] for name, extents in listed.items()
+        }
+        for name, extents in self._parts[item].items():
+            parts = [self.read(_part(item, name, *extent)) or b"" for extent in extents]
+            files.write_new(path / CHECKPOINTS / name, b"".join(parts))
 
     def keep(self, item: str, path: pathlib.Path) -> None:
         """The configuration, the records and the newest checkpoint."""
+        newest = newest_files(path / CHECKPOINTS)
+        growing = [file for file in newest if file.parent.name == CHECKPOINTS]
+        listed = {file.name: self._keep_what_is_new(item, file) for file in growing}
         stream = io.BytesIO()
         with zipfile.ZipFile(stream, "w") as archive:
-            for file in (path / CONFIG, path / METRICS, path / TIMINGS, *newest_files(path / CHECKPOINTS)):
-                if file.exists():
+            for file in (path / CONFIG, path / METRICS, path / TIMINGS, *newest):
+                if file.exists() and file not in growing:
                     archive.write(file, file.relative_to(path))
+            archive.writestr(_PARTS, json.dumps(listed))
         self.write(f"{_WORK}/{item}.zip", stream.getvalue())
+
+    def _keep_what_is_new(self, item: str, file: pathlib.Path) -> list[tuple[int, int]]:
+        """Writes a file's end as one more part; returns all of its parts."""
+        extents = self._parts.setdefault(item, {}).setdefault(file.name, [])
+        start, end = extents[-1][1] if extents else 0, file.stat().st_size
+        if end < start:
+            extents.clear()
+            start = 0
+        if end > start:
+            with file.open("rb") as stream:
+                stream.seek(start)
+                self.write(_part(item, file.name, start, end), stream.read())
+            extents.append((start, end))
+        return extents
 
     def forget(self, item: str, path: pathlib.Path) -> None:
         """Removes what was kept and the run folder."""
         self.remove(f"{_WORK}/{item}.zip")
+        for name in self.names(f"{_WORK}/{item}"):
+            self.remove(f"{_WORK}/{item}/{name}")
+        self._parts.pop(item, None)
         shutil.rmtree(path, ignore_errors=True)
+
+
+def _part(item: str, name: str, start: int, end: int) -> str:
+    return f"{_WORK}/{item}/{name}.{start}-{end}"
 
 
 def _one_line(error: Exception) -> str:
