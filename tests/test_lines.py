@@ -1,10 +1,10 @@
 """How far long work is, where there is no terminal to draw a bar on."""
 
-from asmpg.cli.lines import PartLines
+from asmpg.cli.lines import part_lines
 
 
 def written(path, reports) -> list[str]:
-    with path.open("w") as stream, PartLines(stream) as lines:
+    with path.open("w") as stream, part_lines(stream) as lines:
         for report in reports:
             lines(*report)
     return path.read_text().splitlines()

@@ -24,7 +24,7 @@ from ..experiments import (
 from ..report import build_report
 from ..sweeps import make_engine
 from ..training.runs.progress import duration
-from .lines import PartLines
+from .lines import part_lines
 from .machine import INTERRUPTED, Interrupts, keep_compiled, use_cores
 from .options import Diagnose, Report, Reproduce
 from .output import print_json
@@ -54,7 +54,7 @@ def run_reproduce(options: Reproduce) -> int:
         _refuse_sweeping(options, f"{options.figure} has none")
         use_cores(10)
         keep_compiled()
-    with Interrupts(lambda: again) as interrupts, PartLines() as report:
+    with Interrupts(lambda: again) as interrupts, part_lines() as report:
         interrupts.patient = trains
         sweeping = Sweeping(
             options.sweep,
@@ -134,7 +134,7 @@ def run_diagnose(options: Diagnose) -> int:
     run = "" if options.run is None else f"-{pathlib.Path(options.run).resolve().name}"
     default = re.sub(r"[^\w.-]+", "_", f"diagnose-{given.task}-{given.model}{run}")
     out = options.out or str(pathlib.Path("figures") / default)
-    with PartLines() as report:
+    with part_lines() as report:
         content = diagnose(given.subjects, given.horizons, given.model, out, report)
     if options.json:
         return print_json(content)

@@ -15,7 +15,7 @@ from ..sweeps.engines import AbstractEngine
 from ..sweeps.state import predict, State, summary
 from ..sweeps.sweep import table_name
 from ..training.runs.progress import duration
-from .lines import SweepLines
+from .lines import sweep_lines
 from .machine import INTERRUPTED, Interrupts, keep_compiled
 from .options import Sweep
 from .output import print_json
@@ -44,7 +44,7 @@ def run_sweep_command(options: Sweep) -> int:
         if options.dry_run:
             return _predict(look(suite, open_store(out)), engine, options, lambda: interrupts.requested)
         interrupts.patient = True
-        with SweepLines() as lines:
+        with sweep_lines() as lines:
             state = run_sweep(
                 suite,
                 out,
@@ -109,7 +109,7 @@ def _show(state: State, num_workers: int, out: str, as_json: bool) -> int:
 def _predict(state: State, engine: AbstractEngine, options: Sweep, stop: Any) -> int:
     """How long what is left will take."""
     num_workers, left = engine.num_workers(), state.left()
-    with SweepLines() as lines:
+    with sweep_lines() as lines:
         failed = calibrate(state, engine, lines, stop)
     known = [item for item in left if state.speeds.seconds(item.config) is not None]
     seconds = predict(known, state.speeds, num_workers)

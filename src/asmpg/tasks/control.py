@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, final
 
 import equinox as eqx
@@ -181,11 +181,9 @@ def from_ode(
     """A task from an ordinary differential equation, in `horizon` steps of constant control.
 
     The return is minus the integral of the cost minus the terminal cost. Steps that are too long for the equation give
-    a `DiscretisationWarning`.
-
-    Constraints are met by `asmpg.optimal`, up to its tolerance. Everything else sees what a violation costs: rewards
-    are reduced by `penalty / 2` times the squared violation (per second along the path), or by the terms of the
-    multipliers that `optimal` found (`env.with_multipliers(solution.multipliers)`).
+    a `DiscretisationWarning`. Constraints are met by `asmpg.optimal`, up to its tolerance; rewards are reduced by
+    `penalty / 2` times a squared violation (per second along the path), or by the terms of the multipliers that
+    `optimal` found (`env.with_multipliers(solution.multipliers)`).
 
     Args:
         dynamics: `dynamics(x, u, t) -> dx/dt`, shape [state]; x and u are vectors, t is in seconds.
@@ -194,45 +192,37 @@ def from_ode(
         duration: length of an episode in seconds.
         horizon: number of steps, an integer of at least 2.
         control_bounds: `(low, high)`, numbers or vectors; the longer of the two gives `action_size`.
-        state_bounds: `(low, high)` to which every step CLIPS the state, numbers or vectors; infinite entries are
-            allowed. This is part of the dynamics, not a constraint: a state that would leave is put back for free.
+        state_bounds: `(low, high)` to which every step CLIPS the state, as part of the dynamics; may be infinite.
         terminal_cost: `terminal_cost(x)`, a scalar.
         terminal_constraint: `h(x)`, a number or a vector that has to be 0 at the end.
-        path_constraint: `g(x, u, t)`, a number or a vector that has to be at most 0 after every step, the last one
-            included (there, components that depend on the control are left out).
+        path_constraint: `g(x, u, t)`, a number or a vector that has to be at most 0 after every step; after the last
+            one, components that depend on the control are left out.
         penalty: the weight of violations in the reward, positive.
-        method: how each step is integrated: "euler" (order 1), "heun" (2), "rk4" (4), or "implicit" (2, for stiff
-            equations). Other than one Euler step, it integrates the cost along with the state.
+        method: of integration: "euler" (order 1), "heun" (2), "rk4" (4), "implicit" (2, for stiff equations). Other
+            than one Euler step, it integrates the cost along with the state.
         substeps: steps of the method in each step of the task.
         name: used in messages and run folders.
 
     Raises:
         UsageError: an argument, or what one of the functions returns, is not as described.
     """
-    horizon = check_horizon(horizon)
     if not isinstance(name, str):
         raise UsageError(f"name: must be a string, got {name!r}")
-    duration = _positive("duration", duration, "a positive number of seconds")
     check_choice("method", method, tuple(METHODS))
     check_integer("substeps", substeps, 1)
+    optional = {"terminal_cost": terminal_cost, "terminal_constraint": terminal_constraint}
+    _check_callable({"dynamics": dynamics, "cost": cost}, optional | {"path_constraint": path_constraint})
     start, state_size = _check_initial_state(initial_state)
-    functions = {"terminal_cost": terminal_cost, "terminal_constraint": terminal_constraint}
-    functions = functions | {"path_constraint": path_constraint}
-    given = {option: function for option, function in functions.items() if function is not None}
-    _check_callable(dynamics=dynamics, cost=cost, **given)
-    controls = _check_bounds("control_bounds", control_bounds)
-    if not np.isfinite(controls).all():
-        raise UsageError(f"control_bounds: must be finite, got {control_bounds!r}")
-    bounds = None if state_bounds is None else _check_bounds("state_bounds", state_bounds, state_size)
+    controls, bounds = _check_both_bounds(control_bounds, state_bounds, state_size)
     env = OdeEnvironment(
         dynamics=dynamics,
         cost=cost,
         terminal_cost=terminal_cost,
         start=start,
-        duration=duration,
+        duration=_positive("duration", duration, "a positive number of seconds"),
         controls=controls,
         bounds=bounds,
-        horizon=horizon,
+        horizon=check_horizon(horizon),
         name=name,
         state_size=state_size,
         action_size=len(controls[0]),
@@ -292,10 +282,10 @@ def _length(label: str, function: Callable[..., Any], *arguments: Any) -> int:
     return shape[0] if shape else 1
 
 
-def _check_callable(**functions: Any) -> None:
-    """A `UsageError` for the first argument that is no function."""
-    for option, function in functions.items():
-        if not callable(function):
+def _check_callable(required: Mapping[str, Any], optional: Mapping[str, Any]) -> None:
+    """A `UsageError` for the first argument that is no function, or of the optional ones neither that nor None."""
+    for option, function in {**required, **optional}.items():
+        if not callable(function) and (option in required or function is not None):
             raise UsageError(f"{option}: must be a function, got {function!r}")
 
 
@@ -332,6 +322,14 @@ def _check_bounds(
     if low.ndim != 1 or (size is not None and low.size != size) or not (low < high).all():
         raise UsageError(f"{option}: must be {wanted}, got {bounds!r}")
     return tuple(low.tolist()), tuple(high.tolist())
+
+
+def _check_both_bounds(control_bounds: Any, state_bounds: Any, state_size: int) -> tuple[Any, Any]:
+    """Those of the controls, which must be finite, and those of the state, if there are any."""
+    controls = _check_bounds("control_bounds", control_bounds)
+    if not np.isfinite(controls).all():
+        raise UsageError(f"control_bounds: must be finite, got {control_bounds!r}")
+    return controls, None if state_bounds is None else _check_bounds("state_bounds", state_bounds, state_size)
 
 
 def _example_arguments(env: OdeEnvironment) -> list[jax.ShapeDtypeStruct]:

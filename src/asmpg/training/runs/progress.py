@@ -1,12 +1,11 @@
-"""How far a run is: what the training tells, and two ways to show it, a live bar and plain lines."""
+"""How far long work is: what a run tells, and a display, which is a live bar or plain lines."""
 
 import contextlib
 import dataclasses
 import sys
 import time
 from collections.abc import Callable, Iterator
-from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,82 +44,97 @@ class Progress:
 ProgressCallback = Callable[[Progress], Any]
 
 
-class PlainProgress:
-    """Lines for a pipe or a log: one a record, but not more often than every other second."""
+class Display:
+    """How far long work is, on standard error: a bar on a terminal, some lines elsewhere."""
 
-    def __init__(self, stream: Any, label: str = "", interval: float = 2.0):
-        """Writes to a text stream, with a label before each line."""
-        self.stream, self.label, self.interval = stream, f"{label}: " if label else "", interval
-        self._last = -float("inf")
+    def __init__(self, stream: TextIO | None = None, interval: float = 2.0):
+        """Nothing is shown before it is entered.
 
-    def __enter__(self) -> "PlainProgress":
-        """Nothing to open."""
+        Args:
+            stream: a text stream, by default standard error.
+            interval: seconds between two lines.
+        """
+        self._stream = sys.stderr if stream is None else stream
+        self._interval, self._last = interval, -float("inf")
+        self._bars: Any = None
+
+    def __enter__(self) -> "Display":
+        """Starts the bar, if there is a terminal to draw it on."""
+        if self._stream.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn
+            from rich.progress import Progress as Bars
+
+            texts = [TextColumn("{task.description}"), TextColumn("{task.fields[words]}")]
+            columns = (SpinnerColumn(), texts[0], BarColumn(bar_width=24), MofNCompleteColumn(), texts[1])
+            self._bars = Bars(*columns, console=Console(file=self._stream), refresh_per_second=8)
+            self._task = self._bars.add_task("starting", total=None, words="")
+            self._bars.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Nothing to close."""
-
-    def __call__(self, progress: Progress) -> None:
-        """Shows one report."""
-        now = time.monotonic()
-        if (
-            progress.stage == "training"
-            and now - self._last < self.interval
-            and progress.steps < progress.total_steps
-        ):
-            return
-        self._last = now
-        self.stream.write(f"{self.label}{describe(progress)}\n")
-        self.stream.flush()
-
-
-class LiveProgress:
-    """A bar on a terminal: steps, steps a second, score, time left."""
-
-    def __init__(self, stream: Any, label: str = ""):
-        """Draws on a text stream, with a label before the bar."""
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn
-        from rich.progress import Progress as Bars
-
-        texts = [TextColumn(f"{{task.fields[{name}]}}") for name in ("speed", "result", "left")]
-        columns = [
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            *texts,
-        ]
-        self._bars = Bars(*columns, console=Console(file=stream), refresh_per_second=8)
-        self._label = label
-        self._task = self._bars.add_task(label or "starting", total=None, speed="", result="", left="")
-
-    def __enter__(self) -> "LiveProgress":
-        """Starts drawing."""
-        self._bars.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
         """Leaves the last state of the bar standing."""
-        self._bars.stop()
+        if self._bars is not None:
+            self._bars.stop()
+
+    @property
+    def has_bar(self) -> bool:
+        """Whether a bar is drawn rather than lines."""
+        return self._bars is not None
+
+    def bar(self, label: str, words: str = "", done: int | None = None, total: int | None = None) -> None:
+        """Changes the bar, if there is one.
+
+        Args:
+            label: before it.
+            words: behind it.
+            done: of the total; both stay as they are without it.
+            total: length of the bar.
+        """
+        if self._bars is not None:
+            lengths = {} if done is None else {"completed": done, "total": total}
+            self._bars.update(self._task, description=label, words=words, **lengths)
+
+    def line(self, text: str, at_once: bool = True) -> None:
+        """Writes a line: above the bar, or where lines are all there is, if it is to be at once or it is time."""
+        if self._bars is not None:
+            self._bars.console.print(text, highlight=False)
+            return
+        now = time.monotonic()
+        if at_once or now - self._last >= self._interval:
+            self._last = now
+            self._stream.write(f"{text}\n")
+            self._stream.flush()
+
+
+class RunDisplay:
+    """Shows what a run tells: steps, steps a second, score, time left."""
+
+    def __init__(self, display: Display, label: str = ""):
+        """Shows it on a display, with a label before it."""
+        self._display, self._label = display, label
 
     def __call__(self, progress: Progress) -> None:
         """Shows one report."""
-        if progress.stage == "starting":
-            self._bars.update(self._task, description=" ".join(filter(None, [self._label, progress.message])))
-            return
-        speed = "" if progress.steps_per_second is None else f"{progress.steps_per_second:.0f} steps/s"
-        self._bars.update(
-            self._task,
-            description=self._label or "steps",
-            completed=progress.steps,
-            total=progress.total_steps,
-            speed=speed,
-            result=progress.result(),
-            left="" if progress.seconds_left is None else f"{duration(progress.seconds_left)} left",
-        )
+        if not self._display.has_bar:
+            label = f"{self._label}: " if self._label else ""
+            last = progress.stage != "training" or progress.steps >= progress.total_steps
+            self._display.line(f"{label}{describe(progress)}", at_once=last)
+        elif progress.stage == "starting":
+            self._display.bar(" ".join(filter(None, [self._label, progress.message])))
+        else:
+            words = "  ".join(filter(None, [speed(progress), progress.result(), left(progress)]))
+            self._display.bar(self._label or "steps", words, progress.steps, progress.total_steps)
+
+
+def speed(progress: Progress) -> str:
+    """Steps a second, where they are known."""
+    return f"{progress.steps_per_second:.0f} steps/s" if progress.steps_per_second else ""
+
+
+def left(progress: Progress) -> str:
+    """The time left, where it is known."""
+    return "" if progress.seconds_left is None else f"{duration(progress.seconds_left)} left"
 
 
 def describe(progress: Progress) -> str:
@@ -132,10 +146,7 @@ def describe(progress: Progress) -> str:
         return ", ".join(
             [*filter(None, parts), f"{duration(progress.seconds)}", *filter(None, [progress.message])]
         )
-    if progress.steps_per_second:
-        parts.append(f"{progress.steps_per_second:.0f} steps/s")
-    if progress.seconds_left is not None:
-        parts.append(f"{duration(progress.seconds_left)} left")
+    parts += [speed(progress), left(progress)]
     return ", ".join(filter(None, parts))
 
 
@@ -147,10 +158,11 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 
 
-def terminal(stream: Any = None, label: str = "") -> PlainProgress | LiveProgress:
-    """A bar where the stream (by default stderr) is a terminal, plain lines elsewhere."""
-    where = sys.stderr if stream is None else stream
-    return LiveProgress(where, label) if where.isatty() else PlainProgress(where, label)
+@contextlib.contextmanager
+def terminal(stream: TextIO | None = None, label: str = "") -> Iterator[RunDisplay]:
+    """A bar where the stream (by default stderr) is a terminal, lines elsewhere."""
+    with Display(stream) as display:
+        yield RunDisplay(display, label)
 
 
 @contextlib.contextmanager
