@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from ..drawing.figures import finish, heat_map, panels
+from ..drawing.looks import ALONE, LOOKS, looks_of
 
 
 def _numbers(values: list[float | int | None]) -> np.ndarray:
@@ -31,9 +32,10 @@ def draw(content: dict[str, Any], jacobian: np.ndarray) -> Any:
     title = f"{content['task']}: gradients through the {kind} {content['model']} model"
     figure, axes = panels(1, 3, title, "paper", (4.8, 3.8))
     left, middle, right = axes[0]
+    colour = looks_of([content["model"]])[content["model"]].light
     for label, key, shade in (
-        ("model", "gradient_norm", "tab:blue"),
-        ("truth", "true_gradient_norm", "black"),
+        ("model", "gradient_norm", colour),
+        ("truth", "true_gradient_norm", LOOKS["truth"].light),
     ):
         norms = {name: _numbers(values) for name, values in content[key].items()}
         left.plot(
@@ -47,8 +49,8 @@ def draw(content: dict[str, Any], jacobian: np.ndarray) -> Any:
     finish(left, xlabel="horizon H", ylabel="|ds_H/da_0|", title="against the horizon (10% to 90%)")
     left.set_xticks(content["horizons"])
     profile = {name: _numbers(values) for name, values in content["profile"].items()}
-    middle.plot(profile["step"], profile["truth"], color="black", label="truth")
-    middle.plot(profile["step"], profile["model"], color="tab:blue", label="model")
+    middle.plot(profile["step"], profile["truth"], color=LOOKS["truth"].light, label="truth")
+    middle.plot(profile["step"], profile["model"], color=colour, label="model")
     growth = content["growth"]
     if growth["law"] in ("exponential", "power"):
         x = profile["step"]
@@ -59,7 +61,7 @@ def draw(content: dict[str, Any], jacobian: np.ndarray) -> Any:
             if growth["law"] == "exponential"
             else f"degree {growth['p']:.2g}"
         )
-        middle.plot(x, np.exp(offset + shape), ":", color="tab:red", label=f"{growth['law']}, {law}")
+        middle.plot(x, np.exp(offset + shape), ":", color=ALONE.light, label=f"{growth['law']}, {law}")
     finish(middle, xlabel="step t", ylabel="|ds_t/da_0|", title="within one episode (median)")
     for place, lines in ((left, ("gradient_norm", "true_gradient_norm")), (middle, ("profile",))):
         if any((_numbers(values) > 0).any() for key in lines for values in content[key].values()):

@@ -36,6 +36,8 @@ LOOKS = {
     "untrained policy": Look("#8c959f", "#8b949e", _DOTTED),
     "best constant action": Look("#8c959f", "#8b949e", _MIXED),
 }
+# Of what stands alone in its figure.
+ALONE = Look("#1f6fb4", "#6cb6ff")
 # What has no look of its own gets one of these, always the same.
 _OTHERS = (
     Look("#953800", "#f0883e", (5.0, 2.5)),

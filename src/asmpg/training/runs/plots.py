@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from ...drawing.looks import ALONE
+
 
 # Matplotlib does not promise that two threads may draw at once.
 _DRAWING = threading.Lock()
@@ -88,10 +90,10 @@ def figure(title: str, metrics: Mapping[str, np.ndarray], references: Mapping[st
         )  # fmt: skip
     num_seeds = values.shape[1]
     if num_seeds > 1:
-        axes.plot(steps, values, color="tab:blue", linewidth=0.8, alpha=0.4)
+        axes.plot(steps, values, color=ALONE.light, linewidth=0.8, alpha=0.4)
     label = f"mean of {num_seeds} seeds" if num_seeds > 1 else "one seed"
     axes.plot(
-        steps, values.mean(axis=1), color="tab:blue", linewidth=2.0, marker="o", markersize=3, label=label
+        steps, values.mean(axis=1), color=ALONE.light, linewidth=2.0, marker="o", markersize=3, label=label
     )
     if name == "score":
         # A policy far below random would press everything of interest into a line.

@@ -98,7 +98,7 @@ class Display:
     def line(self, text: str, at_once: bool = True) -> None:
         """Writes a line: above the bar, or where lines are all there is, if it is to be at once or it is time."""
         if self._bars is not None:
-            self._bars.console.print(text, highlight=False)
+            self._bars.console.out(text, highlight=False)
             return
         now = time.monotonic()
         if at_once or now - self._last >= self._interval:
