@@ -128,7 +128,8 @@ def load_optimizer(optimizer: Any) -> tuple[str, Optimizer]:
         if not is_file(optimizer):
             raise UsageError(f"optimizer: {optimizer!r} must be FILE.py:NAME or package.module:NAME")
         thing = define("optimizer", optimizer, lambda value: isinstance(value, optax.GradientTransformation))
-    if not isinstance(thing, optax.GradientTransformation) and _num_required(thing) not in (1, 2):
+    fits = callable(thing) and _num_required(thing) in (1, 2)
+    if not isinstance(thing, optax.GradientTransformation) and not fits:
         wanted = (
             "an optax.GradientTransformation or a function of (settings) or (settings, part) that makes one"
         )
