@@ -256,7 +256,7 @@ def main() -> None:
             for index, (kind, run, what, more) in enumerate(jobs)
         }
         for future in concurrent.futures.as_completed(futures):
-            # Read anew: another process may have finished an item.
+            # Read again: another process may have finished an item.
             results = read()
             results[futures[future]].append(future.result())
             save(results)

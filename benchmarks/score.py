@@ -218,7 +218,7 @@ def main() -> None:
             for index, item in enumerate(wanted)
         ]
         for future in concurrent.futures.as_completed(futures):
-            # Read anew: another process may have finished an item.
+            # Read again: another process may have finished an item.
             item, items = future.result(), read()
             items.append(item)
             save(items)

@@ -57,7 +57,7 @@ def backbone_and_inputs(name: str) -> tuple[AbstractBackbone, np.ndarray]:
 
 
 def double(tree: Any) -> Any:
-    """The same in double precision: quicker than drawing it anew."""
+    """The same in double precision: quicker than drawing it again."""
     return jax.tree.map(lambda x: np.asarray(x, np.float64) if eqx.is_inexact_array_like(x) else x, tree)
 
 
@@ -418,7 +418,7 @@ def test_long_memory_initialisation_of_the_lstm():
 
 @pytest.mark.parametrize("rate", [0.0, 0.5])
 def test_attention_over_a_long_sequence_is_attention(rate, monkeypatch, x64):
-    """A few rows at once, computed anew for the derivative: with the same dropout, values and derivatives."""
+    """A few rows at once, computed again for the derivative: with the same dropout, values and derivatives."""
     heads = np.random.default_rng(0).normal(size=(3, LONGEST, 2, 4))
     monkeypatch.setattr(attention, "FEW", 7)
 

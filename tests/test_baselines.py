@@ -56,7 +56,7 @@ def test_a_run_learns_something_and_is_finite(whole):
 
 
 def test_stopped_resumed_and_read_back_bit_for_bit(whole, tmp_path):
-    """And evaluated anew, by the command line too, it has the same returns."""
+    """And evaluated again, by the command line too, it has the same returns."""
     config = dataclasses.replace(whole.config, out=str(tmp_path / "run"))
     assert not lifecycle.start(config.checked(), lambda _: None, stop_after(3)).finished
     resumed = asmpg.resume(tmp_path / "run")

@@ -191,7 +191,7 @@ def test_noise_moves_actions_by_their_standard_deviation():
 
 
 class Still(Drift):
-    """Its state never moves, and nothing is paid: only the actions of the past tell steps apart."""
+    """Its state never moves, and nothing is paid: only the actions of the past distinguish steps."""
 
     def transition(self, state, action, step):
         return state

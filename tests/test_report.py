@@ -225,7 +225,7 @@ def trained(tmp_path):
 
 
 def test_runs_of_ones_own_are_reported(trained, tmp_path, capfd):
-    """Curves, final scores with intervals, what tells runs apart, settings and time; a missing optimum is said."""
+    """Curves, final scores with intervals, what distinguishes runs, settings and time; a missing optimum is said."""
     assert main(["report", str(trained), "-o", str(tmp_path / "page.html"), "--json"]) == 0
     content = json.loads(capfd.readouterr().out, parse_constant=pytest.fail)
     assert (content["runs"], content["sweeps"], content["verdicts"]) == (["a", "b", "c"], [], {})

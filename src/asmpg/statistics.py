@@ -116,7 +116,7 @@ def bootstrap_interval(
     num_resamples: int = 2000,
     key: PRNGKey | None = None,
 ) -> Interval:
-    """A percentile interval from the stratified bootstrap: each task's runs are drawn anew, tasks never are.
+    """A percentile interval from the stratified bootstrap: each task's runs are resampled, tasks never are.
 
     Args:
         scores: at least one run; with a single one the interval has no width and means nothing.
@@ -177,7 +177,7 @@ def improvement_interval(
     num_resamples: int = 2000,
     key: PRNGKey | None = None,
 ) -> Interval:
-    """The stratified-bootstrap interval of `probability_of_improvement`: the runs of both methods are drawn anew.
+    """The stratified-bootstrap interval of `probability_of_improvement`: the runs of both methods are resampled.
 
     Args:
         better: runs of the one method.
@@ -205,7 +205,7 @@ def difference_interval(
     num_resamples: int = 2000,
     key: PRNGKey | None = None,
 ) -> Interval:
-    """The stratified-bootstrap interval of the difference of a statistic: the runs of both are drawn anew.
+    """The stratified-bootstrap interval of the difference of a statistic: the runs of both are resampled.
 
     Args:
         better: runs of the one method.

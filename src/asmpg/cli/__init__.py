@@ -122,7 +122,7 @@ def guarded(run: Callable[[], int]) -> int:
         except KeyboardInterrupt:
             return _fail("interrupted", INTERRUPTED)
         except BrokenPipeError:
-            # Whoever reads has enough. What is still buffered must not raise once more at the end.
+            # The reader has enough. What is still buffered must not raise once more at the end.
             if sys.stdout is not None:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1

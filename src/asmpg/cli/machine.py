@@ -122,7 +122,7 @@ class Interrupts:
 
 
 def _say(message: str) -> None:
-    # Whoever read standard error may have been ended by the same Ctrl-C; that must not keep this process alive.
+    # The reader of standard error may have been ended by the same Ctrl-C; that must not keep this process alive.
     with contextlib.suppress(OSError, ValueError, AttributeError):
         sys.stderr.write(f"\nasmpg: {message}\n")
         sys.stderr.flush()

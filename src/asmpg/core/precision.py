@@ -46,7 +46,7 @@ def double(enabled: bool = True) -> Iterator[None]:
 
 @functools.cache
 def separate_numpy_constants() -> bool:
-    """Makes JAX keep the constants that it makes of a NumPy array apart by precision; returns whether it does now.
+    """Makes JAX keep the constants that it makes of a NumPy array separate by precision; returns whether it does now.
 
     JAX remembers, for every NumPy array that a traced function uses, the constant it made of it, for as long as
     any program holds that constant, and looks at the array alone. A task that was traced in one precision and then in

@@ -10,7 +10,7 @@ class Look(NamedTuple):
     Attributes:
         light: its colour on light.
         dark: its colour on dark.
-        dashes: lengths of dash and gap in points; none for a whole line. They tell methods apart without colour.
+        dashes: lengths of dash and gap in points; none for a whole line. They distinguish methods without colour.
     """
 
     light: str

@@ -145,7 +145,7 @@ def add_matrix(table: Table, matrix: np.ndarray, value: str, **names: Any) -> No
 
 
 def to_matrix(table: Table, value: str) -> np.ndarray:
-    """The matrix that `add_matrix` took apart."""
+    """The matrix from the rows that `add_matrix` made of it."""
     rows, columns = (table.values(name).astype(int) for name in ("row", "column"))
     matrix = np.zeros((rows.max() + 1, columns.max() + 1))
     matrix[rows, columns] = table.values(value)

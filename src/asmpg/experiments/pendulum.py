@@ -39,7 +39,7 @@ class Setting:
     Attributes:
         horizons: of the models.
         true_horizons: of the simulator, which need not be fitted. Twice as long as the models': the growth laws are
-            told apart by the second half, as the first second of every motion is alike.
+            judged by the second half, as the first second of every motion is alike.
         num_seeds: draws of data and of initial parameters.
         transitions: of random episodes.
         fit: how models are fitted.

@@ -58,7 +58,7 @@ class Table:
 
     @classmethod
     def from_columns(cls, columns: Mapping[str, list[Any]]) -> "Table":
-        """The table that `columns` took apart."""
+        """The table from its `columns`."""
         rows = zip(*columns.values(), strict=True)
         return cls(
             {name: value for name, value in zip(columns, row, strict=True) if value is not None}

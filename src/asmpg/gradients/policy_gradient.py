@@ -33,7 +33,7 @@ def imagined_return(
     Args:
         policy: the policy to differentiate.
         model: predicts the states.
-        reward: what pays: the task, or a learned reward.
+        reward: the task, or a learned reward.
         initial_state: `s_0`.
         noise: standard normal numbers, one row a step; zeros make the policy deterministic.
         loop: "open" (Definitions 1 and 2) or "closed" (Appendix B).
@@ -76,7 +76,7 @@ def policy_gradient(
         loop: "open": states fed to the policy are constants (Definitions 1 and 2); "closed": full derivative
             (Appendix B).
         two_pass: see `imagined_return`.
-        reward: what pays instead of the task.
+        reward: instead of the task's.
 
     Returns:
         The return and an ascent direction, shaped like the policy with `None` for what is not a parameter.
@@ -111,7 +111,7 @@ def action_gradient(
 
     Args:
         model: predicts the states.
-        env: what pays: the task, or a learned reward.
+        env: gives the reward: the task, or a learned reward.
         initial_state: `s_0`.
         actions: the sequence.
 

@@ -119,7 +119,7 @@ class Normaliser(eqx.Module):
 
 
 class RewardScale(eqx.Module):
-    """Mean and scale of the rewards, apart for the last step, whose reward includes the terminal one.
+    """Mean and scale of the rewards, separate for the last step, whose reward includes the terminal one.
 
     Never trained, like `Normaliser`. The two differ by orders of magnitude where a task pays at the end only; in common
     units, the running rewards of such a task would drown in the error of the terminal one.

@@ -159,7 +159,7 @@ def _group(title: str, runs: Sequence[OwnRun]) -> Own:
 
 
 def label(runs: Sequence[OwnRun]) -> list[str]:
-    """A name for every run: its model, what sets it apart from others of the model, and else its folder."""
+    """A name for every run: its model, how it differs from others of the model, and else its folder."""
     texts = []
     for run in runs:
         rivals = [

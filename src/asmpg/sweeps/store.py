@@ -157,7 +157,7 @@ class FolderStore(AbstractStore):
             yield ours
 
     def is_claimed(self, item: str) -> bool | None:
-        """Whether the lock is held. Looking takes it for an instant; whoever finds it taken then tries again."""
+        """Whether the lock is held. Looking takes it for an instant; a process that finds it taken then tries again."""
         path = self._path / _LOCKS / item
         if not path.exists():
             return False

@@ -23,7 +23,7 @@ BUSY_WAIT = 2.0
 
 @dataclasses.dataclass
 class Watch:
-    """What a sweep tells whoever watches it.
+    """How far a sweep is.
 
     Attributes:
         done: items finished.

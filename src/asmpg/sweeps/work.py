@@ -245,7 +245,7 @@ def _train(store: AbstractStore, job: Job, path: pathlib.Path, stop: Callable[[]
 
 
 class _Follower:
-    """Is told how far the run is: keeps what it has done, and says so in a small file for whoever looks.
+    """Is told how far the run is: keeps what it has done, and says so in a small file.
 
     Attributes:
         code: the code versions that have had a part in the run, in order, with commas between them.
@@ -324,5 +324,5 @@ def describe(error: BaseException) -> str:
 
 
 def warn(message: str) -> None:
-    """Tells whoever runs the sweep."""
+    """A `RunWarning` for the user of the sweep."""
     warnings.warn(message, RunWarning, stacklevel=3)

@@ -20,7 +20,7 @@ NUM_EVALUATION_STATES = 64
 
 
 class AbstractReward(eqx.Module):
-    """What pays: a task's own reward, or one that was learned (Appendix C)."""
+    """A reward: a task's own, or one that was learned (Appendix C)."""
 
     @abc.abstractmethod
     def reward(self, state: Float[Array, " state"], action: Float[Array, " action"], step: Step) -> Scalar:
@@ -72,7 +72,7 @@ class AbstractEnvironment(AbstractReward):
 
 
 class AbstractActor(eqx.Module):
-    """Who acts in an episode, and what it keeps of the episode so far: a carry, None where it keeps nothing."""
+    """Chooses the actions of an episode; its carry is what it keeps of the episode so far, or None."""
 
     @abc.abstractmethod
     def begin(self) -> Any:

@@ -75,7 +75,7 @@ def simulate(
 
     Args:
         simulator: the simulator.
-        actor: who acts; its actions are clipped to [-1, 1].
+        actor: chooses the actions; its actions are clipped to [-1, 1].
         key: for the initial state and the simulator's noise.
 
     Returns:

@@ -27,7 +27,7 @@ class DiscretisationWarning(UserWarning):
 
 
 def warn_once(name: str, horizon: int, reason: str, *, what: Any = None) -> None:
-    """A `DiscretisationWarning`, the first time for this task (told apart by `what` too) and horizon."""
+    """A `DiscretisationWarning`, the first time for this task, `what` and horizon."""
     if (name, horizon, what) not in _warned:
         _warned.add((name, horizon, what))
         warnings.warn(f"{name} at horizon {horizon}: {reason}", DiscretisationWarning, stacklevel=4)

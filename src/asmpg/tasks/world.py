@@ -50,7 +50,7 @@ def play_episode(
 
     Args:
         env: the world.
-        actor: who acts.
+        actor: chooses the actions.
         key: for the initial state and a simulator's noise.
     """
     if isinstance(env, AbstractSimulator):

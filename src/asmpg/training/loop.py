@@ -280,14 +280,14 @@ def over_seeds(function: Callable[..., Any], num_seeds: int) -> Callable[..., An
 
 
 class AbstractTrainer(abc.ABC):
-    """What a run asks of whoever trains its seeds.
+    """Trains the seeds of a run.
 
     Attributes:
         learner: the method.
         schedule: how the steps are cut.
         seeds: one independent run each; seed i draws the same numbers alone as among others.
         shapes: of the state of all seeds; every array has a leading seed axis.
-        timings: seconds of the parts of the last chunk, by name, where they can be told apart.
+        timings: seconds of the parts of the last chunk, by name, where they are measured separately.
     """
 
     learner: AbstractLearner

@@ -36,7 +36,7 @@ class Support:
 
     @classmethod
     def of(cls, data: Episodes, held_out: Episodes) -> "Support":
-        """That of these episodes; the others say how far apart new episodes of the same kind are."""
+        """That of these episodes; the others say how far new episodes of the same kind are from them."""
         from scipy.spatial import KDTree
 
         observations, actions = _transitions(data)

@@ -141,7 +141,7 @@ def free_loss(model: AbstractDynamicsModel, trajectory: Trajectory, scale: Float
 
 
 def measure_remark1(scale: Scale) -> Table:
-    """One row a cell: how far loss and gradient of the two are apart, and, for contrast, when free running."""
+    """One row a cell: how much loss and gradient of the two differ, and, for contrast, when free running."""
     table = Table()
     env = tasks(scale)[0]
     trajectory = rollout(env, uniform_actions(env, key=jax.random.key(1)))
@@ -265,7 +265,7 @@ def _loop_difference(
 
 
 def judge_app_b(table: Table) -> Verdict:
-    """Equal where the policy ignores the state, and otherwise apart by the extra terms?"""
+    """Equal where the policy ignores the state, and otherwise different by the extra terms?"""
     claim = (
         "closed and open loop agree where the policy ignores the state; otherwise they differ by the extra terms of "
         "the recursion"

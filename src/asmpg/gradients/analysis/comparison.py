@@ -61,7 +61,7 @@ def gradient_cosine(
         model: predicts the states.
         env: the task.
         start: `s_0`.
-        reward: what pays in the model's imagination; by default the task.
+        reward: in the model's imagination; by default the task's.
     """
     estimate = policy_gradient(policy, model, env, start, reward=reward)[1]
     truth = policy_gradient(policy, Simulator(env), env, start)[1]

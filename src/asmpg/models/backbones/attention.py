@@ -89,7 +89,7 @@ def attend(
         dropout_rate: the share of weights that is dropped.
         key: for dropout; without one there is none.
         block_size: elements a block, by default 64 or an eighth of the length, whichever is more; beyond `LONG`
-            elements, the derivative computes the weights anew, a few rows at once, so that memory grows like the
+            elements, the derivative computes the weights again, a few rows at once, so that memory grows like the
             length.
     """
     length = queries.shape[0]

@@ -151,7 +151,7 @@ class ScoreWarning(UserWarning):
     """A score of a user's own task means less than it seems."""
 
 
-# A constant action that scores more than this leaves little to be told apart.
+# A constant action that scores more than this leaves little room for differences.
 FLATTERING = 0.5
 
 

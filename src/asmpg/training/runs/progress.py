@@ -10,7 +10,7 @@ from typing import Any, Literal, TextIO
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """What a run tells whoever watches it.
+    """How far a run is.
 
     Attributes:
         stage: "starting" (solving the task, compiling), "training" (one more record) or "done".
