@@ -16,7 +16,7 @@ from asmpg.sweeps.engines import AbstractEngine, InProcess, Local
 from asmpg.training.runs import Progress, Result
 from asmpg.training.runs.folder import METRICS, RunFolder
 from asmpg.training.runs.records import History
-from asmpg.training.runs.results import Reference
+from asmpg.training.runs.scores import Reference
 from wanderer import Wanderer
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import asmpg
-from asmpg.training.runs.results import evaluate
+from asmpg.training.runs.acting import evaluate
 
 
 class Remember(asmpg.Callback):

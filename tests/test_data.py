@@ -69,7 +69,8 @@ def test_without_an_early_end_networks_see_what_was_recorded():
     data = asmpg.Episodes(recorded.states, recorded.actions, recorded.rewards)
     for mine, theirs in zip(jax.tree.leaves(data.trajectories()), jax.tree.leaves(recorded), strict=True):
         np.testing.assert_array_equal(mine, theirs)
-    assert (data.state_size, data.action_size, data.horizon) == (env.state_size, env.action_size, 4)
+    known = data.recording
+    assert (known.state_size, known.action_size, known.horizon) == (env.state_size, env.action_size, 4)
 
 
 def test_actions_are_mapped_from_their_own_range():

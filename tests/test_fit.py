@@ -133,5 +133,3 @@ def test_the_command_fits_a_file(tmp_path, capsys):
     assert content["episodes"] == 32
     assert len(content["error"]) == 7
     assert main(["fit", str(tmp_path / "none.npz")]) == 2
-    with pytest.raises(asmpg.UsageError, match="with data alone there is no 'out'"):
-        asmpg.train(data=recorded(), out="runs/x")

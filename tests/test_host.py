@@ -17,9 +17,9 @@ from asmpg.models.reward import LearnedReward, Network
 from asmpg.tasks.host import episode_seed, evaluation_seeds, play, Watched
 from asmpg.tasks.spec import Sizes
 from asmpg.training.methods import find_method, window_of
+from asmpg.training.runs.acting import evaluate
 from asmpg.training.runs.best import Best
 from asmpg.training.runs.lifecycle import start
-from asmpg.training.runs.results import evaluate
 from toys import bits
 
 

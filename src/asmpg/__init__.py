@@ -82,8 +82,6 @@ if TYPE_CHECKING:
     from .training.fit import fit as fit
     from .training.methods import Method as Method
     from .training.methods import MODELS as MODELS
-    from .training.offline import OfflineResult as OfflineResult
-    from .training.offline import train_offline as train_offline
     from .training.runs import load as load
     from .training.runs import Result as Result
     from .training.runs import resume as resume
@@ -123,7 +121,6 @@ _MODULES = {
     "gradients.policies": ("AbstractPolicy", "ActionSequence", "TanhGaussianPolicy"),
     "models.reward": ("LearnedReward",),
     "training.runs": ("load", "Result", "resume"),
-    "training.offline": ("OfflineResult", "train_offline"),
     "learners.settings": ("Settings",),
     "statistics": (
         "area_under_curve",
@@ -171,7 +168,6 @@ __all__ = [
     "HostEnvironment",
     "LearnedReward",
     "Method",
-    "OfflineResult",
     "OneStepModel",
     "ReplayBuffer",
     "Result",
@@ -225,7 +221,6 @@ __all__ = [
     "steps_to_score",
     "theorem1_bound",
     "train",
-    "train_offline",
 ]
 
 

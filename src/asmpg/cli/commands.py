@@ -11,20 +11,24 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from ..core import user_code as user_files
 from ..core.files import DamagedError
 from ..core.types import UsageError
 from ..tasks import files as task_files
 from ..tasks import make, TASKS
+from ..tasks.data_files import load_episodes
 from ..tasks.environment import AbstractEnvironment
-from ..tasks.optimum import best_constant_return, optimal, random_return
+from ..tasks.optimum import best_constant_return, optimal, random_return, score
 from ..tasks.validation import validate
-from ..training.config import TrainConfig
+from ..training.config import find_task, TrainConfig
 from ..training.runs.folder import RunFolder
 from ..training.runs.forecast import forecast
 from ..training.runs.lifecycle import load, settle_model, start, take_up
 from ..training.runs.progress import duration, Progress, ProgressCallback, terminal
-from ..training.runs.results import finite, Result, scores_as_json
+from ..training.runs.results import Result
+from ..training.runs.scores import finite, scores_as_json
 from .help import everything
 from .machine import INTERRUPTED, Interrupts, keep_compiled, use_cores
 from .options import Evaluate, Optimal, Train
@@ -55,11 +59,15 @@ def run_train(options: Train) -> int:
 
         def go(report: ProgressCallback, stop: Callable[[], bool]) -> Result:
             given: dict[str, Any] = {"task": own, "model": options.model, "optimizer": options.optimizer}
+            given["data"] = options.data
             return take_up(folder.path, report, steps=options.steps, **given, stop=stop)
 
     else:
-        if task is None:
-            raise UsageError(f"task: is missing; it must be one of {', '.join(TASKS)}, or FILE.py:NAME")
+        if task is None and options.data is None:
+            raise UsageError(
+                f"task: is missing; it must be one of {', '.join(TASKS)}, or FILE.py:NAME; recorded episodes alone "
+                "are given by --data"
+            )
         _prepare(options.seeds or 1)
         config = train_config(task, options)
         if options.dry_run:
@@ -69,7 +77,7 @@ def run_train(options: Train) -> int:
         def go(report: ProgressCallback, stop: Callable[[], bool]) -> Result:
             return start(config, report, stop)
 
-    how = how_to_resume(folder.path, task, options.model, options.optimizer)
+    how = how_to_resume(folder.path, task, options.model, options.optimizer, options.data)
     result = run_interruptibly(go, how)
     if options.json:
         print_json(result.summary())
@@ -110,7 +118,7 @@ def _only_one(positional: str | None, named: str | None) -> str | None:
 
 def _refuse_with_resume(options: Train) -> None:
     """A run that goes on keeps its configuration; only code of the user's own has to be given again."""
-    allowed = ["task", "task_file", "resume", "steps", "json", "settings"]
+    allowed = ["task", "task_file", "resume", "steps", "json", "settings", "data"]
     allowed += ["optimizer"]
     allowed += ["model"] * (options.model is not None and user_files.is_file(options.model))
     for part, names in (
@@ -137,16 +145,18 @@ def _prepare(num_seeds: int) -> None:
     keep_compiled()
 
 
-def train_config(task: str, options: Train) -> TrainConfig:
+def train_config(task: str | None, options: Train) -> TrainConfig:
     """The configuration that was typed, checked, with a run folder."""
     names = ("horizon", "model", "steps", "seed", "preset", "out", "loop", "chunk_steps", "stop_score")
     names = (*names, "scan_chunk", "precision", "optimizer")
     values: dict[str, Any] = {name: getattr(options, name) for name in names} | {"num_seeds": options.seeds}
     values = {name: value for name, value in values.items() if value is not None}
     overrides = {name: value for name, value in vars(options.settings).items() if value is not None}
-    if task_files.is_task_file(task) or task_files.is_gymnasium(task):
+    if task is not None and (task_files.is_task_file(task) or task_files.is_gymnasium(task)):
         values["horizon"] = task_files.load_world(task, options.horizon).horizon
     flags = {name: getattr(options, name) for name in ("learned_reward", "record_cosine", "optimum")}
+    if options.data is not None:
+        values["data"] = load_episodes(options.data, horizon=options.horizon)
     config = TrainConfig(task, overrides=overrides, **flags, **values)
     config = settle_model(config, lambda told: _tell(told.message)).checked()
     return config if config.out is not None else dataclasses.replace(config, out=str(default_folder(config)))
@@ -166,6 +176,9 @@ def default_folder(config: TrainConfig) -> pathlib.Path:
     parts += [config.preset] * (config.preset != "default") + [config.loop] * (config.loop != "open")
     parts += ["learned-reward"] * config.learned_reward
     parts += [] if config.optimizer is None else [str(config.optimizer).rpartition(":")[2]]
+    data = config.resolve().data
+    if data is not None and config.task is not None:
+        parts += [re.sub(r"[^\w.-]+", "_", f"data={data.name}")]
     settings = [f"{setting}={value}" for setting, value in sorted(config.overrides.items())]
     if len("-".join(parts + settings).encode()) > _LONGEST_NAME:
         settings = [hashlib.sha256("-".join(settings).encode()).hexdigest()[:12]]
@@ -173,9 +186,13 @@ def default_folder(config: TrainConfig) -> pathlib.Path:
 
 
 def how_to_resume(
-    path: pathlib.Path, task: str | None = None, model: str | None = None, optimizer: str | None = None
+    path: pathlib.Path,
+    task: str | None = None,
+    model: str | None = None,
+    optimizer: str | None = None,
+    data: str | None = None,
 ) -> str:
-    """The line that goes on with a run; task, model and optimiser as typed."""
+    """The line that goes on with a run; task, model, optimiser and data as typed."""
     words = ["asmpg", "train"]
     if task is not None and user_files.is_file(task):
         words += [task]
@@ -183,6 +200,8 @@ def how_to_resume(
         words += ["--model", model]
     if optimizer is not None:
         words += ["--optimizer", optimizer]
+    if data is not None:
+        words += ["--data", data]
     return f"go on with: {shlex.join([*words, '--resume', str(path)])}"
 
 
@@ -212,10 +231,15 @@ def run_interruptibly(
 def run_evaluate(options: Evaluate) -> int:
     """`asmpg evaluate`."""
     keep_compiled()
-    run = load(options.run, task=options.task, model=options.model, optimizer=options.optimizer)
-    returns = run.evaluate()
+    alone = _stored(RunFolder(options.run)).get("task_source", {}).get("kind") == "recording"
+    task = None if alone else options.task
+    run = load(options.run, task=task, model=options.model, optimizer=options.optimizer)
+    elsewhere = find_task(options.task, run.env.horizon) if alone and options.task is not None else None
+    returns = run.evaluate(elsewhere)
     scores = None if run.reference is None else run.reference.score(returns)
-    run = dataclasses.replace(run, returns=returns, scores=scores)
+    if isinstance(elsewhere, AbstractEnvironment) and elsewhere.identity() is not None:
+        scores = np.array([score(elsewhere, float(value)) for value in returns])
+    run = dataclasses.replace(run, returns=returns, scores=scores, env=elsewhere or run.env)
     if options.json:
         print_json(run.summary() | scores_as_json(scores, returns))
     else:
@@ -268,6 +292,8 @@ def _report(result: Result) -> str:
     seeds = "1 seed" if result.config.num_seeds == 1 else f"{result.config.num_seeds} seeds"
     head = f"{result.env.name}, H = {result.env.horizon}, {result.config.model_name}, {seeds}"
     lines = [f"{head}: {result.steps} steps each in {duration(result.seconds)}"]
+    if result.finding is not None:
+        lines.append(f"  {result.finding}")
     if result.scores is not None and result.reference is not None:
         values = " ".join(f"{score:.4f}" for score in result.scores)
         lines.append(f"  score   {values}  (mean {result.scores.mean():.4f})")

@@ -199,9 +199,18 @@ class Train:
     resume: Annotated[
         str | None,
         Shown(
-            "go on with this run; only --steps may be given too (how many in all), and TASK and --model where they are "
-            "of your own",
+            "go on with this run; only --steps may be given too (how many in all), TASK and --model where they are of "
+            "your own, and --data where it began with some",
             metavar="RUN",
+            names="path",
+        ),
+    ] = None
+    data: Annotated[
+        str | None,
+        Shown(
+            "recorded episodes, .npz, .parquet or the name of a Minari data set, which come before the task's own; "
+            "without TASK, the policy is trained on them alone",
+            metavar="FILE",
             names="path",
         ),
     ] = None
@@ -244,7 +253,14 @@ class Evaluate:
     """Score the policies of a run folder."""
 
     run: Annotated[str, _RUN]
-    task: Annotated[str | None, _OWN_TASK] = None
+    task: Annotated[
+        str | None,
+        Shown(
+            "the task again, where it is one of your own; of a run on recorded episodes alone, any of their sizes",
+            metavar="TASK",
+            names="task",
+        ),
+    ] = None
     model: Annotated[str | None, _OWN_MODEL] = None
     optimizer: Annotated[str | None, _OWN_OPTIMIZER] = None
     json: Annotated[bool, _JSON] = False

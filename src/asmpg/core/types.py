@@ -1,6 +1,6 @@
 """Shared data types: trajectories, annotated array aliases and the error a user's mistake raises."""
 
-from typing import Any
+from typing import Annotated, Any, TYPE_CHECKING, TypeVar
 
 import equinox as eqx
 import jax
@@ -14,6 +14,18 @@ PRNGKey = Key[Array, ""] | UInt32[Array, "2"]
 Step = int | Int[Array, ""]
 Scalar = Float[Array, ""]
 Metrics = dict[str, Float[Array, "..."]]
+
+
+T = TypeVar("T")
+if TYPE_CHECKING:
+    Given = Annotated[T, "what a user gives"]
+else:
+
+    class Given:
+        """`Given[int]` is an int to an editor; at run time anything: the function itself says what is wrong."""
+
+        def __class_getitem__(cls, kind: Any) -> Any:
+            return Any
 
 
 class UsageError(ValueError):

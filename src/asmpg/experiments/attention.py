@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 from ..core.types import UsageError
 from ..drawing.figures import heat_map, panels
 from ..gradients.analysis import jacobian_norms
+from ..learners.settings import Preset
 from ..models import AbstractDynamicsModel, ActionSequenceModel
 from ..models.backbones import BACKBONES, Transformer
 from ..models.backbones.attention import attention_weights
@@ -42,7 +43,7 @@ class Setting:
 
     horizon: int
     steps: Mapping[str, int]
-    preset: str
+    preset: Preset
     overrides: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 

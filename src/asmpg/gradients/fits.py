@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ..core.types import one_line, UsageError
+from ..core.types import Given, one_line, UsageError
 from ..models import AbstractDynamicsModel, Simulator
 from ..tasks.environment import AbstractEnvironment
 from ..tasks.fits import check_action_of
@@ -17,7 +17,7 @@ from .policies import AbstractPolicy
 _SEED_AXIS = "what a run gives has a seed axis: index its arrays, or use result.policy_of(seed)"
 
 
-def check_fits(model: AbstractDynamicsModel | Any, env: AbstractEnvironment | Any) -> None:
+def check_fits(model: Given[AbstractDynamicsModel], env: Given[AbstractEnvironment]) -> None:
     """Raises a UsageError unless the model is one of this task at this horizon.
 
     Args:

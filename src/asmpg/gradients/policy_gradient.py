@@ -5,10 +5,11 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from ..core.checks import check_choice
-from ..core.types import PRNGKey, Scalar, UsageError
+from ..core.types import Given, PRNGKey, Scalar, UsageError
 from ..models import AbstractDynamicsModel
 from ..tasks.environment import AbstractEnvironment, AbstractReward, trajectory_rewards
 from ..tasks.fits import check_actions, check_env, check_initial_state, check_key
@@ -55,13 +56,13 @@ def imagined_return(
 
 
 def policy_gradient(
-    policy: AbstractPolicy | Any,
-    model: AbstractDynamicsModel | Any,
-    env: AbstractEnvironment | Any,
-    initial_state: Float[Array, " state"] | Any,
+    policy: Given[AbstractPolicy],
+    model: Given[AbstractDynamicsModel],
+    env: Given[AbstractEnvironment],
+    initial_state: Given[Float[ArrayLike, " state"]],
     *,
-    key: PRNGKey | Any | None = None,
-    loop: Loop | Any = "open",
+    key: Given[PRNGKey | None] = None,
+    loop: Given[Loop] = "open",
     two_pass: bool | None = None,
     reward: AbstractReward | None = None,
 ) -> tuple[Scalar, Any]:
@@ -102,10 +103,10 @@ def policy_gradient(
 
 
 def action_gradient(
-    model: AbstractDynamicsModel | Any,
-    env: AbstractReward | Any,
-    initial_state: Float[Array, " state"] | Any,
-    actions: Float[Array, "horizon action"] | Any,
+    model: Given[AbstractDynamicsModel],
+    env: Given[AbstractReward],
+    initial_state: Given[Float[ArrayLike, " state"]],
+    actions: Given[Float[ArrayLike, "horizon action"]],
 ) -> tuple[Scalar, Float[Array, "horizon action"]]:
     """The return of an action sequence under the model and `dJ/da`, an ascent direction.
 
@@ -120,13 +121,15 @@ def action_gradient(
     """
     if isinstance(env, AbstractEnvironment):
         check_fits(model, env)
-        initial_state = check_initial_state("action_gradient", env, initial_state)
-        actions = check_actions("action_gradient", env, actions, bounded=False)
-    elif not isinstance(env, AbstractReward):
+        start = check_initial_state("action_gradient", env, initial_state)
+        sequence = check_actions("action_gradient", env, actions, bounded=False)
+    elif isinstance(env, AbstractReward):
+        start, sequence = jnp.asarray(initial_state), jnp.asarray(actions)
+    else:
         raise UsageError(f"action_gradient: env: must be an asmpg.AbstractReward, got a {type(env).__name__}")
 
     def objective(actions: Array) -> Scalar:
-        states = model.predict(initial_state, actions)
-        return trajectory_rewards(env, jnp.concatenate([initial_state[None], states]), actions).sum()
+        states = model.predict(start, actions)
+        return trajectory_rewards(env, jnp.concatenate([start[None], states]), actions).sum()
 
-    return jax.value_and_grad(objective)(actions)
+    return jax.value_and_grad(objective)(sequence)

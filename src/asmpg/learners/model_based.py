@@ -18,7 +18,7 @@ from ..gradients.policies import AbstractTanhGaussianPolicy, TanhGaussianPolicy
 from ..gradients.policy_gradient import imagined_return
 from ..models import AbstractDynamicsModel
 from ..models.normalisation import Normaliser, RewardScale, spread, with_normaliser
-from ..models.reward import fitting_loss, LearnedReward
+from ..models.reward import fitting_loss, LearnedReward, RewardEnsemble
 from ..tasks.environment import AbstractEnvironment, AbstractReward
 from ..tasks.spec import ends_early, sizes_of_windows, Spec
 from .base import AbstractLearner
@@ -53,7 +53,7 @@ class ModelBasedState(eqx.Module):
     policy_optimiser: optax.OptState
     return_scale: Scalar
     statistics: UpdateStatistics
-    reward: LearnedReward | None = None
+    reward: LearnedReward | RewardEnsemble | None = None
     reward_optimiser: Any = None
     average: AbstractTanhGaussianPolicy | None = None
     value: WindowValue | None = None
@@ -82,7 +82,6 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
         scan_chunk: steps between two carries that a derivative step by step keeps, see `asmpg.core.loops`.
         window: steps of an imagined stretch of an episode that begins at any replayed observation, where that is not
             the whole episode. The reward is learned then, and neither it nor the policy knows the time.
-        cloning: weight of the `cloning_distance` to replayed episodes in the policy's objective.
         own_optimiser: of all networks, in place of Adam.
     """
 
@@ -95,7 +94,6 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
     make_policy: Any = eqx.field(static=True, default=None)
     scan_chunk: int | None = eqx.field(static=True, default=None)
     window: int | None = eqx.field(static=True, default=None)
-    cloning: float = eqx.field(static=True, default=0.0)
     own_optimiser: OwnOptimiser | None = eqx.field(static=True, default=None)
 
     def __check_init__(self):
@@ -123,13 +121,7 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
         policy_key, model_key, reward_key = jax.random.split(key, 3)
         policy = with_normaliser(self._new_policy(policy_key), normaliser)
         model = with_normaliser(self.make_model(key=model_key), normaliser)
-        reward = None
-        if self.learned_reward:
-            scale = RewardScale.unknown()
-            timed = self.window is None
-            reward = LearnedReward(
-                self._imagined, key=reward_key, normaliser=normaliser, scale=scale, observe_time=timed
-            )
+        reward = self._new_reward(normaliser, reward_key) if self.learned_reward else None
         return ModelBasedState(
             model,
             policy,
@@ -144,6 +136,16 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
             policy if self.settings.policy_average else None,
             None if self.window is None else self._new_value(jax.random.fold_in(key, 4)),
         )
+
+    def _new_reward(self, normaliser: Normaliser, key: PRNGKey) -> LearnedReward | RewardEnsemble:
+        def make(key: PRNGKey) -> LearnedReward:
+            scale, timed = RewardScale.unknown(), self.window is None
+            return LearnedReward(
+                self._imagined, key=key, normaliser=normaliser, scale=scale, observe_time=timed
+            )
+
+        number = self.settings.reward_ensemble
+        return make(key) if number == 1 else RewardEnsemble.create(number, make, key=key)
 
     def _new_policy(self, key: PRNGKey) -> AbstractTanhGaussianPolicy:
         """An untrained policy that knows nothing of the world's units yet."""
@@ -165,7 +167,7 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
         """Freezes the statistics of the warm-up episodes in all networks, and the spread of their returns."""
         ends = ends_early(self.env)
         if self.window is not None:
-            replay = ReplayBuffer(episodes, jnp.asarray(episodes.rewards.shape[0]))
+            replay = ReplayBuffer.full(episodes)
             size, key = NUM_STATISTICS, jax.random.key(0)
             episodes = replay.windows(size, self.window, key=key, ends_early=ends)
         normaliser = Normaliser.from_states(episodes.states, ends_early=ends)
@@ -243,8 +245,9 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
         # At states that a model of a window predicts, unrolled models learn a wrong reward.
         share = self.settings.predicted_state_share if self.window is None else 0.0
 
-        def loss(reward: LearnedReward, episode: Trajectory) -> tuple[Scalar, None]:
-            return fitting_loss(reward, state.model, episode, share), None
+        def loss(reward: LearnedReward | RewardEnsemble, episode: Trajectory) -> tuple[Scalar, None]:
+            penalty = self.settings.reward_gradient_penalty
+            return fitting_loss(reward, state.model, episode, share, penalty), None
 
         grads, _ = mean_gradient(loss, state.reward, episodes)
         reward, optimiser_state, applied = apply_gradient(
@@ -263,7 +266,7 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
         size = self.settings.policy_batch_size
         starts = self._starts(replay, key=start_key)
         noise = jax.random.normal(noise_key, (size, self._imagined.horizon, self.env.action_size))
-        recorded = replay.sample(size, key=jax.random.fold_in(key, 2)) if self.cloning else None
+        recorded = replay.sample(size, key=jax.random.fold_in(key, 2)) if self.settings.cloning else None
         reward = self._reward(state)
         entropy = self.settings.entropy * (self.env.horizon if self.settings.entropy_over == "episode" else 1)
 
@@ -278,7 +281,7 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
             )
             objective = value / state.return_scale + entropy * imagined.entropy
             if episode is not None:
-                objective -= self.cloning * cloning_distance(policy, episode)
+                objective -= self.settings.cloning * cloning_distance(policy, episode)
             return -objective, imagined.entropy
 
         # Where nothing is carried but the state, a step is so small that it costs the same for one and for many.
@@ -328,7 +331,7 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
         window = self.window
         if window is None:
             return lambda loss: loss(trajectory)
-        replay = ReplayBuffer(jax.tree.map(lambda x: x[None], trajectory), jnp.asarray(1))
+        replay = ReplayBuffer.full(jax.tree.map(lambda x: x[None], trajectory))
         firsts = jnp.arange(0, self.env.horizon - window + 1, window)
         windows = replay.cut(jnp.zeros_like(firsts), firsts, window)
         return lambda loss: jax.vmap(loss)(windows).mean()

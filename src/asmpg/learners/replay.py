@@ -21,9 +21,9 @@ class ReplayBuffer(eqx.Module):
     count: Int[Array, ""]
 
     @classmethod
-    def create(cls, env: Spec, capacity: int) -> "ReplayBuffer":
-        """An empty buffer for `capacity` episodes."""
-        return cls(
+    def create(cls, env: Spec, capacity: int, recorded: Trajectory | None = None) -> "ReplayBuffer":
+        """A buffer for `capacity` episodes: empty, or beginning with recorded ones, of which there are fewer."""
+        empty = cls(
             Trajectory(
                 jnp.zeros((capacity, env.horizon + 1, env.state_size)),
                 jnp.zeros((capacity, env.horizon, env.action_size)),
@@ -31,6 +31,16 @@ class ReplayBuffer(eqx.Module):
             ),
             jnp.zeros((), jnp.int32),
         )
+        if recorded is None:
+            return empty
+        number = recorded.rewards.shape[0]
+        rows = jax.tree.map(lambda old, new: old.at[:number].set(new), empty.episodes, recorded)
+        return cls(rows, jnp.asarray(number, jnp.int32))
+
+    @classmethod
+    def full(cls, episodes: Trajectory) -> "ReplayBuffer":
+        """A buffer of these episodes (leading axis) and no room for more."""
+        return cls(episodes, jnp.asarray(episodes.rewards.shape[0], jnp.int32))
 
     @property
     def capacity(self) -> int:

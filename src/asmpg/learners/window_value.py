@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, Float
 
 from ..core.types import PRNGKey, Scalar, Step
-from ..models.reward import LearnedReward, Network
+from ..models.reward import LearnedReward, Network, RewardEnsemble
 from ..tasks.environment import AbstractReward
 from .optimisation import apply_gradient
 
@@ -68,7 +68,7 @@ class Bootstrapped(AbstractReward):
         horizon: steps of a window.
     """
 
-    reward_model: LearnedReward
+    reward_model: LearnedReward | RewardEnsemble
     value: Network
     discount: float | Scalar
     horizon: int = eqx.field(static=True)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..core.loops import scan
-from ..core.types import PRNGKey, Scalar, Step, Trajectory, UsageError
+from ..core.types import Given, PRNGKey, Scalar, Step, Trajectory, UsageError
 from ..tasks.fits import check_key
 from ..tasks.spec import Spec
 
@@ -68,7 +68,7 @@ class AbstractDynamicsModel(eqx.Module):
         """The fitting loss on one episode: a mean squared error in normalised units over steps and components."""
 
 
-def layer_keys(model: AbstractDynamicsModel, env: Spec | Any, key: PRNGKey | Any, number: int = 3) -> Array:
+def layer_keys(model: AbstractDynamicsModel, env: Given[Spec], key: Given[PRNGKey], number: int = 3) -> Array:
     """Keys for the parameters of a model of a world.
 
     Raises:

@@ -6,9 +6,8 @@ import inspect
 import math
 from collections.abc import Callable
 from types import MappingProxyType
-from typing import Any
 
-from ..core.types import UsageError
+from ..core.types import Given, UsageError
 from ..core.user_code import installed
 from . import mechanics, myriad, toy
 from .control import from_ode, OdeEnvironment
@@ -51,7 +50,7 @@ TASKS: MappingProxyType[str, Callable[..., AbstractEnvironment]] = MappingProxyT
 MYRIAD_TASKS = tuple(TASKS)[:8]
 
 
-def make(name: str, horizon: int | Any = 100, **parameters: float | Any) -> AbstractEnvironment:
+def make(name: str, horizon: Given[int] = 100, **parameters: Given[float]) -> AbstractEnvironment:
     """A built-in task, or one that an installed package adds (entry points `asmpg.tasks`).
 
     The same arguments give the same object, so that what JAX compiled for it is found again.

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ..core.checks import check_choice, check_integer
-from ..core.types import one_line, PRNGKey, Scalar, Step, UsageError
+from ..core.types import Given, one_line, PRNGKey, Scalar, Step, UsageError
 from .constraints import Constraints, Multipliers
 from .environment import AbstractEnvironment
 from .integrators import integrate, METHODS
@@ -162,21 +162,21 @@ class OdeEnvironment(AbstractEnvironment):
 
 
 def from_ode(
-    dynamics: Callable[..., Any] | Any,
-    cost: Callable[..., Any] | Any,
+    dynamics: Given[Callable[..., Any]],
+    cost: Given[Callable[..., Any]],
     *,
     initial_state: Any,
-    duration: float | Any,
-    horizon: int | Any,
-    control_bounds: tuple[Any, Any] | Any,
-    state_bounds: tuple[Any, Any] | Any | None = None,
-    terminal_cost: Callable[..., Any] | Any | None = None,
-    terminal_constraint: Callable[..., Any] | Any | None = None,
-    path_constraint: Callable[..., Any] | Any | None = None,
-    penalty: float | Any = 1e3,
-    method: str | Any = "euler",
-    substeps: int | Any = 1,
-    name: str | Any = "ode",
+    duration: Given[float],
+    horizon: Given[int],
+    control_bounds: Given[tuple[Any, Any]],
+    state_bounds: Given[tuple[Any, Any] | None] = None,
+    terminal_cost: Given[Callable[..., Any] | None] = None,
+    terminal_constraint: Given[Callable[..., Any] | None] = None,
+    path_constraint: Given[Callable[..., Any] | None] = None,
+    penalty: Given[float] = 1e3,
+    method: Given[str] = "euler",
+    substeps: Given[int] = 1,
+    name: Given[str] = "ode",
 ) -> OdeEnvironment:
     """A task from an ordinary differential equation, in `horizon` steps of constant control.
 

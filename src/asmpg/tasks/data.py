@@ -1,6 +1,8 @@
 """Recorded episodes: a log of a plant or of another program, checked once, when the value is made."""
 
 import dataclasses
+import functools
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from ..core.types import Trajectory, UsageError, vector_text
+from .recording import Recording
 
 
 # Rounding of a program that wrote its actions in single precision.
@@ -110,20 +113,34 @@ class Episodes:
         """Actions in an episode, padding included."""
         return self.rewards.shape[1]
 
-    @property
-    def fixed_start(self) -> bool:
-        """Always true: models of recorded episodes imagine them whole, not in windows, wherever they begin."""
-        return True
-
-    @property
-    def state_size(self) -> int:
-        """Number of components that networks see."""
-        return self.observations.shape[2] + self.ends_early
-
-    @property
-    def action_size(self) -> int:
-        """Number of action components."""
-        return self.actions.shape[2]
+    @functools.cached_property
+    def recording(self) -> Recording:
+        """What is known of them without the episodes: their sizes, their units and their digest."""
+        arrays = (
+            self.observations,
+            self.actions,
+            self.rewards,
+            self.lengths,
+            self.action_low,
+            self.action_high,
+        )
+        hashed = hashlib.sha256(repr((self.ends_early, *(x.shape for x in arrays))).encode())
+        for array in arrays:
+            hashed.update(np.ascontiguousarray(array, np.float64).data)
+        returns = self.episode_returns
+        return Recording(
+            name=self.name,
+            digest=hashed.hexdigest(),
+            num_episodes=len(self),
+            horizon=self.horizon,
+            observation_size=self.observations.shape[2],
+            action_size=self.actions.shape[2],
+            ends_early=self.ends_early,
+            action_low=tuple(self.action_low.tolist()),
+            action_high=tuple(self.action_high.tolist()),
+            mean_return=float(returns.mean()),
+            return_spread=float(returns.std()),
+        )
 
     @property
     def alive(self) -> Bool[np.ndarray, "episodes horizon_plus_1"]:
@@ -141,12 +158,16 @@ class Episodes:
         unit = 2 * (self.actions - self.action_low) / (self.action_high - self.action_low) - 1
         return np.clip(unit, -1.0, 1.0)
 
-    def trajectories(self) -> Trajectory:
-        """What networks see: normalised actions, and `alive` as the last state component if some episodes end early."""
+    def trajectories(self, with_alive: bool | None = None) -> Trajectory:
+        """What networks see: normalised actions, and `alive` as the last state component.
+
+        Args:
+            with_alive: whether there is that component; by default if some episodes end early.
+        """
         import jax.numpy as jnp
 
         states = self.observations
-        if self.ends_early:
+        if self.ends_early if with_alive is None else with_alive:
             states = np.concatenate([states, self.alive[..., None]], axis=-1)
         dtype = jnp.result_type(float)
         arrays = (states, self.normalised_actions(), self.rewards)

@@ -9,10 +9,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from ..core.precision import double
-from ..core.types import PRNGKey, Scalar, Step, Trajectory, UsageError
+from ..core.types import Given, PRNGKey, Scalar, Step, Trajectory, UsageError
 from .fits import check_action_of, check_actions, check_env, check_initial_state, check_key
 
 
@@ -144,11 +145,11 @@ def play(
 
 
 def rollout(
-    env: AbstractEnvironment | Any,
-    policy: Float[Array, "horizon action"] | AbstractActor | Callable[..., Any] | Any,
+    env: Given[AbstractEnvironment],
+    policy: Given[Float[ArrayLike, "horizon action"] | AbstractActor | Callable[..., Any]],
     *,
-    key: PRNGKey | Any | None = None,
-    initial_state: Float[Array, " state"] | Any | None = None,
+    key: Given[PRNGKey | None] = None,
+    initial_state: Given[Float[ArrayLike, " state"] | None] = None,
 ) -> Trajectory:
     """Runs one episode through the environment.
 

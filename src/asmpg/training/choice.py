@@ -9,6 +9,7 @@ import numpy as np
 from ..core.precision import using
 from ..tasks.data import Episodes
 from ..tasks.host import HostEnvironment
+from ..tasks.recording import Recording
 from .config import TrainConfig
 from .fit import Fit, fit
 from .loop import init_seed, Schedule
@@ -40,13 +41,14 @@ def choose_model(config: TrainConfig) -> Choice:
 
     The one-step model is the cheaper one. It is taken where it predicts held-out episodes at least as well, free
     running over the whole horizon, and its gradient does not explode on the way. No step is simulated that the run
-    itself does not make.
+    itself does not make. Of recorded episodes alone, those are taken.
     """
     given = dataclasses.replace(config, model=ONE_STEP).checked()
     if isinstance(given.world(), HostEnvironment):
         return Choice(ONE_STEP, "outside JAX short windows are imagined, over which its gradient is safe")
+    alone = given.data if isinstance(given.world(), Recording) else None
     with using(given.precision):
-        data = _warmup_episodes(given)
+        data = alone if isinstance(alone, Episodes) else _warmup_episodes(given)
         held_out = max(1, len(data) // 4)
         fits = [
             fit(data, name, NUM_UPDATES, seed=given.seed, held_out=held_out, preset=given.preset)

@@ -20,22 +20,26 @@ from ..core.checks import (
     MAX_SEEDS,
     Number,
 )
+from ..core.names import ModelName, TaskName
 from ..core.precision import Precision, resolve_precision
 from ..core.types import UsageError
 from ..core.user_code import installed
 from ..gradients.imagination import Loop
 from ..learners.base import AbstractLearner
 from ..learners.optimisation import OwnOptimiser
-from ..learners.settings import AbstractSettings
+from ..learners.settings import AbstractSettings, Preset
 from ..models import files as model_files
 from ..tasks import files as task_files
 from ..tasks import make, TASKS
+from ..tasks.data import Episodes
 from ..tasks.environment import AbstractEnvironment
 from ..tasks.optimum import warn_of_gradient
+from ..tasks.recording import Recording
 from ..tasks.validation import check_horizon, is_traced, validate
 from ..tasks.world import inside, scored_task, World
 from .methods import find_method, Method, ModelLike, MODELS, Options
 from .own import label_of, load_optimizer, Optimizer, own_optimiser
+from .recorded import check_fits_task, find_data, recording_of, settle_alone
 from .worlds import settle
 
 
@@ -44,12 +48,15 @@ class TrainConfig:
     """A complete description of a run, except for the code of a task or a backbone of the user's own."""
 
     task: Annotated[
-        str | World,
-        about("a built-in task (see asmpg list), gymnasium:ID, FILE.py:NAME, or an environment"),
-    ]
+        TaskName | str | World | None,
+        about(
+            "a built-in task (see asmpg list), gymnasium:ID, FILE.py:NAME, or an environment; none where there are "
+            "recorded episodes alone"
+        ),
+    ] = None
     horizon: Annotated[int, about("number of actions in an episode; an environment has its own")] = 100
     model: Annotated[
-        ModelLike,
+        ModelName | ModelLike,
         about(
             "which method (see asmpg list); a backbone's name means an action-sequence model; FILE.py:NAME or "
             "package.module:NAME is a backbone of your own, behind history- and actions- too, a dynamics model or a "
@@ -63,7 +70,9 @@ class TrainConfig:
     num_seeds: Annotated[
         int, Meta(ge=1, le=MAX_SEEDS), about("number of independent runs, with seeds SEED, SEED + 1, ...")
     ] = 1
-    preset: Annotated[str, about("default (ours) or paper; what it says depends on the method")] = "default"
+    preset: Annotated[Preset, about("default (ours) or paper; what it says depends on the method")] = (
+        "default"
+    )
     out: Annotated[str | pathlib.Path | None, about("the run folder; nothing is written without one")] = None
     loop: Annotated[
         Loop, about("which policy gradient: states as constants (open) or differentiated too (closed)")
@@ -107,6 +116,13 @@ class TrainConfig:
     overrides: Annotated[dict[str, Any], about("settings that replace the preset's, by name")] = (
         dataclasses.field(default_factory=dict)
     )
+    data: Annotated[
+        Episodes | Recording | str | pathlib.Path | None,
+        about(
+            "recorded episodes, or the file of them: with a task, they come before its own in the replay and in the "
+            "statistics; without one, they are all there is"
+        ),
+    ] = None
 
     @property
     def model_name(self) -> str:
@@ -139,8 +155,8 @@ class TrainConfig:
         """The task, where it has to be one that is written in JAX; see `resolve`."""
         return inside(self.world())
 
-    def world(self) -> World:
-        """The task or the simulator; see `resolve`."""
+    def world(self) -> World | Recording:
+        """The task or the simulator, or what is known of recorded episodes alone; see `resolve`."""
         return self.resolve().env
 
     def settings(self) -> AbstractSettings:
@@ -158,7 +174,7 @@ _RESOLVED = "_resolved"
 CHECKED: Mapping[str, Any] = {
     name: kind
     for name, kind in field_types(TrainConfig).items()
-    if name not in ("task", "horizon", "model", "preset", "out", "optimizer", "overrides")
+    if name not in ("task", "horizon", "model", "preset", "out", "optimizer", "overrides", "data")
 }
 # What only means something to a method that differentiates through a model.
 _OF_MODELS = tuple(field.name for field in dataclasses.fields(Options) if field.name != "own_optimiser")
@@ -170,16 +186,18 @@ class Resolved:
 
     Attributes:
         config: checked, with the task's horizon and the precision filled in.
-        env: the task.
+        env: the task; of recorded episodes alone, what is known of them.
         method: what `config.model` stands for.
         settings: its preset at this horizon, with the overrides applied.
+        data: recorded episodes; of a run that is only read back, what is known of them.
         own_optimiser: what `config.optimizer` stands for.
     """
 
     config: TrainConfig
-    env: World
+    env: World | Recording
     method: Method
     settings: AbstractSettings
+    data: Episodes | Recording | None
     own_optimiser: OwnOptimiser | None = None
 
     @functools.cached_property
@@ -192,17 +210,25 @@ class Resolved:
 
 def _resolve(config: TrainConfig) -> Resolved:
     _check_names(config)
-    env = config.task if isinstance(config.task, World) else find_task(config.task, config.horizon)
+    data = find_data(config.data)
+    env = _world(config, data)
     values = {name: check(name, getattr(config, name), kind) for name, kind in CHECKED.items()}
     values["precision"] = resolve_precision(values["precision"])
     method = find_method(config.model)
     settings = with_overrides(method, config.preset, env.horizon, config.overrides)
+    if isinstance(env, Recording):
+        settings = settle_alone(config, env, method, settings)
+    elif data is not None:
+        check_fits_task(data, env, settings)
     method.check(env, settings)
     overrides = {name: getattr(settings, name) for name in config.overrides}
     values |= {"horizon": check_horizon(env.horizon), "out": None if config.out is None else str(config.out)}
+    values["data"] = data
     config = dataclasses.replace(config, overrides=overrides, **values)
     _check_together(config, env, method, settings)
-    if not isinstance(env, AbstractEnvironment):
+    if isinstance(env, Recording):
+        config = dataclasses.replace(config, learned_reward=True)
+    elif not isinstance(env, AbstractEnvironment):
         config = settle(config, env, method)
     elif env.identity() is None:
         validate(env)
@@ -211,7 +237,7 @@ def _resolve(config: TrainConfig) -> Resolved:
             warn_of_gradient(env)
     elif config.optimum:
         config = dataclasses.replace(config, optimum=False)
-    resolved = Resolved(config, env, method, settings, _own_optimiser(config, method, settings))
+    resolved = Resolved(config, env, method, settings, data, _own_optimiser(config, method, settings))
     vars(config)[_RESOLVED] = resolved
     return resolved
 
@@ -231,7 +257,9 @@ def _check_names(config: TrainConfig) -> None:
     if isinstance(config.task, type):
         name = config.task.__name__
         raise UsageError(f"task: {name} is a class, give an instance: {name}()")
-    if not isinstance(config.task, str | World):
+    if config.task is None and config.data is None:
+        raise UsageError("task: give one, or data: recorded episodes, or both")
+    if not isinstance(config.task, str | World | None):
         raise UsageError(f"task: must be a name, FILE.py:NAME or an environment, got {config.task!r}")
     if not isinstance(config.preset, str):
         raise UsageError(f"preset: must be a name, got {config.preset!r}")
@@ -241,6 +269,13 @@ def _check_names(config: TrainConfig) -> None:
         load_optimizer(config.optimizer)
     if not isinstance(config.overrides, dict):
         raise UsageError(f"overrides: must be a dict of settings by name, got {config.overrides!r}")
+
+
+def _world(config: TrainConfig, data: Episodes | Recording | None) -> World | Recording:
+    if config.task is None:
+        assert data is not None
+        return recording_of(data)
+    return find_task(config.task, config.horizon) if isinstance(config.task, str) else config.task
 
 
 def find_task(task: str, horizon: Any) -> World:
@@ -282,7 +317,7 @@ def with_overrides(
 
 def _check_together(
     config: TrainConfig,
-    env: World,
+    env: World | Recording,
     method: Method,
     settings: AbstractSettings,
 ) -> None:

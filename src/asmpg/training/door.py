@@ -1,22 +1,24 @@
 """`asmpg.train` for a notebook: a task and a few words, or objects of the user's own."""
 
 import dataclasses
-import inspect
+import pathlib
 from collections.abc import Sequence
-from typing import Any, TYPE_CHECKING
+from typing import Any, TYPE_CHECKING, TypedDict, Unpack
 
 from ..core.checks import did_you_mean
+from ..core.names import ModelName, TaskName
+from ..core.precision import Precision
 from ..core.types import UsageError
+from ..gradients.imagination import Loop
 from ..learners.base import AbstractLearner
-from ..learners.settings import AbstractSettings
+from ..learners.settings import AbstractSettings, Preset
 from ..tasks.data import Episodes
 from ..tasks.world import World
 from .callbacks import Callback
 from .choice import AUTO, ONE_STEP
 from .config import TrainConfig
-from .methods import find_method, Method, own_learner
-from .offline import train_offline
-from .own import label_of
+from .methods import find_method, Method, ModelLike, own_learner
+from .own import label_of, Optimizer
 from .runs.lifecycle import train as train_config
 
 
@@ -25,16 +27,38 @@ if TYPE_CHECKING:
     from .runs.results import Result
 
 
+class Fields(TypedDict, total=False):
+    """The fields of `TrainConfig` as keywords, which an editor completes: all but the task and the data."""
+
+    horizon: int
+    model: ModelName | ModelLike
+    steps: int
+    seed: int
+    num_seeds: int
+    preset: Preset
+    out: str | pathlib.Path | None
+    loop: Loop
+    record_cosine: bool
+    learned_reward: bool
+    chunk_steps: int
+    stop_score: float | None
+    optimum: bool
+    scan_chunk: int | None
+    precision: Precision
+    optimizer: str | Optimizer | None
+    overrides: dict[str, Any]
+
+
 def train(
-    task: TrainConfig | str | World | None = None,
+    task: "TrainConfig | TaskName | str | World | None" = None,
     progress: "bool | ProgressCallback" = False,
     *,
-    data: Episodes | None = None,
+    data: Episodes | str | pathlib.Path | None = None,
     settings: AbstractSettings | None = None,
     learner: Any = None,
     callbacks: Sequence[Callback] = (),
-    **fields: Any,
-) -> "Result":
+    **fields: Unpack[Fields],
+) -> "Result[Any, Any]":
     """Trains a policy.
 
     Nothing is written unless `out` is given. If that folder holds a run of the same configuration, the run is taken up
@@ -43,7 +67,9 @@ def train(
     Args:
         task: a built-in task, `FILE.py:NAME`, an environment or a simulator, or a whole `TrainConfig`.
         progress: True shows a bar, or lines in a pipe, on standard error; a function is told instead.
-        data: in place of a task, recorded episodes to train on alone: see `train_offline`, which takes the fields.
+        data: recorded episodes, or the file of them. With a task, they come before its own in the replay and in the
+            statistics; without one, the policy is trained on them alone and kept near them, and what it is worth is
+            estimated by a model and a reward that are fitted to episodes held out.
         settings: instead of a preset's, such as `asmpg.Settings.default(50).replace(entropy=0.01)`.
         learner: a method of your own in place of `model`: an instance, a class, or a function of (env, settings).
         callbacks: are told of every record, and may stop the run.
@@ -53,11 +79,7 @@ def train(
         UsageError: a value is not allowed, or `out` cannot be used. Nothing was written.
         StorageError: the disk refused in the middle of the run.
     """
-    if data is not None:
-        return _on_data(task, data, (settings, learner, callbacks), fields)
-    if task is None:
-        raise UsageError("train: give a task, or data=asmpg.load_episodes(FILE)")
-    config = _configuration(task, fields)
+    config = _configuration(task, {**fields, **({} if data is None else {"data": data})})
     if learner is not None:
         if config.model != TrainConfig.model:
             raise UsageError("learner: give a learner or a model, not both")
@@ -74,19 +96,6 @@ def check_callbacks(callbacks: Sequence[Any]) -> None:
     for callback in callbacks:
         if not isinstance(callback, Callback):
             raise UsageError(f"callbacks: must be instances of asmpg.Callback, got {label_of(callback)}")
-
-
-def _on_data(task: Any, data: Episodes, others: tuple[Any, ...], fields: dict[str, Any]) -> Any:
-    """Offline training, which has no world and no folder yet."""
-    if task is not None or any(others):
-        raise UsageError(
-            "data: episodes recorded before are trained on alone: without a task, settings, learner or callbacks"
-        )
-    known = [name for name in inspect.signature(train_offline).parameters if name != "data"]
-    for name in fields:
-        if name not in known:
-            raise UsageError(f"train: with data alone there is no {name!r}{did_you_mean(name, known)}")
-    return train_offline(data, **fields)
 
 
 def _configuration(task: Any, fields: dict[str, Any]) -> TrainConfig:
@@ -109,7 +118,7 @@ def _with_settings(config: TrainConfig, settings: AbstractSettings) -> TrainConf
         raise UsageError(f"settings: of {method.name} must be {wanted}, got {got}")
     if config.overrides:
         raise UsageError("settings: give settings or overrides, not both")
-    horizon = config.horizon if isinstance(config.task, str) else config.task.horizon
+    horizon = config.horizon if isinstance(config.task, str) else config.world().horizon
     preset = method.preset(config.preset, horizon)
     overrides = {
         name: value for name, value in dataclasses.asdict(settings).items() if value != getattr(preset, name)

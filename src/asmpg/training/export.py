@@ -74,6 +74,34 @@ class ExportedPolicy:
         return np.asarray(self._mode(observation, step))
 
 
+def acting(policy: AbstractPolicy, spec: Spec) -> ExportedPolicy:
+    """A policy that goes on living here: what `load_policy` would give once it has left.
+
+    Args:
+        policy: as for `export_policy`, and so is the world.
+        spec: the world.
+
+    Raises:
+        UsageError: the policy needs the episode so far.
+    """
+    _check_leaves(policy)
+    low, high = _action_range(spec)
+    mode = jax.jit(policy.mode)
+
+    def in_units(observation: np.ndarray, step: int) -> np.ndarray:
+        return low + (high - low) * (np.asarray(mode(observation, step)) + 1) / 2
+
+    return ExportedPolicy(in_units, (spec.state_size, spec.action_size, spec.horizon))
+
+
+def _check_leaves(policy: object) -> None:
+    """Raises a UsageError for an actor that acts on more than state and step."""
+    if not isinstance(policy, AbstractPolicy):
+        raise UsageError(
+            f"export: a {type(policy).__name__} needs the episode so far, only policies of state and step are exported"
+        )
+
+
 def export_policy(policy: AbstractPolicy, spec: Spec, format: str) -> bytes:
     """A file's content: the deterministic policy, `mode`, with all that it needs.
 
@@ -87,10 +115,7 @@ def export_policy(policy: AbstractPolicy, spec: Spec, format: str) -> bytes:
     """
     if format not in FORMATS:
         raise UsageError(f"format: {format!r} is not one of {', '.join(FORMATS)}")
-    if not isinstance(policy, AbstractPolicy):
-        raise UsageError(
-            f"export: a {type(policy).__name__} needs the episode so far, only policies of state and step are exported"
-        )
+    _check_leaves(policy)
     return _as_npz(policy, spec) if format == "npz" else _as_stablehlo(policy, spec)
 
 

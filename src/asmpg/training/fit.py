@@ -125,7 +125,7 @@ def fit(
     num_held_out = held_out_number(data, held_out)
     fitted, others = data.split(num_held_out, seed=seed)
     learner = model_learner(fitted, model, preset, overrides or {})
-    replay, judged = replay_of(fitted), others.trajectories()
+    replay, judged = ReplayBuffer.full(fitted.trajectories()), others.trajectories()
     initial_key, batch_key = jax.random.split(jax.random.key(seed))
     normaliser = Normaliser.from_states(replay.episodes.states)
     state = eqx.filter_jit(lambda key: learner.init(normaliser, key=key))(initial_key)
@@ -166,9 +166,7 @@ def held_out_number(data: Episodes, held_out: int | None) -> int:
     return number
 
 
-def model_learner(
-    data: Episodes, model: str, preset: str, overrides: dict[str, Any], *, learned_reward: bool = False
-) -> ModelBasedLearner:
+def model_learner(data: Episodes, model: str, preset: str, overrides: dict[str, Any]) -> ModelBasedLearner:
     """The model-based learner of a method, in the world of these episodes.
 
     Raises:
@@ -178,14 +176,9 @@ def model_learner(
     if not method.imagines or model == "simulator":
         raise UsageError(f"model: {model} has no dynamics model that could be fitted on {data.name}")
     settings = with_overrides(method, preset, data.horizon, overrides)
-    learner = method.learner(data, settings, Options(learned_reward=learned_reward))
+    learner = method.learner(data.recording, settings, Options())
     assert isinstance(learner, ModelBasedLearner)
     return learner
-
-
-def replay_of(data: Episodes) -> ReplayBuffer:
-    """A full replay buffer of these episodes."""
-    return ReplayBuffer(data.trajectories(), jnp.asarray(len(data), jnp.int32))
 
 
 def _compiled(

@@ -13,15 +13,17 @@ from jaxtyping import Array, Float, Int
 from ..core.types import Metrics, PRNGKey, Trajectory
 from ..learners.base import AbstractLearner
 from ..learners.replay import ReplayBuffer
-from ..models.normalisation import Normaliser
 from ..tasks.environment import AbstractActor
 from ..tasks.host import episode_seed, evaluation_seeds, HostEnvironment, play, Watched
 from .loop import (
     AbstractTrainer,
     Counts,
     episode_keys,
+    first_statistics,
     improve,
     is_refresh,
+    joined,
+    num_episodes_of,
     over_seeds,
     record,
     refresh,
@@ -119,10 +121,12 @@ class HostTrainer(AbstractTrainer):
         learner: AbstractLearner,
         schedule: Schedule,
         seeds: Sequence[int],
+        recorded: Trajectory | None = None,
     ):
         """Prepares the programs; nothing is compiled, run or simulated yet. Arguments as for `Trainer`."""
         assert isinstance(learner.env, HostEnvironment)
         self.learner, self.schedule, self.seeds = learner, schedule, tuple(seeds)
+        self._recorded, self._num_recorded = recorded, num_episodes_of(recorded)
         self._simulator = Watched(learner.env)
         self._static: dict[str, Any] = {}
         self.timings: dict[str, float] = {}
@@ -134,10 +138,20 @@ class HostTrainer(AbstractTrainer):
         self._policy = self._program(self._policy_of)
         self._improve = self._program(self._improve_seed, donate=True)
         self._diagnose = self._program(self._diagnose_seed)
-        self.shapes = jax.eval_shape(self._begin, self._keys())
+        self.shapes = jax.eval_shape(self._begin, self._keys(), self._for_each_seed())
 
     def _keys(self) -> Array:
         return jnp.stack([jax.random.key(seed) for seed in self.seeds])
+
+    def _for_each_seed(self) -> Trajectory | None:
+        """The recorded episodes once for each seed, or their shapes."""
+
+        def repeated(x: Any) -> Any:
+            shape = (len(self.seeds), *x.shape)
+            known = isinstance(x, jax.Array)
+            return jnp.broadcast_to(x, shape) if known else jax.ShapeDtypeStruct(shape, x.dtype)
+
+        return jax.tree.map(repeated, self._recorded)
 
     def _program(self, function: Callable[..., Any], donate: bool = False) -> Callable[..., Any]:
         """A function of (learner, one seed's arguments) for all seeds; of its modules only arrays come and go."""
@@ -163,10 +177,11 @@ class HostTrainer(AbstractTrainer):
 
     # What one seed does, each in a program of its own.
 
-    def _begin_seed(self, learner: AbstractLearner, key: PRNGKey) -> SeedState:
+    def _begin_seed(self, learner: AbstractLearner, key: PRNGKey, recorded: Trajectory | None) -> SeedState:
         learner_key, _, loop_key = jax.random.split(key, 3)
-        state = learner.init(Normaliser.unknown(learner.env.state_size), key=learner_key)
-        replay = ReplayBuffer.create(learner.env, replay_capacity(learner, self.schedule))
+        state = learner.init(first_statistics(learner.env, recorded), key=learner_key)
+        capacity = replay_capacity(learner, self.schedule, self._num_recorded)
+        replay = ReplayBuffer.create(learner.env, capacity, recorded)
         return SeedState(state, replay, loop_key, Counts.zero())
 
     def _add_episode(
@@ -174,8 +189,10 @@ class HostTrainer(AbstractTrainer):
     ) -> SeedState:
         return state.add(episode, length)
 
-    def _observe_warmup(self, learner: AbstractLearner, state: SeedState, episodes: Trajectory) -> SeedState:
-        return state.with_learner(learner.observe_warmup(state.learner, episodes))
+    def _observe_warmup(
+        self, learner: AbstractLearner, state: SeedState, episodes: Trajectory, recorded: Trajectory | None
+    ) -> SeedState:
+        return state.with_learner(learner.observe_warmup(state.learner, joined(recorded, episodes)))
 
     def _take_statistics(self, learner: AbstractLearner, state: SeedState, key: PRNGKey) -> SeedState:
         return refresh(learner, state, key=key)
@@ -224,8 +241,8 @@ class HostTrainer(AbstractTrainer):
 
     def init(self) -> SeedState:
         """All seeds after their warm-up."""
-        keys = self._keys()
-        state = self._begin(keys)
+        keys, recorded = self._keys(), self._for_each_seed()
+        state = self._begin(keys, recorded)
         warmup = jax.vmap(
             lambda key: jax.random.split(jax.random.split(key, 3)[1], self.schedule.warmup_episodes)
         )
@@ -233,7 +250,7 @@ class HostTrainer(AbstractTrainer):
         for index in range(self.schedule.warmup_episodes):
             state, episode, _ = self._collect(state, of_episodes[:, index], index)
             episodes.append(episode)
-        return self._warm(state, jax.tree.map(lambda *x: jnp.stack(x, 1), *episodes))
+        return self._warm(state, jax.tree.map(lambda *x: jnp.stack(x, 1), *episodes), recorded)
 
     def advance(self, state: SeedState, first_episode: int, num_episodes: int) -> tuple[SeedState, Metrics]:
         """Runs a chunk: each episode is collected and improved on, then the policies are evaluated."""
@@ -241,7 +258,7 @@ class HostTrainer(AbstractTrainer):
         for index in range(first_episode, first_episode + num_episodes):
             collect_keys, improve_keys, _ = jax.vmap(lambda key, i=index: episode_keys(key, i))(state.key)
             state, _, lengths = self._collect(state, collect_keys, index)
-            if is_refresh(index + 1):
+            if is_refresh(self._num_recorded + index + 1):
                 state = self._refresh(state, collect_keys)
             begin = time.monotonic()
             state = self._improve(state, improve_keys, jnp.asarray(lengths))

@@ -19,6 +19,7 @@ from ..learners.base import AbstractLearner, start_key
 from ..learners.replay import ReplayBuffer
 from ..models.normalisation import Normaliser
 from ..tasks.environment import AbstractEnvironment
+from ..tasks.spec import ends_early, Spec
 from ..tasks.world import evaluate, evaluation_starts, JaxWorld, play_episode
 
 
@@ -45,12 +46,21 @@ class Counts(eqx.Module):
 
 
 class SeedState(eqx.Module):
-    """Everything of one seed that changes during training; `counts` is of simulators."""
+    """Everything of one seed that changes during training.
+
+    Attributes:
+        learner: the method's state.
+        replay: a `ReplayBuffer` of all episodes so far; None where nothing is collected.
+        key: of the seed.
+        counts: of simulators.
+        judge: of recorded episodes alone: another state of the learner, fitted to those that are held out.
+    """
 
     learner: Any
-    replay: ReplayBuffer
+    replay: Any
     key: PRNGKey
     counts: Counts | None = None
+    judge: Any = None
 
     def add(self, episode: Trajectory, num_steps: int | Int[Array, ""]) -> "SeedState":
         """With an episode of so many real steps."""
@@ -173,6 +183,7 @@ def init_seed(
     capacity: int,
     key: PRNGKey,
     normaliser: Normaliser | None = None,
+    recorded: Trajectory | None = None,
 ) -> SeedState:
     """Initial networks and the warm-up episodes of one seed, in a world inside JAX.
 
@@ -182,6 +193,7 @@ def init_seed(
         capacity: episodes that the replay buffer holds.
         key: of the seed.
         normaliser: with which the warm-up acts; by default that of random episodes.
+        recorded: episodes that the replay begins with (leading axis).
     """
     learner_key, warmup_key, loop_key = jax.random.split(key, 3)
     env = jax_world(learner)
@@ -194,9 +206,23 @@ def init_seed(
 
     keys = jax.random.split(warmup_key, schedule.warmup_episodes)
     counts = None if isinstance(env, AbstractEnvironment) else Counts.zero()
-    seed = SeedState(None, ReplayBuffer.create(env, capacity), loop_key, counts)
+    seed = SeedState(None, ReplayBuffer.create(env, capacity, recorded), loop_key, counts)
     seed, episodes = jax.lax.scan(add_episode, seed, keys)
-    return seed.with_learner(learner.observe_warmup(state, episodes))
+    return seed.with_learner(learner.observe_warmup(state, joined(recorded, episodes)))
+
+
+def joined(recorded: Trajectory | None, episodes: Trajectory) -> Trajectory:
+    """Recorded episodes, if there are any, and those of the warm-up behind them (leading axis)."""
+    if recorded is None:
+        return episodes
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), recorded, episodes)
+
+
+def first_statistics(env: Spec, recorded: Trajectory | None) -> Normaliser:
+    """Those that the warm-up acts with: of recorded episodes, or of random ones where the world is a task."""
+    if recorded is None:
+        return Normaliser.from_random_episodes(env)
+    return Normaliser.from_states(recorded.states, ends_early(env))
 
 
 def episode_keys(key: PRNGKey, index: Int[Array, ""] | int) -> tuple[PRNGKey, PRNGKey, PRNGKey]:
@@ -226,7 +252,9 @@ def advance_seed(
         episode, num_steps = collect(learner, env, state.learner, key=collect_key)
         state = state.add(episode, num_steps)
         if state.counts is not None:
-            state = repeat(is_refresh(index + 1), lambda s: refresh(learner, s, key=collect_key), state)
+            state = repeat(
+                is_refresh(state.replay.count), lambda s: refresh(learner, s, key=collect_key), state
+            )
         improved = improve(learner, state.learner, state.replay, elapsed, num_steps, key=improve_key)
         return state.with_learner(improved)
 
@@ -242,13 +270,18 @@ def jax_world(learner: AbstractLearner) -> JaxWorld:
     return learner.env
 
 
-def replay_capacity(learner: AbstractLearner, schedule: Schedule) -> int:
+def replay_capacity(learner: AbstractLearner, schedule: Schedule, num_recorded: int = 0) -> int:
     """Episodes that the replay buffer of a run has room for.
 
     Runs of about the same length share a program: a second one, or a longer one, finds it compiled.
     """
     capacity = -(-learner.settings.replay_capacity // learner.env.horizon)
-    return min(capacity, 1 << (schedule.num_episodes - 1).bit_length())
+    return min(capacity, 1 << (num_recorded + schedule.num_episodes - 1).bit_length())
+
+
+def num_episodes_of(recorded: Trajectory | None) -> int:
+    """How many recorded episodes there are (leading axis)."""
+    return 0 if recorded is None else recorded.rewards.shape[0]
 
 
 def over_seeds(function: Callable[..., Any], num_seeds: int) -> Callable[..., Any]:
@@ -324,21 +357,29 @@ class AbstractTrainer(abc.ABC):
 class Trainer(AbstractTrainer):
     """The compiled loop of one run."""
 
-    def __init__(self, learner: AbstractLearner, schedule: Schedule, seeds: Sequence[int]):
+    def __init__(
+        self,
+        learner: AbstractLearner,
+        schedule: Schedule,
+        seeds: Sequence[int],
+        recorded: Trajectory | None = None,
+    ):
         """Prepares the two programs; nothing is compiled or run yet.
 
         Args:
             learner: the method.
             schedule: how the steps are cut.
             seeds: one independent run each.
+            recorded: episodes that come first in the replay and in the statistics (leading axis), or their shapes.
         """
         self.learner, self.schedule, self.seeds = learner, schedule, tuple(seeds)
-        env, capacity = jax_world(learner), replay_capacity(learner, schedule)
+        self._recorded, env = recorded, jax_world(learner)
+        capacity = replay_capacity(learner, schedule, num_episodes_of(recorded))
         starts = evaluation_starts(env)
         self._static: Any = None
 
-        def init(key: PRNGKey, normaliser: Normaliser) -> SeedState:
-            state = init_seed(learner, schedule, capacity, key, normaliser)
+        def init(key: PRNGKey, normaliser: Normaliser, recorded: Trajectory | None) -> SeedState:
+            state = init_seed(learner, schedule, capacity, key, normaliser, recorded)
             # Environments and activation functions inside the networks are not arrays: they stay outside the loop.
             arrays, self._static = eqx.partition(state, eqx.is_array)
             return arrays
@@ -348,8 +389,8 @@ class Trainer(AbstractTrainer):
             state, metrics = advance_seed(learner, starts, schedule.warmup_episodes, state, first, num)
             return eqx.filter(state, eqx.is_array), metrics
 
-        def init_all(keys: Array) -> SeedState:
-            return over_seeds(init, len(self.seeds))(keys, Normaliser.from_random_episodes(env))
+        def init_all(keys: Array, recorded: Trajectory | None) -> SeedState:
+            return over_seeds(init, len(self.seeds))(keys, first_statistics(env, recorded), recorded)
 
         def advance_all(state: SeedState, first: Array, num: Array) -> Any:
             return over_seeds(advance, len(self.seeds))(state, first, num)
@@ -357,7 +398,10 @@ class Trainer(AbstractTrainer):
         self._init = jax.jit(init_all)
         self._advance = jax.jit(advance_all, donate_argnums=0)
         # Traces what `init` will run, once, and finds what is no array.
-        self.shapes = jax.eval_shape(self.init)
+        self.shapes = jax.eval_shape(init_all, self._keys(), recorded)
+
+    def _keys(self) -> Array:
+        return jnp.stack([jax.random.key(seed) for seed in self.seeds])
 
     def compile(self, make_state: Callable[[], SeedState]) -> None:
         """Compiles the loop by running no episode of it."""
@@ -365,7 +409,7 @@ class Trainer(AbstractTrainer):
 
     def init(self) -> SeedState:
         """All seeds after their warm-up."""
-        return self._init(jnp.stack([jax.random.key(seed) for seed in self.seeds]))
+        return self._init(self._keys(), self._recorded)
 
     def advance(self, state: SeedState, first_episode: int, num_episodes: int) -> tuple[SeedState, Metrics]:
         """Runs a chunk."""

@@ -344,6 +344,6 @@ def own_learner(thing: Any, name: str, option: str = "learner") -> Method:
 def _check_own_model(
     option: str, name: str, make_model: MakeModel, env: Spec, settings: AbstractSettings
 ) -> None:
-    assert isinstance(settings, Settings) and isinstance(env, AbstractEnvironment)
+    assert isinstance(settings, Settings)
     _check_sizes(name, None, env, settings)
     check_model(option, name, make_model(env, settings), env)

@@ -6,10 +6,8 @@ the policy gains by the errors of the first pair it does not gain by the judge's
 optimism.
 """
 
-import dataclasses
-import pathlib
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, final
 
 import equinox as eqx
 import jax
@@ -17,283 +15,203 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ..core.checks import check, Count, NotNegative
 from ..core.loops import loop, repeat
-from ..core.types import PRNGKey, Trajectory, UsageError
+from ..core.types import Metrics, PRNGKey, Trajectory
 from ..gradients.policy_gradient import imagined_return
+from ..learners.base import AbstractLearner
 from ..learners.model_based import ModelBasedLearner, ModelBasedState
+from ..learners.replay import ReplayBuffer
 from ..models.normalisation import Normaliser
 from ..tasks.data import Episodes
 from ..tasks.environment import trajectory_rewards
-from .export import write_policy
-from .fit import held_out_number, model_learner, replay_of
-from .loop import over_seeds
+from ..tasks.recording import Recording
+from ..tasks.spec import ends_early
+from .fit import held_out_number
+from .loop import AbstractTrainer, over_seeds, Schedule, SeedState
+from .recorded import what_networks_see
 from .support import Support
 
 
-NUM_RECORDS = 20
-# The share of all updates that only the models get, before the policy's first.
-FITTING_SHARE = 0.25
+def split(data: Episodes) -> tuple[Episodes, Episodes]:
+    """The episodes to train on, and a fifth of them, at least one, for the judge: the same ones for every seed."""
+    return data.split(held_out_number(data, None), seed=0)
 
 
-class OfflineState(eqx.Module):
-    """Everything of one seed that changes: what the policy is trained through, and what judges it."""
+@final
+class OfflineTrainer(AbstractTrainer):
+    """The loop of one run on recorded episodes alone: nothing is collected, and what is evaluated is imagined.
 
-    trained: ModelBasedState
-    judge: ModelBasedState
-
-
-@dataclasses.dataclass(frozen=True, repr=False)
-class OfflineResult:
-    """A policy from recorded episodes alone, and what can be said about it without a world.
-
-    Attributes:
-        policy: every array has a leading seed axis; use it under `eqx.filter_vmap`.
-        model: the dynamics model that it was trained through, the same.
-        returns: of the deterministic policy from the held-out initial states as the judge estimates them: estimates,
-            not measured in any world.
-        optimism: the return by the model and reward that the policy was trained through, less that by the judge.
-        outside: the share of the imagined steps that have no data within one radius, see `Support`.
-        metrics: every metric as [records, num_seeds].
-        recorded_return: the mean return of all recorded episodes.
-        recorded_error: of the held-out episodes with their recorded actions, the mean return by the trained model and
-            reward, less the recorded one.
-        data: the episodes it was trained on.
-        held_out: those of the judge.
-        seed: the first seed.
+    A step of learning makes the updates that a step in a world would earn. In the steps of the warm-up only the models
+    are fitted.
     """
 
-    policy: Any
-    model: Any
-    returns: Float[np.ndarray, " num_seeds"]
-    optimism: Float[np.ndarray, " num_seeds"]
-    outside: Float[np.ndarray, " num_seeds"]
-    metrics: dict[str, np.ndarray]
-    recorded_return: float
-    recorded_error: Float[np.ndarray, " num_seeds"]
-    data: Episodes
-    held_out: Episodes
-    seed: int
-
-    @property
-    def best_seed(self) -> int:
-        """The seed that the judge puts first."""
-        return self.seed + int(np.argmax(np.nan_to_num(self.returns, nan=-np.inf)))
-
-    def export(
-        self, path: str | pathlib.Path, *, seed: int | None = None, format: str | None = None
-    ) -> pathlib.Path:
-        """Writes the deterministic policy of one seed, as `Result.export` does."""
-        return write_policy(path, self.policy_of(self.best_seed if seed is None else seed), self.data, format)
-
-    def policy_of(self, seed: int) -> Any:
-        """The policy of one seed, ready to call.
-
-        Raises:
-            UsageError: there is no such seed.
-        """
-        last = self.seed + len(self.returns) - 1
-        if not self.seed <= seed <= last:
-            raise UsageError(f"seed: there are the seeds {self.seed} to {last}, got {seed}")
-        return jax.tree.map(lambda x: x[seed - self.seed] if eqx.is_array(x) else x, self.policy)
-
-    def summary(self) -> dict[str, Any]:
-        """What `--json` shows: plain numbers and words."""
-        return {
-            "data": self.data.name,
-            "episodes": len(self.data),
-            "held_out_episodes": len(self.held_out),
-            "horizon": self.data.horizon,
-            "estimated_returns": _plain(self.returns),
-            "optimism": _plain(self.optimism),
-            "outside": _plain(self.outside),
-            "recorded_return": float(self.recorded_return),
-            "recorded_error": _plain(self.recorded_error),
-            "finding": self.finding(),
-        }
-
-    def finding(self) -> str:
-        """What it means, in a few sentences."""
-        estimate, optimism = float(self.returns.mean()), float(self.optimism.mean())
-        spread = float(self.data.episode_returns.std())
-        sentences = [
-            f"The policy is imagined to return {estimate + optimism:.4g} by the model it was trained through and "
-            f"{estimate:.4g} by one of {len(self.held_out)} held-out episodes; the recorded mean is "
-            f"{self.recorded_return:.4g}. The objective is optimistic by {optimism:.3g}, "
-            f"{abs(optimism) / max(spread, 1e-12):.2g} standard deviations of the recorded returns.",
-            f"{100 * self.outside.mean():.0f}% of the imagined steps have no data near them.",
-        ]
-        if estimate <= self.recorded_return:
-            sentences.append("By the judge it is no better than what was recorded: do not use it.")
-        elif optimism > estimate - self.recorded_return:
-            sentences.append("The optimism is larger than the gain: try more episodes, or a larger cloning.")
-        return " ".join(sentences)
-
-    def __repr__(self) -> str:
-        """What was trained, and the finding."""
-        return f"OfflineResult of {self.data!r}. {self.finding()}"
-
-
-def train_offline(  # noqa: PLR0913 (a keyword each)
-    data: Episodes,
-    *,
-    model: str = "lstm",
-    steps: int = 4_000,
-    seed: int = 0,
-    num_seeds: int = 1,
-    held_out: int | None = None,
-    cloning: float = 1.0,
-    preset: str = "default",
-    overrides: dict[str, Any] | None = None,
-) -> OfflineResult:
-    """Trains a policy on recorded episodes alone.
-
-    Args:
-        data: the episodes; some of them are held out, for the judge.
-        model: which dynamics model (a name of `asmpg.MODELS` that has one).
-        steps: steps of learning, each with the updates that one environment step earns; the first quarter only fits.
-        seed: the first seed; it also says which episodes are held out.
-        num_seeds: number of independent runs on the same episodes.
-        held_out: how many episodes the judge gets; by default a fifth, at least one.
-        cloning: weight of the mean squared distance between the policy's deterministic actions and the recorded ones,
-            against returns in units of their spread; 0 lets the policy go wherever the model promises most.
-        preset: of the settings, "default" or "paper".
-        overrides: settings that replace the preset's, by name.
-
-    Raises:
-        UsageError: one line that names the argument and what is allowed.
-    """
-    steps, num_seeds = check("steps", steps, Count), check("num_seeds", num_seeds, Count)
-    cloning = check("cloning", cloning, NotNegative)
-    fitted, others = data.split(held_out_number(data, held_out), seed=seed)
-    learner = model_learner(fitted, model, preset, overrides or {}, learned_reward=True)
-    learner = dataclasses.replace(learner, cloning=float(cloning))
-    programs = _Programs(learner, fitted, others, int(FITTING_SHARE * steps), num_seeds)
-    states = programs.init(jnp.stack([jax.random.key(seed + index) for index in range(num_seeds)]))
-    support, records = Support.of(fitted, others), []
-    points = np.unique(np.linspace(0, steps, min(NUM_RECORDS, steps) + 1).astype(int))
-    for first, last in zip([0, *points[:-1]], points, strict=True):
-        states, metrics, imagined = programs.advance(states, jnp.asarray(first), jnp.asarray(last))
-        metrics = {name: np.asarray(value, np.float64) for name, value in metrics.items()}
-        outside = _outside(support, np.asarray(imagined[0]), np.asarray(imagined[1]), fitted)
-        records.append({"updates": np.full(num_seeds, float(last)), **metrics, "outside": outside})
-    trained = programs.combine(states).trained
-    metrics = {name: np.stack([record[name] for record in records]) for name in records[0]}
-    return OfflineResult(
-        policy=learner.evaluated(trained),
-        model=trained.model,
-        returns=metrics["judged_return"][-1],
-        optimism=metrics["optimism"][-1],
-        outside=metrics["outside"][-1],
-        metrics=metrics,
-        recorded_return=float(data.episode_returns.mean()),
-        recorded_error=metrics["recorded_error"][-1],
-        data=fitted,
-        held_out=others,
-        seed=seed,
-    )
-
-
-class _Programs:
-    """The compiled parts of it, for all seeds."""
+    learner: ModelBasedLearner
 
     def __init__(
         self,
-        learner: ModelBasedLearner,
-        fitted: Episodes,
-        others: Episodes,
-        first_policy: int,
-        num_seeds: int,
+        learner: AbstractLearner,
+        schedule: Schedule,
+        seeds: Sequence[int],
+        data: Episodes | Recording,
     ):
-        """Compiles nothing yet.
+        """Prepares the programs; nothing is compiled or run yet.
 
         Args:
             learner: the method, which learns its reward.
-            fitted: what the policy is trained on.
-            others: what the judge is fitted on, and where both begin to imagine when they are compared.
-            first_policy: the step of the first policy update.
-            num_seeds: number of seeds.
+            schedule: how the steps are cut.
+            seeds: one independent run each, all on the same episodes.
+            data: the episodes; what is known of them where the run is only read back.
         """
-        replay, judged = replay_of(fitted), replay_of(others)
-        normaliser = Normaliser.from_states(replay.episodes.states)
-        settings = learner.settings
+        assert isinstance(learner, ModelBasedLearner)
+        self.learner, self.schedule, self.seeds, self.num_rows = learner, schedule, tuple(seeds), len(seeds)
         self._static: Any = None
+        self._begin = jax.jit(over_seeds(self._begin_seed, self.num_rows))
+        self._advance = jax.jit(over_seeds(self._advance_seed, self.num_rows), donate_argnums=0)
+        self._support: Support | None = None
+        if isinstance(data, Episodes):
+            fitted, judged = split(data)
+            self._support = Support.of(fitted, judged)
+            self._episodes = [part.trajectories(data.ends_early) for part in (fitted, judged)]
+        else:
+            # Only shapes are asked for, and those of the state do not depend on how many episodes there are.
+            self._episodes = [what_networks_see(data, data)] * 2
+        self.shapes = jax.eval_shape(self._begin, self._keys(), *self._episodes)
 
-        def init(key: PRNGKey) -> tuple[OfflineState, PRNGKey]:
-            *keys, loop_key = jax.random.split(key, 3)
-            pair = (
-                learner.observe_warmup(learner.init(normaliser, key=key), replay.episodes) for key in keys
-            )
-            arrays, self._static = eqx.partition(OfflineState(*pair), eqx.is_array)
-            return arrays, loop_key
+    def _keys(self) -> Array:
+        return jnp.stack([jax.random.key(seed) for seed in self.seeds])
 
-        def step(index: Int[Array, ""], state: OfflineState, key: PRNGKey) -> OfflineState:
-            fit_key, policy_key, judge_key = jax.random.split(jax.random.fold_in(key, index), 3)
-            due = (index + 1) % settings.model_update_every == 0
-            trained = repeat(due, lambda s: learner.fit(s, replay, key=fit_key), state.trained)
-            judge = repeat(due, lambda s: learner.fit(s, judged, key=judge_key), state.judge)
-            due = (index >= first_policy) & ((index + 1) % settings.policy_update_every == 0)
-            trained = repeat(due, lambda s: learner.improve(s, replay, key=policy_key), trained)
-            return OfflineState(trained, judge)
+    # What one seed does.
 
-        def advance(given: Any, first: Int[Array, ""], last: Int[Array, ""]) -> Any:
-            arrays, key = given
-            state = eqx.combine(arrays, self._static)
-            state = loop(first, last, lambda index, state: step(index, state, key), state)
-            metrics, imagined = _judged(learner, state, judged.episodes)
-            return (eqx.filter(state, eqx.is_array), key), metrics, imagined
+    def _begin_seed(self, key: PRNGKey, fitted: Trajectory, judged: Trajectory) -> SeedState:
+        normaliser = Normaliser.from_states(fitted.states, ends_early(self.learner.env))
+        learner_key, judge_key, loop_key = jax.random.split(key, 3)
+        trained, judge = (
+            self.learner.observe_warmup(self.learner.init(normaliser, key=own), fitted)
+            for own in (learner_key, judge_key)
+        )
+        arrays, self._static = eqx.partition(SeedState(trained, None, loop_key, judge=judge), eqx.is_array)
+        return arrays
 
-        self.init = jax.jit(over_seeds(init, num_seeds))
-        self.advance = jax.jit(over_seeds(advance, num_seeds))
+    def _advance_seed(
+        self, state: SeedState, fitted: Trajectory, judged: Trajectory, first: Array, num: Array
+    ) -> tuple[SeedState, Metrics, tuple[Array, Array]]:
+        horizon, state = self.learner.env.horizon, self.combine(state)
+        replays, last = (ReplayBuffer.full(fitted), ReplayBuffer.full(judged)), first + num
+        state = loop(first * horizon, last * horizon, lambda i, s: self._step(i, s, *replays), state)
+        one, record_key = jax.tree.map(lambda x: x[0], judged), _keys_of(state.key, last * horizon)[3]
+        learned, metrics = self.learner.diagnose(state.learner, replays[0], one, key=record_key)
+        own, imagined = _judged(self.learner, learned, state.judge, judged)
+        # What the learner says of an evaluated episode means nothing here: there is none.
+        metrics = {name: value for name, value in metrics.items() if not name.endswith("_on_policy")} | own
+        state = SeedState(learned, None, state.key, judge=state.judge)
+        return eqx.filter(state, eqx.is_array), metrics, imagined
 
-    def combine(self, states: Any) -> OfflineState:
-        """The state of all seeds with its parts that are no arrays."""
-        return eqx.combine(states[0], self._static)
+    def _step(
+        self, index: Int[Array, ""], state: SeedState, fitted: ReplayBuffer, judged: ReplayBuffer
+    ) -> SeedState:
+        """The updates of one step of learning."""
+        learner, settings = self.learner, self.learner.settings
+        fit_key, policy_key, judge_key, _ = _keys_of(state.key, index)
+        due = (index + 1) % settings.model_update_every == 0
+        trained = repeat(due, lambda s: learner.fit(s, fitted, key=fit_key), state.learner)
+        judge = repeat(due, lambda s: learner.fit(s, judged, key=judge_key), state.judge)
+        first = self.schedule.warmup_episodes * learner.env.horizon
+        due = (index >= first) & ((index + 1) % settings.policy_update_every == 0)
+        trained = repeat(due, lambda s: learner.improve(s, fitted, key=policy_key), trained)
+        return SeedState(trained, None, state.key, judge=judge)
+
+    # What a run asks for.
+
+    def compile(self, make_state: Callable[[], SeedState]) -> None:
+        """Nothing: the warm-up runs the program of the loop."""
+
+    def init(self) -> SeedState:
+        """All seeds after their warm-up."""
+        state = self._begin(self._keys(), *self._episodes)
+        return self._run(state, 0, self.schedule.warmup_episodes)[0]
+
+    def _run(self, state: SeedState, first: int, num: int) -> tuple[SeedState, Metrics, tuple[Array, Array]]:
+        return self._advance(state, *self._episodes, jnp.asarray(first), jnp.asarray(num))
+
+    def advance(self, state: SeedState, first_episode: int, num_episodes: int) -> tuple[SeedState, Metrics]:
+        """Runs a chunk: so many times the horizon steps of learning, then the policy is judged."""
+        state, metrics, imagined = self._run(state, first_episode, num_episodes)
+        assert self._support is not None, "there are no episodes to go on with"
+        far = outside(self._support, *map(np.asarray, imagined))
+        return state, metrics | {"outside": jnp.asarray(far)}
+
+    def memory(self) -> int | None:
+        """Not known before the warm-up has run."""
+
+    def combine(self, state: SeedState) -> SeedState:
+        """The state with its non-array parts."""
+        return eqx.combine(state, self._static)
+
+
+def _keys_of(key: PRNGKey, step: Int[Array, ""]) -> Array:
+    """Keys of a step of learning: to fit, to improve the policy, to fit the judge, and for a record before it."""
+    return jax.random.split(jax.random.fold_in(key, step), 4)
 
 
 def _judged(
-    learner: ModelBasedLearner, state: OfflineState, episodes: Trajectory
-) -> tuple[dict[str, Array], tuple[Array, Array]]:
-    """Returns of the deterministic policy by both pairs, and the states and actions that the trained one imagines."""
-    policy = learner.evaluated(state.trained)
+    learner: ModelBasedLearner, trained: ModelBasedState, judge: ModelBasedState, episodes: Trajectory
+) -> tuple[Metrics, tuple[Array, Array]]:
+    """What both pairs say of the deterministic policy, and the states and actions that the trained one imagines.
+
+    `return` is the judge's estimate; `optimism` is how much more the trained pair promises; `recorded_error` is how
+    much more it promises of the recorded actions of held-out episodes than they returned.
+    """
+    policy = learner.evaluated(trained)
     still = jnp.zeros((learner.env.horizon, learner.env.action_size))
+    reward, judge_reward = trained.reward, judge.reward
+    assert reward is not None and judge_reward is not None
 
-    def by(pair: ModelBasedState) -> Callable[[Array], tuple[Array, Any]]:
-        reward = pair.reward
-        assert reward is not None
-        return lambda start: imagined_return(policy, pair.model, reward, start, still)
+    def one(episode: Trajectory) -> tuple[Any, ...]:
+        start = episode.states[0]
+        value, imagined = imagined_return(policy, trained.model, reward, start, still)
+        predicted = jnp.concatenate([start[None], trained.model.predict(start, episode.actions)])
+        recorded = trajectory_rewards(reward, predicted, episode.actions).sum() - episode.rewards.sum()
+        judged, _ = imagined_return(policy, judge.model, judge_reward, start, still)
+        loss = trained.model.loss(episode)
+        return value, judged, recorded, loss, imagined.states[:-1], imagined.actions
 
-    def one(episode: Trajectory) -> tuple[Array, Array, Array, Array, Array]:
-        pair, start = state.trained, episode.states[0]
-        value, imagined = by(pair)(start)
-        predicted = jnp.concatenate([start[None], pair.model.predict(start, episode.actions)])
-        assert pair.reward is not None
-        recorded = trajectory_rewards(pair.reward, predicted, episode.actions).sum() - episode.rewards.sum()
-        return value, by(state.judge)(start)[0], recorded, imagined.states[:-1], imagined.actions
-
-    values, judged, recorded, states, actions = jax.lax.map(one, episodes, batch_size=8)
+    values, judged, recorded, losses, states, actions = jax.lax.map(one, episodes, batch_size=8)
     metrics = {
-        "model_loss": jax.lax.map(state.trained.model.loss, episodes, batch_size=8).mean(),
+        "return": judged.mean(),
         "imagined_return": values.mean(),
-        "judged_return": judged.mean(),
         "optimism": (values - judged).mean(),
         "recorded_error": recorded.mean(),
+        "held_out_loss": losses.mean(),
     }
     return metrics, (states, actions)
 
 
-def _outside(
-    support: Support, states: np.ndarray, actions: np.ndarray, data: Episodes
+def outside(
+    support: Support,
+    states: Float[np.ndarray, "num_seeds episodes horizon state"],
+    actions: Float[np.ndarray, "num_seeds episodes horizon action"],
 ) -> Float[np.ndarray, " num_seeds"]:
     """The share of steps of each seed that are farther from the data than one radius."""
-    observations = states[..., : data.observations.shape[2]]
+    observations = states[..., : support.observation_size]
+    pairs = zip(observations, actions, strict=True)
     return np.array(
-        [
-            (support.distance(*(x.reshape(-1, x.shape[-1]) for x in pair)) > 1).mean()
-            for pair in zip(observations, actions, strict=True)
-        ]
+        [(support.distance(*(x.reshape(-1, x.shape[-1]) for x in pair)) > 1).mean() for pair in pairs]
     )
 
 
-def _plain(values: np.ndarray) -> list[float | None]:
-    return [float(value) if np.isfinite(value) else None for value in values]
+def finding(known: Recording, metrics: Mapping[str, np.ndarray]) -> str:
+    """What a run on recorded episodes alone has found, means over its seeds, in a few sentences on one line."""
+    estimate, optimism, far = (float(metrics[name][-1].mean()) for name in ("return", "optimism", "outside"))
+    unit = max(known.return_spread, float(np.finfo(float).tiny))
+    sentences = [
+        f"The policy is imagined to return {estimate + optimism:.4g} by the model it was trained through and "
+        f"{estimate:.4g} by one of held-out episodes; the recorded mean is {known.mean_return:.4g}.",
+        f"The objective is optimistic by {optimism:.3g}, {abs(optimism) / unit:.2g} standard deviations of the "
+        "recorded returns.",
+        f"{100 * far:.0f}% of the imagined steps have no data near them.",
+    ]
+    if estimate <= known.mean_return:
+        sentences.append("By the judge it is no better than what was recorded: do not use it.")
+    elif optimism > estimate - known.mean_return:
+        sentences.append("The optimism is larger than the gain: try more episodes, or a larger cloning.")
+    return " ".join(sentences)

@@ -1,6 +1,7 @@
 """A `TrainConfig` as plain JSON, in which nothing is ever run, and back."""
 
 import dataclasses
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,17 +12,20 @@ from ..core.types import UsageError
 from ..models.files import split_family
 from ..tasks import files as task_files
 from ..tasks import make, TASKS
+from ..tasks.data import Episodes
 from ..tasks.host import HostEnvironment
+from ..tasks.recording import Recording
 from ..tasks.validation import check_horizon
 from ..tasks.world import World
 from .config import find_task, TrainConfig
 from .methods import find_method, Method, ModelLike, MODELS
 from .own import load_optimizer, Optimizer
+from .recorded import find_data, recording_of
 
 
 # What stands in a stored configuration beside the fields of `TrainConfig`, and the types of both.
 _BESIDE_FIELDS = ("settings", "task_source", "model_source", "optimizer_source")
-_KINDS_OF_CODE = ("built-in", "installed", "gymnasium", "file", "object")
+_KINDS_OF_CODE = ("built-in", "installed", "gymnasium", "file", "object", "recording")
 KINDS: Mapping[str, Any] = {
     **field_types(TrainConfig),
     "task": str,
@@ -29,6 +33,7 @@ KINDS: Mapping[str, Any] = {
     "optimizer": str | None,
     "out": str | None,
     "overrides": dict,
+    "data": Recording,
     **dict.fromkeys(_BESIDE_FIELDS, dict),
 }
 
@@ -42,6 +47,9 @@ def to_json(config: TrainConfig) -> dict[str, Any]:
     config, env = resolved.config, resolved.env
     content = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     content["overrides"] = dict(config.overrides)
+    del content["data"]
+    if resolved.data is not None:
+        content["data"] = _plain(recording_of(resolved.data))
     content["settings"] = dataclasses.asdict(resolved.settings)
     content["model"], content["model_source"] = (
         resolved.method.name,
@@ -55,6 +63,8 @@ def to_json(config: TrainConfig) -> dict[str, Any]:
     if identity is not None:
         return content | {"task": env.name, "task_source": {"kind": "built-in", "parameters": dict(identity)}}
     source = {"kind": "object", "state_size": env.state_size, "action_size": env.action_size}
+    if isinstance(env, Recording):
+        return content | {"task": env.name, "task_source": source | {"kind": "recording"}}
     if isinstance(config.task, str) and task_files.is_gymnasium(config.task):
         return content | {"task": config.task, "task_source": source | {"kind": "gymnasium"}}
     source["digest"] = _digest_of(env)
@@ -64,6 +74,12 @@ def to_json(config: TrainConfig) -> dict[str, Any]:
         source |= {"kind": "file", "sha256": task_files.sha256(config.task)}
         return content | {"task": user_files.short_name(config.task), "task_source": source}
     return content | {"task": env.name, "task_source": source}
+
+
+def _plain(known: Recording) -> dict[str, Any]:
+    """As JSON has it: lists in place of tuples."""
+    content = dataclasses.asdict(known)
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in content.items()}
 
 
 def _digest_of(env: World) -> str:
@@ -85,6 +101,7 @@ def from_json(
     task: str | World | None = None,
     model: ModelLike | None = None,
     optimizer: str | Optimizer | None = None,
+    data: Episodes | str | pathlib.Path | None = None,
 ) -> TrainConfig:
     """The configuration that `to_json` wrote.
 
@@ -93,16 +110,18 @@ def from_json(
         task: the task again, where it is one of the user's own: `FILE.py:NAME` or an environment.
         model: the model again, where it is of the user's own: `FILE.py:NAME` or an object.
         optimizer: the optimiser again, where there is one of the user's own: `FILE.py:NAME` or an object.
+        data: the recorded episodes again, to go on; without them, only what is known of them is there.
 
     Raises:
-        UsageError: a field is missing, unknown or of the wrong type; the task, the model or the optimiser is missing
-            or another one.
+        UsageError: a field is missing, unknown or of the wrong type; the task, the model, the optimiser or the data
+            are missing or others.
     """
     check_stored(content)
     values = {name: value for name, value in content.items() if name not in _BESIDE_FIELDS}
     values["task"] = _task_again(content, task)
     values["model"] = _model_again(content, model)
     values["optimizer"] = _optimizer_again(content, optimizer)
+    values["data"] = _data_again(content, data)
     config = TrainConfig(**values)
     # A preset may mean something else in another version: what the run was started with counts.
     stored, method = content["settings"], find_method(config.model)
@@ -121,7 +140,7 @@ def from_json(
 def check_stored(content: Mapping[str, Any]) -> None:
     """Raises a UsageError unless stored content has the fields of a configuration, each of its type."""
     for name in KINDS:
-        if name not in content:
+        if name not in content and name != "data":
             raise UsageError(f"config: {name!r} is missing")
     for name, value in content.items():
         check_choice("config", name, KINDS)
@@ -134,7 +153,7 @@ def check_stored(content: Mapping[str, Any]) -> None:
     check_choice("config: model_source", content["model_source"].get("kind"), _KINDS_OF_CODE)
 
 
-def _task_again(content: Mapping[str, Any], task: str | World | None) -> str | World:
+def _task_again(content: Mapping[str, Any], task: str | World | None) -> str | World | None:
     """The task of a stored configuration: built in, or the one given, once it is known to be the same."""
     name, source = content["task"], content["task_source"]
     kind = source["kind"]
@@ -148,6 +167,10 @@ def _task_again(content: Mapping[str, Any], task: str | World | None) -> str | W
         if task is not None and task != name:
             raise UsageError(f"task: the run is of {name}, none must be given")
         return name
+    if kind == "recording":
+        if task is not None:
+            raise UsageError(f"task: the run is of the recorded episodes {name} alone, none must be given")
+        return None
     if task is None and kind == "installed":
         task = name
     if task is None:
@@ -178,6 +201,27 @@ def _task_again(content: Mapping[str, Any], task: str | World | None) -> str | W
             f"task: {env.name} is not what the run was started with: its code or a parameter has changed"
         )
     return task
+
+
+def _data_again(
+    content: Mapping[str, Any], data: Episodes | str | pathlib.Path | None
+) -> Episodes | Recording | None:
+    """The recorded episodes of a stored configuration: those given, once they are known to be the same."""
+    stored = content.get("data")
+    if stored is None:
+        if data is not None:
+            raise UsageError("data: the run began without recorded episodes, none must be given")
+        return None
+    known = check("config: data", stored, Recording)
+    if data is None:
+        return known
+    given = find_data(data)
+    assert isinstance(given, Episodes)
+    if given.recording.digest != known.digest:
+        raise UsageError(
+            f"data: {given.name} has other episodes than the run was started with, those of {known.name}"
+        )
+    return given
 
 
 def _model_again(content: Mapping[str, Any], model: ModelLike | None) -> ModelLike:

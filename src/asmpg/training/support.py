@@ -34,6 +34,11 @@ class Support:
     _scale: np.ndarray
     _tree: Any
 
+    @property
+    def observation_size(self) -> int:
+        """Components of an observation, without `alive`."""
+        return len(self._mean)
+
     @classmethod
     def of(cls, data: Episodes, held_out: Episodes) -> "Support":
         """That of these episodes; the others say how far new episodes of the same kind are from them."""

@@ -4,18 +4,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from ...core.types import Scalar, UsageError
+from ...core.types import Given, Scalar, UsageError
 from ...models import AbstractDynamicsModel, free_run
 from ...tasks.fits import check_numbers
 from ..fits import predicted_shape
 
 
 def action_jacobian(
-    model: AbstractDynamicsModel | Any,
-    initial_state: Float[Array, " state"] | Any,
-    actions: Float[Array, "horizon action"] | Any,
+    model: Given[AbstractDynamicsModel],
+    initial_state: Given[Float[ArrayLike, " state"]],
+    actions: Given[Float[ArrayLike, "horizon action"]],
     *,
     chunk_size: int = 32,
 ) -> Float[Array, "horizon state horizon action"]:

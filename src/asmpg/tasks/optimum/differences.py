@@ -2,11 +2,10 @@
 
 import dataclasses
 import warnings
-from typing import Any
 
 import numpy as np
 
-from ...core.types import one_line, UsageError
+from ...core.types import Given, one_line, UsageError
 from ..environment import AbstractEnvironment
 from ..fits import check_env
 from . import cache as solution_cache
@@ -45,7 +44,7 @@ class GradientCheck:
         return not self.message
 
 
-def check_gradient(env: AbstractEnvironment | Any) -> GradientCheck:
+def check_gradient(env: Given[AbstractEnvironment]) -> GradientCheck:
     """Compares the gradient of the return in the actions with central differences, on a few random episodes.
 
     Finds what is cut off from differentiation: `stop_gradient`, casts to integers, comparisons, callbacks.

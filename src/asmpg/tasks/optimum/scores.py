@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ...core.checks import check_integer
-from ...core.types import PRNGKey, UsageError
+from ...core.types import Given, PRNGKey, UsageError
 from ..environment import AbstractEnvironment, draw_initial_states
 from ..fits import check_env, check_key
 from . import cache as solution_cache
@@ -24,7 +24,7 @@ _RANDOM_SEED = 20
 
 
 def optimal(
-    env: AbstractEnvironment | Any, *, num_starts: int | Any | None = None, cache: bool = True
+    env: Given[AbstractEnvironment], *, num_starts: Given[int | None] = None, cache: bool = True
 ) -> Solution:
     """The best actions that L-BFGS-B finds from several starts.
 
@@ -70,7 +70,7 @@ def _optimal(env: AbstractEnvironment, num_starts: int | None, cache: bool) -> S
     return solution_cache.remember(env, ("optimal", num_starts), compute)
 
 
-def best_constant_return(env: AbstractEnvironment | Any) -> float:
+def best_constant_return(env: Given[AbstractEnvironment]) -> float:
     """The return of the best of 41 constant actions, evenly spaced over [-1, 1], the same in every component.
 
     Args:
@@ -91,7 +91,7 @@ def best_constant_return(env: AbstractEnvironment | Any) -> float:
 
 
 def random_return(
-    env: AbstractEnvironment | Any, *, num_episodes: int | Any = 10_000, key: PRNGKey | Any | None = None
+    env: Given[AbstractEnvironment], *, num_episodes: Given[int] = 10_000, key: Given[PRNGKey | None] = None
 ) -> float:
     """The mean return of uniformly random actions, a score of 0.
 
@@ -126,7 +126,7 @@ def random_return(
     return solution_cache.remember(env, ("random", num_episodes), compute)
 
 
-def score(env: AbstractEnvironment | Any, episode_return: Any) -> Any:
+def score(env: Given[AbstractEnvironment], episode_return: Any) -> Any:
     """`(return - random) / (optimal - random)`: 0 for random actions, 1 for the optimum.
 
     Args:

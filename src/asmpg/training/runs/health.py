@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Real
 
 from ...gradients.analysis import locate_nonfinite
+from ...tasks.environment import AbstractEnvironment
 
 
 Metrics = Mapping[str, np.ndarray]
@@ -76,7 +77,7 @@ def place_of_nonfinite(learner: Any, state: Any, index: int) -> str:
         index: of the seed.
     """
     model = getattr(state, "model", None)
-    if model is None:
+    if model is None or not isinstance(learner.env, AbstractEnvironment):
         return ""
 
     def take(tree: Any) -> Any:

@@ -13,6 +13,8 @@ from ...core.checks import check_integer
 from ...core.files import DamagedError, from_lines
 from ...core.precision import using
 from ...core.types import UsageError
+from ...tasks.data import Episodes
+from ...tasks.recording import Recording
 from ...tasks.world import World
 from ..callbacks import Callback
 from ..choice import AUTO, choose_model
@@ -73,6 +75,7 @@ def resume(
     task: str | World | None = None,
     model: ModelLike | None = None,
     optimizer: str | Optimizer | None = None,
+    data: Episodes | str | pathlib.Path | None = None,
     progress: bool | ProgressCallback = False,
     callbacks: Sequence[Callback] = (),
 ) -> Result:
@@ -84,6 +87,7 @@ def resume(
         task: the task again, where it is one of the user's own: `FILE.py:NAME` or an environment.
         model: the model or learner again, where it is of the user's own: `FILE.py:NAME` or an object.
         optimizer: the optimiser again, where there is one of the user's own.
+        data: the recorded episodes again, where it began with some.
         progress: as for `train`.
         callbacks: as for `train`.
 
@@ -92,7 +96,7 @@ def resume(
         StorageError: the disk refused in the middle of the run.
     """
     with reporting(progress) as report:
-        own = {"task": task, "model": model, "optimizer": optimizer}
+        own = {"task": task, "model": model, "optimizer": optimizer, "data": data}
         return take_up(path, report, steps=steps, **own, callbacks=callbacks)
 
 
@@ -166,6 +170,7 @@ def _start_in(
             was, now = ({**old, **old["settings"]}.get(name) for old in (stored.content, content))
             code = name.endswith("_source")
             what = f"code or a parameter of the {name[:-7]}" if code else f"{name} is {was!r}, not {now!r}"
+            what = "other recorded episodes" if name == "data" else what
             raise UsageError(
                 f"out: {folder.path} is a run with another configuration ({what}); "
                 "give another --out, or go on with that run by --resume"
@@ -173,7 +178,7 @@ def _start_in(
         return _continue(config, folder, stored, report, stop, callbacks)
 
 
-def take_up(
+def take_up(  # noqa: PLR0913 (a keyword each)
     path: str | pathlib.Path,
     report: ProgressCallback,
     *,
@@ -181,6 +186,7 @@ def take_up(
     task: str | World | None = None,
     model: ModelLike | None = None,
     optimizer: str | Optimizer | None = None,
+    data: Episodes | str | pathlib.Path | None = None,
     stop: Callable[[], bool] = lambda: False,
     callbacks: Sequence[Callback] = (),
 ) -> Result:
@@ -190,7 +196,12 @@ def take_up(
         raise UsageError(f"resume: {folder.refusal()}")
     with folder.writing():
         stored = read(folder)
-        config = configuration(stored.content, folder, task, model, optimizer)
+        config = configuration(stored.content, folder, task, model, optimizer, data)
+        if isinstance(config.data, Recording):
+            raise UsageError(
+                f"data: the run began with the recorded episodes {config.data.name}, which are not stored in it; "
+                "give them again: --data FILE, or resume(path, data=...)"
+            )
         if steps is not None:
             check_integer("steps", steps, 1)
             config = dataclasses.replace(config, steps=steps).checked()

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ...core.files import from_lines, to_line
-from .results import finite
+from .scores import finite
 
 
 # A score must hold for this many records in a row before a run stops early.

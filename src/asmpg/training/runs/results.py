@@ -2,7 +2,6 @@
 
 import dataclasses
 import html
-import math
 import pathlib
 import textwrap
 from typing import Any, Generic, TypeVar
@@ -11,45 +10,23 @@ import equinox as eqx
 import jax
 import numpy as np
 from jaxtyping import Float
+from numpy.typing import ArrayLike
 
 from ...core.precision import using
 from ...core.types import PRNGKey, Trajectory, UsageError
-from ...tasks.environment import AbstractEnvironment, rollout
-from ...tasks.host import HostEnvironment, Watched
-from ...tasks.world import evaluate as evaluate_inside
-from ...tasks.world import evaluation_starts, World
+from ...tasks.recording import Recording
+from ...tasks.world import World
 from ..config import TrainConfig
-from ..export import write_policy
-from ..host_loop import evaluate_outside
+from ..export import acting, write_policy
+from ..offline import finding
+from ..recorded import recording_of
 from . import health, plots
+from .acting import check_same_sizes, episode, evaluate
+from .scores import beside, finite, Reference, scores_as_json
 
 
 Policy = TypeVar("Policy")
 Model = TypeVar("Model")
-
-
-@dataclasses.dataclass(frozen=True)
-class Reference:
-    """What scores are measured by.
-
-    Attributes:
-        random_return: of uniform random actions, a score of 0.
-        optimal_return: of the optimum, a score of 1.
-        best_constant_return: of the best constant action; None in a run of before it was kept.
-        message: what the solver said about the optimum.
-        doubts: what speaks against these scores, a line each.
-    """
-
-    random_return: float
-    optimal_return: float
-    best_constant_return: float | None = None
-    message: str = ""
-    doubts: tuple[str, ...] = ()
-
-    def score(self, returns: np.ndarray) -> np.ndarray:
-        """0 for random actions, 1 for the optimum; NaN where random actions are already optimal."""
-        gap = self.optimal_return - self.random_return
-        return (np.asarray(returns, np.float64) - self.random_return) / (gap if gap > 0 else np.nan)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -85,20 +62,21 @@ class Result(Generic[Policy, Model]):
 
     Attributes:
         scores: of the deterministic policy after the last update; None where the optimum is not known.
-        returns: the same in the task's units.
+        returns: the same in the task's units; of recorded episodes alone, estimates by a model of held-out ones.
         policy: every array has a leading seed axis; use it under `eqx.filter_vmap`.
         model: the same; None for a method without one.
         metrics: every metric as [records, num_seeds], `steps` and `episodes` among them.
         steps: environment steps done, per seed: whole episodes.
         seconds: wall clock of the training, compilation included, sessions before a resume included.
         config: what was run.
-        env: the task.
+        env: the task; of recorded episodes alone, what is known of them.
         reference: the returns of random actions and of the optimum, where they are known.
         finished: false if it was stopped before its end.
         path: its folder, if it has one.
         best_policy: of every seed the policy of its best record, which may not be the last.
         best_returns: its return at that record.
-        replay: the episodes it was trained on, a `ReplayBuffer` with a leading seed axis.
+        replay: the episodes it was trained on, a `ReplayBuffer` with a leading seed axis; None where it was trained on
+            recorded episodes alone.
     """
 
     scores: Float[np.ndarray, " num_seeds"] | None
@@ -109,7 +87,7 @@ class Result(Generic[Policy, Model]):
     steps: int
     seconds: float
     config: TrainConfig
-    env: World
+    env: World | Recording
     reference: Reference | None
     finished: bool
     path: pathlib.Path | None = None
@@ -159,17 +137,33 @@ class Result(Generic[Policy, Model]):
         """One episode of one seed's policy.
 
         Args:
-            initial_state: where to start; by default the task's own.
+            initial_state: where to start; by default the task's own. Outside JAX, the simulator says where.
             seed: whose policy; by default that of `best`.
             key: for the initial state and a stochastic policy; without one the policy is deterministic.
+
+        Raises:
+            UsageError: the run has no such seed, or there is no world to act in.
         """
-        if not isinstance(self.env, AbstractEnvironment):
-            raise UsageError(
-                f"rollout: {self.env.name} is not written in JAX; step it yourself with the policy"
-            )
         with using(self.config.precision):
-            policy: Any = self.best.policy if seed is None else self.policy_of(seed)
-            return rollout(self.env, policy, key=key, initial_state=initial_state)
+            return episode(self._one_policy(seed), self.env, initial_state, key)
+
+    def predict(
+        self, observation: ArrayLike, step: int = 0, *, seed: int | None = None
+    ) -> Float[np.ndarray, " action"]:
+        """The deterministic action of one seed's policy, in the units of the environment.
+
+        Args:
+            observation: in the units of the environment, any array of so many numbers.
+            step: of the episode, from 0.
+            seed: whose policy; by default that of `best`.
+
+        Raises:
+            UsageError: an observation of another size, a step past the end, or a policy that needs the episode so far.
+        """
+        return acting(self._one_policy(seed), self.env).predict(observation, step)
+
+    def _one_policy(self, seed: int | None) -> Any:
+        return self.policy_of(self.best_seed if seed is None else seed)
 
     def to_rows(self) -> list[dict[str, Any]]:
         """One row a seed and record, with every metric: what `pandas.DataFrame` or `polars.DataFrame` takes."""
@@ -211,7 +205,11 @@ class Result(Generic[Policy, Model]):
     def _repr_html_(self) -> str:
         """A table for a notebook."""
         head = "".join(f"<th>{name}</th>" for name in ("seed", "return", "score"))
-        rows = [(one.seed, f"{one.episode_return:.5g}", one.score) for one in map(self.seed, self.seeds)]
+        scores = [None] * len(self.returns) if self.scores is None else self.scores
+        rows = [
+            (seed, f"{number:.5g}", score)
+            for seed, number, score in zip(self.seeds, self.returns, scores, strict=True)
+        ]
         body = "".join(
             f"<tr><td>{seed}</td><td>{number}</td><td>{'' if score is None else f'{score:.3f}'}</td></tr>"
             for seed, number, score in rows
@@ -228,10 +226,19 @@ class Result(Generic[Policy, Model]):
         nothing = ["every policy update was skipped, since its gradient is not finite: nothing was learned"]
         return nothing if self.learned_nothing else health.falls(self.metrics, self.config.seed)
 
-    def evaluate(self) -> Float[np.ndarray, " num_seeds"]:
-        """The returns of the deterministic policies, computed again: means over the fixed evaluation states."""
+    def evaluate(self, env: World | None = None) -> Float[np.ndarray, " num_seeds"]:
+        """The returns of the deterministic policies, computed again: means over the fixed evaluation states.
+
+        Args:
+            env: another world of the same sizes than that of the run, which may have had none.
+
+        Raises:
+            UsageError: the world has other sizes, or there is none.
+        """
+        if env is not None:
+            check_same_sizes(env, self.env)
         with using(self.config.precision):
-            return evaluate(self.policy, self.env)
+            return evaluate(self.policy, self.env if env is None else env)
 
     @property
     def best_seed(self) -> int:
@@ -252,8 +259,7 @@ class Result(Generic[Policy, Model]):
             UsageError: the run has no such seed, or its policy cannot be exported in this format.
             StorageError: the disk refused.
         """
-        policy: Any = self.policy_of(self.best_seed if seed is None else seed)
-        return write_policy(path, policy, self.env, format)
+        return write_policy(path, self._one_policy(seed), self.env, format)
 
     def summary(self) -> dict[str, Any]:
         """What `summary.json` and `--json` hold: plain JSON, with null for a number that is not finite."""
@@ -271,7 +277,7 @@ class Result(Generic[Policy, Model]):
             **scores_as_json(self.scores, self.returns),
             "random_return": None if known is None else known.random_return,
             "optimal_return": None if known is None else known.optimal_return,
-            **_beside(known, self.returns),
+            **beside(known, self.returns),
             "best_returns": [finite(float(value)) for value in best],
             "best_steps": [int(number) for number in steps],
             "problems": self.problems(),
@@ -279,54 +285,30 @@ class Result(Generic[Policy, Model]):
             "episodes": self.steps // self.env.horizon,
             "seconds": round(self.seconds, 3),
             "finished": self.finished,
+            **self._of_recorded(),
             "out": None if self.path is None else str(self.path),
         }
 
+    def _of_recorded(self) -> dict[str, Any]:
+        """What is said of recorded episodes, where there were some."""
+        data = self.config.resolve().data
+        if data is None:
+            return {}
+        known = recording_of(data)
+        content = {"data": known.name, "recorded_episodes": known.num_episodes}
+        content["recorded_return"] = finite(known.mean_return)
+        if isinstance(self.env, Recording):
+            last = {name: self.metrics[name][-1] for name in ("optimism", "outside", "recorded_error")}
+            content |= {name: [finite(float(value)) for value in values] for name, values in last.items()}
+            content["finding"] = self.finding
+        return content
 
-def _beside(known: Reference | None, returns: np.ndarray) -> dict[str, Any]:
-    """What qualifies a score, as plain JSON: its distance from the best constant action, and the solver's message."""
-    if known is None or known.best_constant_return is None:
-        return {"best_constant_return": None, "score_above_constant": None, "optimum": None, "doubts": []}
-    gap = known.optimal_return - known.best_constant_return
-    above = (float(np.mean(returns)) - known.best_constant_return) / gap if gap > 0 else math.nan
-    return {
-        "best_constant_return": known.best_constant_return,
-        "score_above_constant": finite(above),
-        "optimum": known.message,
-        "doubts": list(known.doubts),
-    }
-
-
-def scores_as_json(scores: np.ndarray | None, returns: np.ndarray) -> dict[str, Any]:
-    """`scores`, their mean `score`, and `returns`, as plain JSON."""
-    return {
-        "scores": None if scores is None else [finite(float(score)) for score in scores],
-        "score": None if scores is None else finite(float(scores.mean())),
-        "returns": [finite(float(value)) for value in returns],
-    }
-
-
-def evaluate(policy: Any, env: World) -> Float[np.ndarray, " num_seeds"]:
-    """The mean return of deterministic policies (leading seed axis) over the fixed evaluation states."""
-    if isinstance(env, HostEnvironment):
-        simulator = Watched(env)
-        returns = evaluate_outside(simulator, policy)[0].episode_return.mean(axis=1)
-        simulator.close()
-        return np.asarray(returns, np.float64)
-    starts = evaluation_starts(env)
-    arrays, rest = eqx.partition(policy, eqx.is_array)
-
-    def one(arrays: Any) -> Any:
-        return evaluate_inside(env, eqx.combine(arrays, rest), starts)[0].episode_return.mean()
-
-    return np.asarray(jax.jit(lambda arrays: jax.lax.map(one, arrays))(arrays), np.float64)
+    @property
+    def finding(self) -> str | None:
+        """What can be said of a policy that was trained on recorded episodes alone; None where there is a world."""
+        return finding(self.env, self.metrics) if isinstance(self.env, Recording) else None
 
 
 def _take(tree: Any, index: int) -> Any:
     """One seed's part of a tree."""
     return jax.tree.map(lambda leaf: leaf[index] if eqx.is_array(leaf) else leaf, tree)
-
-
-def finite(number: float | int) -> float | int | None:
-    """The number, or None in place of one that JSON cannot hold."""
-    return number if math.isfinite(number) else None

@@ -16,14 +16,18 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ...core.files import to_line
 from ...core.precision import Precision, using
+from ...learners.base import AbstractLearner
 from ...tasks.environment import AbstractEnvironment
 from ...tasks.host import HostEnvironment
 from ...tasks.optimum import best_constant_return, doubts, optimal, random_return
+from ...tasks.recording import Recording
 from ...tasks.world import scored_task
 from ..callbacks import Callback
 from ..config import TrainConfig
 from ..host_loop import HostTrainer
 from ..loop import AbstractTrainer, Schedule, Trainer
+from ..offline import OfflineTrainer
+from ..recorded import what_networks_see
 from . import checkpoint, health, replay
 from . import folder as files
 from .best import Best
@@ -32,7 +36,8 @@ from .folder import RunFolder, RunWarning
 from .journal import Episodes
 from .progress import Progress, ProgressCallback
 from .records import History
-from .results import Reference, Result
+from .results import Result
+from .scores import Reference
 
 
 class Session:
@@ -71,8 +76,7 @@ class Session:
         horizon = self.env.horizon
         schedule = Schedule.create(config.steps, learner.settings.warmup_steps, config.chunk_steps, horizon)
         seeds = range(config.seed, config.seed + config.num_seeds)
-        outside = isinstance(self.env, HostEnvironment)
-        self.trainer: AbstractTrainer = (HostTrainer if outside else Trainer)(learner, schedule, seeds)
+        self.trainer = make_trainer(config, learner, schedule, seeds)
         self.history, self.reference = History(), None
         self.seconds, self.episodes, self.best = 0.0, 0, Best()
         self._state: Any = None
@@ -338,6 +342,18 @@ def _solve(task: AbstractEnvironment) -> Reference:
         message=solution.message,
         doubts=tuple(doubts(task)),
     )
+
+
+def make_trainer(
+    config: TrainConfig, learner: AbstractLearner, schedule: Schedule, seeds: Sequence[int]
+) -> AbstractTrainer:
+    """The loop for a configuration's world."""
+    env, data = config.world(), config.resolve().data
+    if isinstance(env, Recording):
+        assert data is not None
+        return OfflineTrainer(learner, schedule, seeds, data)
+    kind = HostTrainer if isinstance(env, HostEnvironment) else Trainer
+    return kind(learner, schedule, seeds, recorded=what_networks_see(data, env))
 
 
 def notices(config: TrainConfig, num_devices: int, backend: str) -> list[str]:

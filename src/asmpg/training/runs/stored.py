@@ -1,11 +1,13 @@
 """What a run folder holds: its configuration and those of its checkpoints that are whole."""
 
 import dataclasses
+import pathlib
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from ...core.files import DamagedError
 from ...core.types import UsageError
+from ...tasks.data import Episodes
 from ...tasks.world import World
 from ..config import TrainConfig
 from ..methods import ModelLike
@@ -76,13 +78,14 @@ def configuration(
     task: str | World | None,
     model: ModelLike | None,
     optimizer: str | Optimizer | None,
+    data: Episodes | str | pathlib.Path | None = None,
 ) -> TrainConfig:
     """The configuration of a stored run, checked like any other."""
     try:
         check_stored(content)
     except UsageError as error:
         raise UsageError(f"run: {folder.path}: {error}") from error
-    config = dataclasses.replace(from_json(content, task, model, optimizer), out=str(folder.path))
+    config = dataclasses.replace(from_json(content, task, model, optimizer, data), out=str(folder.path))
     try:
         return config.checked()
     except UsageError as error:
