@@ -86,12 +86,18 @@ def acting(policy: AbstractPolicy, spec: Spec) -> ExportedPolicy:
     """
     _check_leaves(policy)
     low, high = _action_range(spec)
-    mode = jax.jit(policy.mode)
 
     def in_units(observation: np.ndarray, step: int) -> np.ndarray:
-        return low + (high - low) * (np.asarray(mode(observation, step)) + 1) / 2
+        action = _mode(policy, jnp.asarray(observation, float), jnp.asarray(step))
+        return low + (high - low) * (np.asarray(action) + 1) / 2
 
     return ExportedPolicy(in_units, (spec.state_size, spec.action_size, spec.horizon))
+
+
+@eqx.filter_jit
+def _mode(policy: AbstractPolicy, observation: jax.Array, step: jax.Array) -> jax.Array:
+    """Compiled once for all policies of a kind."""
+    return policy.mode(observation, step)
 
 
 def _check_leaves(policy: object) -> None:
