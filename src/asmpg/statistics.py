@@ -259,7 +259,7 @@ def steps_to_score(
     return np.where(reached.any(axis=0), steps[reached.argmax(axis=0)], np.inf)
 
 
-def _check_steps(steps: Any, values: np.ndarray, least: int) -> np.ndarray:
+def _check_steps(steps: object, values: np.ndarray, least: int) -> np.ndarray:
     steps = np.asarray(steps, np.float64)
     if steps.ndim != 1 or len(steps) != len(values) or len(steps) < least or not (np.diff(steps) > 0).all():
         raise UsageError(

@@ -42,7 +42,7 @@ def about(text: str) -> Meta:
     return Meta(description=text)
 
 
-def meaning(kind: Any) -> str:
+def meaning(kind: object) -> str:
     """What the type of a field says about it."""
     notes = [part.description for part in typing.get_args(kind) if isinstance(part, Meta)]
     return next(note for note in reversed(notes) if note)
@@ -55,7 +55,7 @@ def field_types(kind: type) -> Mapping[str, Any]:
     return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
 
 
-def check(option: str, value: Any, kind: Any) -> Any:
+def check(option: str, value: object, kind: object) -> Any:
     """The value as what its type says: a NumPy number as a Python one, an integer as a float where one is meant.
 
     Args:
@@ -73,7 +73,7 @@ def check(option: str, value: Any, kind: Any) -> Any:
         raise UsageError(f"{option}: must be {allowed(kind)}, got {_shown(value)}") from error
 
 
-def parse(option: str, text: str, kind: Any) -> Any:
+def parse(option: str, text: str, kind: object) -> Any:
     """`check` for the text of a value.
 
     Raises:
@@ -88,7 +88,7 @@ def parse(option: str, text: str, kind: Any) -> Any:
         ) from error
 
 
-def allowed(kind: Any) -> str:
+def allowed(kind: object) -> str:
     """What a type allows, in words: "an integer from 1 to 5", "white or correlated"."""
     info = inspect.type_info(kind)
     choices = _choices(info)
@@ -133,7 +133,7 @@ def _range(info: inspect.Type) -> str:
     return f"{words} {' and '.join(f'{sign} {bound:,}' for sign, bound in bounds.items())}".strip()
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     """The value on one line, cut where it is long."""
     try:
         text = repr(value)
@@ -143,20 +143,20 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def did_you_mean(word: Any, known: Collection[str]) -> str:
+def did_you_mean(word: object, known: Collection[str]) -> str:
     """A question about the nearest known word, where one is near."""
     near = difflib.get_close_matches(word, known, n=1) if isinstance(word, str) else []
     return f"; did you mean {near[0]}?" if near else ""
 
 
-def check_choice(option: str, value: Any, allowed: Collection[str], *others: str) -> None:
+def check_choice(option: str, value: object, allowed: Collection[str], *others: str) -> None:
     """Raises a UsageError that names the option unless the value is allowed; `others` are named in it too."""
     if not isinstance(value, str) or value not in allowed:
         known = ", ".join([*allowed, *others])
         raise UsageError(f"{option}: {_shown(value)} is not one of {known}{did_you_mean(value, allowed)}")
 
 
-def check_integer(option: str, value: Any, least: int, most: int = MAX_COUNT) -> int:
+def check_integer(option: str, value: object, least: int, most: int = MAX_COUNT) -> int:
     """The value as an int.
 
     Raises:
@@ -165,7 +165,7 @@ def check_integer(option: str, value: Any, least: int, most: int = MAX_COUNT) ->
     return check(option, value, Annotated[int, Meta(ge=least, le=most)])
 
 
-def check_number(option: str, value: Any) -> float:
+def check_number(option: str, value: object) -> float:
     """The value as a float.
 
     Raises:

@@ -32,7 +32,7 @@ _NOT_CODE = {
 }
 
 
-def digest(thing: Any) -> str:
+def digest(thing: object) -> str:
     """The hash, equal in every process that defines the same.
 
     Args:
@@ -43,7 +43,7 @@ def digest(thing: Any) -> str:
     return state.hexdigest()
 
 
-def _feed(state: Any, thing: Any, seen: dict[int, Any]) -> None:
+def _feed(state: Any, thing: object, seen: dict[int, Any]) -> None:
     if isinstance(thing, _PLAIN):
         return state.update(f"{type(thing).__name__} {thing!r};".encode())
     if isinstance(thing, jax.Array) and jnp.issubdtype(thing.dtype, jax.dtypes.prng_key):
@@ -66,7 +66,7 @@ def _feed_array(state: Any, array: np.ndarray) -> None:
     state.update(f"array {array.dtype.kind} {array.shape};".encode() + np.ascontiguousarray(array).tobytes())
 
 
-def _parts(thing: Any) -> Iterable[Any]:
+def _parts(thing: object) -> Iterable[Any]:
     """What an object consists of, in an order that does not depend on the process."""
     if isinstance(thing, dict):
         return [part for key in sorted(thing, key=repr) for part in (key, thing[key])]

@@ -72,7 +72,7 @@ def scan(
     return carry, jax.tree.map(lambda y, r: jax.numpy.concatenate([y, r]), outputs, rest)
 
 
-def repeat(condition: Array, update: Any, state: Any) -> Any:
+def repeat(condition: Array, update: object, state: Any) -> Any:
     """Applies `update` if the condition holds.
 
     A loop of zero or one turns: unlike `lax.cond` it leaves the state where it is in memory when nothing happens.

@@ -95,7 +95,7 @@ def measured(charts: Iterable[Chart]) -> list[Chart]:
     return [chart for chart in whole if chart.panels]
 
 
-def _short(value: Any) -> Any:
+def _short(value: object) -> Any:
     if isinstance(value, dict):
         return {name: _short(item) for name, item in value.items()}
     if isinstance(value, list):

@@ -158,7 +158,7 @@ def add(
     setting: Setting,
     env: AbstractEnvironment,
     model: str,
-    norms: Any,
+    norms: object,
     returns: Any | None,
     seed: int = 0,
 ) -> None:
@@ -194,7 +194,7 @@ def norm_chart(table: Table) -> Chart:
     return Chart("5", "figure_5b", title, panels)
 
 
-def _norm_line(table: Table, model: str, regular: bool, statistic: Any) -> Series:
+def _norm_line(table: Table, model: str, regular: bool, statistic: object) -> Series:
     norms = {h: v for h, v in norms_by_horizon(table, model, regular).items() if v.size}
     return Series(model, list(norms), [float(statistic(values)) for values in norms.values()])
 

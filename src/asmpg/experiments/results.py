@@ -168,7 +168,7 @@ def conclude(
     return content
 
 
-def _check_tables(found: Any, figure: str) -> None:
+def _check_tables(found: object, figure: str) -> None:
     """Raises a UsageError unless an experiment measured tables by name."""
     sound = isinstance(found, Mapping) and all(isinstance(table, Table) for table in found.values())
     if not sound or not found:
@@ -204,6 +204,6 @@ def read_tables(folder: pathlib.Path) -> Tables:
     return {path.stem: read_table(path) for path in sorted(folder.glob("*.parquet"))}
 
 
-def write_json(path: pathlib.Path, content: Any, indent: int | None = 1) -> None:
+def write_json(path: pathlib.Path, content: object, indent: int | None = 1) -> None:
     """Plain JSON, in which every number is finite, in a file."""
     write(path, (json.dumps(content, indent=indent, allow_nan=False) + "\n").encode())

@@ -53,7 +53,7 @@ def predicted_shape(
         ) from error
 
 
-def check_policy_fits(policy: Any, env: AbstractEnvironment, state: Array) -> None:
+def check_policy_fits(policy: object, env: AbstractEnvironment, state: Array) -> None:
     """Raises a UsageError unless the policy is one of this task at this horizon.
 
     Args:

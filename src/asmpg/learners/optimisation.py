@@ -132,7 +132,7 @@ def apply_gradient(
 def polyak_average(slow: Network, fast: Network, rate: Scalar | float) -> Network:
     """The slow parameters moved by a share of the way to the fast ones."""
 
-    def move(slow: Any, fast: Any) -> Any:
+    def move(slow: Any, fast: object) -> Any:
         return slow + rate * (fast - slow) if eqx.is_inexact_array(slow) else slow
 
     return jax.tree.map(move, slow, fast)
@@ -182,7 +182,7 @@ def mean_gradient(
         return gradient(network, batch)
     batches = jax.tree.map(lambda x: x.reshape(size // micro, micro, *x.shape[1:]), batch)
 
-    def body(sums: Any, examples: Any) -> tuple[Any, None]:
+    def body(sums: object, examples: Any) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, sums, gradient(network, examples)), None
 
     shapes = eqx.filter_eval_shape(gradient, network, jax.tree.map(lambda x: x[0], batches))

@@ -52,7 +52,7 @@ def load_definition(model: str) -> Any:
     return _loaded[key]
 
 
-def is_backbone(value: Any) -> bool:
+def is_backbone(value: object) -> bool:
     """Whether it is a class of backbones."""
     return inspect.isclass(value) and issubclass(value, AbstractBackbone) and value is not AbstractBackbone
 

@@ -189,7 +189,7 @@ def _called(function: Callable[[str], Any], scale: str, name: str) -> Any:
         raise UsageError(f"SUITE: running {name} raised {one_line(error)}") from error
 
 
-def _suite_of(value: Any, stem: str, folder: pathlib.Path, name: str, scale: str) -> Suite:
+def _suite_of(value: object, stem: str, folder: pathlib.Path, name: str, scale: str) -> Suite:
     """A suite from what a user may give for one."""
     try:
         if isinstance(value, Suite):
@@ -229,7 +229,7 @@ def _blocks(content: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return blocks
 
 
-def _merge(under: Mapping[str, Any], over: Any) -> dict[str, Any]:
+def _merge(under: Mapping[str, Any], over: object) -> dict[str, Any]:
     if not isinstance(over, Mapping):
         raise UsageError(f"a scale must be a table, got {over!r}")
     settings = {**_settings(under), **_settings(over)}
@@ -276,7 +276,7 @@ def _beside(name: str, folder: pathlib.Path) -> str:
     return f"{family}{beside.resolve()}:{attribute}"
 
 
-def _as_list(value: Any) -> Sequence[Any]:
+def _as_list(value: object) -> Sequence[Any]:
     return value if isinstance(value, list | tuple) else [value]
 
 

@@ -34,7 +34,7 @@ class Multipliers(eqx.Module):
         weight = jnp.asarray(self.weight, values.dtype)
         return (jnp.asarray(self.terminal, values.dtype) * values + weight / 2 * values**2).sum()
 
-    def inequality_cost(self, values: Float[Array, " inequalities"], step: Any) -> Scalar:
+    def inequality_cost(self, values: Float[Array, " inequalities"], step: object) -> Scalar:
         """What the path inequalities cost at a step, per unit of time."""
         weight, before = (jnp.asarray(leaf, values.dtype) for leaf in (self.weight, self.path[step]))
         pushed = jnp.maximum(before + weight * values, 0.0)

@@ -115,7 +115,7 @@ def trajectory_rewards(
 def play(
     env: AbstractEnvironment,
     act: Callable[..., Float[Array, " action"]],
-    inputs: Any,
+    inputs: object,
     start: Float[Array, " state"],
     actor: AbstractActor | None = None,
 ) -> Trajectory:
@@ -174,7 +174,7 @@ def rollout(
         deterministic: Callable[..., Any] = getattr(policy, "mode", policy)
         _refuse_seed_axis(policy, start)
 
-        def call(carry: Any, state: Array, step: Array, key: Any) -> Any:
+        def call(carry: Any, state: Array, step: Array, key: object) -> Any:
             return deterministic(state, step) if key is None else policy(state, step, key=key)
 
         one_key = None if keys is None else keys[0]
@@ -190,10 +190,10 @@ def rollout(
     return play(env, lambda carry, state, step, action: action, actions, start)
 
 
-def _refuse_seed_axis(policy: Any, start: Float[Array, " state"]) -> None:
+def _refuse_seed_axis(policy: object, start: Float[Array, " state"]) -> None:
     """Raises a UsageError for the policies of several seeds at once, which a `Result` has."""
 
-    def call(policy: Any) -> Any:
+    def call(policy: object) -> Any:
         return getattr(policy, "mode", policy)(start, jnp.asarray(0))
 
     seeds = {leaf.shape[:1] for leaf in jax.tree.leaves(policy) if eqx.is_array(leaf)}

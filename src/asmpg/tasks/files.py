@@ -82,7 +82,7 @@ def load_added(name: str, horizon: int) -> World:
     return build(name, user_files.load_installed("task", point), horizon)
 
 
-def build(task: str, definition: Any, horizon: int | None) -> World:
+def build(task: str, definition: object, horizon: int | None) -> World:
     """The environment that a definition is or makes.
 
     Args:

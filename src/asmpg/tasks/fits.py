@@ -32,7 +32,7 @@ def check_env(function: str, env: Any) -> None:
 
 
 def check_actions(
-    function: str, env: Spec, actions: Any, *, bounded: bool = True
+    function: str, env: Spec, actions: object, *, bounded: bool = True
 ) -> Float[Array, "horizon action"]:
     """The actions as a floating-point array: lists, NumPy arrays and integers are taken too.
 
@@ -149,7 +149,7 @@ def _where(array: np.ndarray) -> str:
     return f"got {array[place]} at {place[0] if len(place) == 1 else place}"
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """A value on one short line."""
     try:
         text = " ".join(repr(value).split())

@@ -13,7 +13,7 @@ _WIDEST = 1e6
 
 
 def action_range_of(
-    name: str, low: Any, high: Any, shape: tuple[int, ...], given: tuple[Any, Any] | None
+    name: str, low: object, high: object, shape: tuple[int, ...], given: tuple[Any, Any] | None
 ) -> tuple[Float[np.ndarray, "..."], Float[np.ndarray, "..."]]:
     """Lowest and highest action of every component.
 

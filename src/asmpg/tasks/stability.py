@@ -26,7 +26,7 @@ class DiscretisationWarning(UserWarning):
     """The discretised task misrepresents its differential equation at this horizon."""
 
 
-def warn_once(name: str, horizon: int, reason: str, *, what: Any = None) -> None:
+def warn_once(name: str, horizon: int, reason: str, *, what: object = None) -> None:
     """A `DiscretisationWarning`, the first time for this task, `what` and horizon."""
     if (name, horizon, what) not in _warned:
         _warned.add((name, horizon, what))

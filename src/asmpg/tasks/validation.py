@@ -18,7 +18,7 @@ from .environment import AbstractEnvironment, rollout
 from .fits import episode_numbers
 
 
-def check_horizon(horizon: Any) -> int:
+def check_horizon(horizon: object) -> int:
     """The horizon as an int.
 
     Raises:
@@ -57,7 +57,7 @@ def returned_shape(label: str, function: Callable[..., Any], *arguments: Any, sh
 def _check_indices(label: str, function: Callable[..., Any], *arguments: Any) -> None:
     """Traces a function with NumPy arrays, which refuse an index beyond their size; JAX takes the nearest one."""
 
-    def example(argument: Any) -> Any:
+    def example(argument: object) -> Any:
         if not isinstance(argument, jax.ShapeDtypeStruct):
             return argument
         return np.full(

@@ -287,7 +287,7 @@ def find_method(model: object, option: str = "model") -> Method:
     return MODELS[model]
 
 
-def own_method(thing: Any, name: str, option: str = "model", family: str = "") -> Method:
+def own_method(thing: object, name: str, option: str = "model", family: str = "") -> Method:
     """The method around an object of the user's own.
 
     Args:
@@ -311,7 +311,7 @@ def own_method(thing: Any, name: str, option: str = "model", family: str = "") -
         raise UsageError(f"{option}: {name} must name a backbone, {family} stands before no other model")
     if make_model is not None:
 
-        def make(env: Any, settings: Settings) -> Callable[..., AbstractDynamicsModel]:
+        def make(env: object, settings: Settings) -> Callable[..., AbstractDynamicsModel]:
             return functools.partial(make_own, option, name, make_model, AbstractDynamicsModel, env)
 
         method = _model_based(name, make, paper=_RECURRENT)

@@ -23,7 +23,7 @@ from ..models.normalisation import Normaliser
 from ..tasks.spec import Spec
 
 
-def label_of(thing: Any) -> str:
+def label_of(thing: object) -> str:
     """The name of a class, a function or an object's class."""
     if isinstance(thing, functools.partial):
         return label_of(thing.func)
@@ -39,7 +39,7 @@ def refuse_abstract(option: str, kind: type) -> None:
         raise UsageError(f"{option}: {kind.__name__} lacks {', '.join(map(str, missing))}")
 
 
-def backbone_of(thing: Any) -> CreateBackbone | AbstractBackbone | None:
+def backbone_of(thing: object) -> CreateBackbone | AbstractBackbone | None:
     """What makes a backbone, where the object is one, a class of them or a function of (input_size, horizon)."""
     if isinstance(thing, AbstractBackbone):
         return thing
@@ -49,7 +49,7 @@ def backbone_of(thing: Any) -> CreateBackbone | AbstractBackbone | None:
     return typing.cast(CreateBackbone, thing) if is_one else None
 
 
-def model_of(thing: Any) -> Callable[..., Any] | None:
+def model_of(thing: object) -> Callable[..., Any] | None:
     """`make(env, key=key)`, where the object is a dynamics model, a class of them or a function of the environment."""
     if isinstance(thing, AbstractDynamicsModel):
         return lambda env, *, key: thing
@@ -58,7 +58,7 @@ def model_of(thing: Any) -> Callable[..., Any] | None:
     return thing if callable(thing) and _num_required(thing) == 1 else None
 
 
-def is_learner(thing: Any) -> bool:
+def is_learner(thing: object) -> bool:
     """Whether the object is a learner, a class of them or a function of (env, settings)."""
     if inspect.isclass(thing):
         return issubclass(thing, AbstractLearner)
@@ -71,7 +71,7 @@ def makes_learner(thing: Any) -> bool:
     return two and "key" not in inspect.signature(thing).parameters
 
 
-def described(thing: Any) -> str:
+def described(thing: object) -> str:
     """What kind of thing it is, for a message that refuses it."""
     return f"the class {thing.__name__}" if inspect.isclass(thing) else f"a {type(thing).__name__}"
 
@@ -86,7 +86,7 @@ def _num_required(function: Callable[..., Any]) -> int:
     return sum(one.kind in kinds and one.default is one.empty for one in parameters)
 
 
-def settings_of(learner: Any) -> type[AbstractSettings]:
+def settings_of(learner: object) -> type[AbstractSettings]:
     """The class of a learner's settings, from the type of its field; `Settings` where that says no more."""
     try:
         kind = typing.get_type_hints(learner).get("settings")
@@ -137,7 +137,7 @@ def load_optimizer(optimizer: Any) -> tuple[str, Optimizer]:
     return (short_name(optimizer) if isinstance(optimizer, str) else label_of(thing)), thing
 
 
-def own_optimiser(optimizer: Any, settings: AbstractSettings) -> OwnOptimiser:
+def own_optimiser(optimizer: object, settings: AbstractSettings) -> OwnOptimiser:
     """The optimiser of the user's own, which has been tried with a learner's settings on two small arrays.
 
     Raises:
@@ -221,14 +221,14 @@ def _traced(option: str, what: str, function: Callable[..., Any], *args: Any) ->
         raise UsageError(f"{option}: {what} raised {one_line(error)}") from error
 
 
-def _expect(option: str, what: str, value: Any, shape: tuple[int, ...]) -> None:
+def _expect(option: str, what: str, value: object, shape: tuple[int, ...]) -> None:
     got = getattr(value, "shape", None)
     if got != shape:
         shown = f"shape {got}" if got is not None else f"a {type(value).__name__}"
         raise UsageError(f"{option}: {what} must return an array of shape {shape}, got {shown}")
 
 
-def _same(option: str, what: str, before: Any, after: Any) -> None:
+def _same(option: str, what: str, before: object, after: object) -> None:
     """Raises a UsageError unless two trees are of one structure, with arrays of the same shapes and types."""
     arrays = [eqx.filter(tree, lambda x: hasattr(x, "shape")) for tree in (before, after)]
     shapes = [jax.tree.map(lambda x: (x.shape, x.dtype), tree) for tree in arrays]

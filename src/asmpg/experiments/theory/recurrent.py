@@ -120,7 +120,9 @@ def _backbone(model: BareModel) -> SimpleRNN:
     return model.backbone
 
 
-def _add(table: Table, part: str, seed: int, values: Any, norm: float, radius: float, skip: int = 0) -> None:
+def _add(
+    table: Table, part: str, seed: int, values: object, norm: float, radius: float, skip: int = 0
+) -> None:
     for index, value in enumerate(np.asarray(values)):
         if index >= skip:
             table.add(part=part, seed=seed, norm=norm, radius=radius, horizon=index + 1, value=value)

@@ -38,7 +38,7 @@ def action_jacobian(
     return rows.reshape(*states.shape, *actions.shape)
 
 
-def _checked(model: Any, initial_state: Any, actions: Any) -> tuple[Array, Array]:
+def _checked(model: object, initial_state: object, actions: object) -> tuple[Array, Array]:
     """State and actions as arrays that the model takes."""
     if not isinstance(model, AbstractDynamicsModel):
         raise UsageError(f"model: must be an asmpg.AbstractDynamicsModel, got a {type(model).__name__}")

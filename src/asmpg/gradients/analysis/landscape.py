@@ -63,7 +63,7 @@ def random_direction(like: PyTree[Any], *, key: PRNGKey) -> PyTree[Any]:
         The same structure, with None for what is no floating-point array.
     """
 
-    def is_normaliser(node: Any) -> bool:
+    def is_normaliser(node: object) -> bool:
         return isinstance(node, Normaliser)
 
     leaves, structure = jax.tree.flatten(eqx.filter(like, eqx.is_inexact_array))

@@ -167,7 +167,7 @@ def _backward(
         carry, state, action, step, given = x
         moving, fixed = eqx.partition(carry, eqx.is_inexact_array)
 
-        def advance(moving: Any, state: Array, action: Array) -> tuple[Any, Array]:
+        def advance(moving: object, state: Array, action: Array) -> tuple[Any, Array]:
             next_carry, next_state = model.step(eqx.combine(moving, fixed), state, action, step)
             return eqx.filter(next_carry, eqx.is_inexact_array), next_state
 

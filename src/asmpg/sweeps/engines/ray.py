@@ -63,7 +63,7 @@ class Ray(AbstractEngine):
         ready, _ = self._ray.wait(list(self._jobs), num_returns=1, timeout=seconds)
         return [outcome for task in ready for outcome in self._collect(task)]
 
-    def _collect(self, task: Any) -> list[Outcome]:
+    def _collect(self, task: object) -> list[Outcome]:
         job, errors = self._jobs.pop(task), self._ray.exceptions
         try:
             return [cast(Outcome, self._ray.get(task))]

@@ -73,7 +73,7 @@ def remember(env: AbstractEnvironment, what: tuple[Any, ...], compute: Callable[
     return _memory[key][1]
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: object) -> bool:
     """Whether a value read from a file is a finite number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and bool(np.isfinite(value))
 

@@ -139,7 +139,7 @@ def _followed(env: AbstractEnvironment, actions: Array, gains: Array, states: Ar
     return play(env, act, (actions, gains, states), start).rewards.sum()
 
 
-def _with_multipliers(env: Any, multipliers: Any) -> Any:
+def _with_multipliers(env: object, multipliers: object) -> Any:
     return eqx.tree_at(lambda env: env.multipliers, env, multipliers, is_leaf=lambda leaf: leaf is None)
 
 

@@ -32,7 +32,7 @@ class Best:
         """Of the best records; None before the first."""
         return self._arrays.get(_RETURNS)
 
-    def add(self, returns: Float[np.ndarray, " num_seeds"], policy: Any) -> None:
+    def add(self, returns: Float[np.ndarray, " num_seeds"], policy: object) -> None:
         """One record more: its returns, and the policy that had them (leading seed axis)."""
         new = {
             _PREFIX + name: array
@@ -49,7 +49,7 @@ class Best:
             wide = better.reshape(-1, *[1] * (array.ndim - 1))
             self._arrays[name] = np.where(wide, array, self._arrays[name])
 
-    def policy(self, policy: Any) -> Any:
+    def policy(self, policy: object) -> Any:
         """The best policies, in the place of the arrays of a policy of the same kind."""
         arrays, static = eqx.partition(policy, eqx.is_array)
         own = {name.removeprefix(_PREFIX): a for name, a in self._arrays.items() if name != _RETURNS}

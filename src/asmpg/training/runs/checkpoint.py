@@ -87,7 +87,7 @@ def unflatten(shapes: PyTree[Any], arrays: Mapping[str, np.ndarray]) -> PyTree[A
 def zeros(shapes: PyTree[Any]) -> PyTree[Any]:
     """A tree of the given shapes and types, all zero."""
 
-    def zero(wanted: Any) -> Any:
+    def zero(wanted: object) -> Any:
         plain = jax.eval_shape(_plain, wanted)
         return _restore(jnp.asarray(np.zeros(plain.shape, plain.dtype)), wanted)
 
@@ -102,7 +102,7 @@ def _plain(leaf: Any) -> Any:
     return jax.random.key_data(leaf) if _is_key(leaf) else leaf
 
 
-def _restore(plain: jax.Array, wanted: Any) -> Any:
+def _restore(plain: jax.Array, wanted: object) -> Any:
     return jax.random.wrap_key_data(plain) if _is_key(wanted) else plain
 
 

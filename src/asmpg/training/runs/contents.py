@@ -7,7 +7,7 @@ from ...core.files import from_lines
 from .checkpoint import Checkpoint
 
 
-def is_config(content: Any) -> bool:
+def is_config(content: object) -> bool:
     """Whether this could be a configuration of a run."""
     return isinstance(content, dict) and isinstance(content.get("settings"), dict)
 
@@ -26,7 +26,7 @@ def missing_of_run(saved: Checkpoint) -> str | None:
     return next((name for name in right if not right[name]), None)
 
 
-def are_records(lines: bytes, number: Any, num_seeds: int) -> bool:
+def are_records(lines: bytes, number: object, num_seeds: int) -> bool:
     """Whether every record has the same metrics, one number or null a seed, and says where it was made.
 
     Args:
@@ -55,15 +55,15 @@ def _is_record(record: dict[str, Any], num_seeds: int) -> bool:
     )
 
 
-def _is_count(value: Any) -> bool:
+def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def is_reference(value: Any) -> bool:
+def is_reference(value: object) -> bool:
     """Whether this is what scores are measured by, or the null of a run without scores."""
     if not isinstance(value, dict):
         return value is None

@@ -180,7 +180,7 @@ class Side:
         return {"side": self._name, **extents, "first": self._first, "layout": episodes.layout()}
 
 
-def read_side(folder: pathlib.Path, content: Any) -> tuple[bytes, Episodes]:
+def read_side(folder: pathlib.Path, content: object) -> tuple[bytes, Episodes]:
     """The records and the episodes of a checkpoint.
 
     Raises:
