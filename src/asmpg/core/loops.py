@@ -53,7 +53,7 @@ def scan(
     whole = num_chunks * size
 
     # A function of its own, since JAX hashes what it is given, and a module's method holds arrays.
-    def step(carry: Carry, x: Any) -> tuple[Carry, Any]:
+    def step(carry: Carry, x: PyTree) -> tuple[Carry, Any]:
         return body(carry, x)
 
     if num_chunks <= 1:
@@ -72,7 +72,7 @@ def scan(
     return carry, jax.tree.map(lambda y, r: jax.numpy.concatenate([y, r]), outputs, rest)
 
 
-def repeat(condition: Array, update: object, state: Any) -> Any:
+def repeat(condition: Array, update: object, state: PyTree) -> Any:
     """Applies `update` if the condition holds.
 
     A loop of zero or one turns: unlike `lax.cond` it leaves the state where it is in memory when nothing happens.
@@ -80,11 +80,11 @@ def repeat(condition: Array, update: object, state: Any) -> Any:
     return loop(0, condition.astype(jnp.int32), lambda _, s: update(s), state)
 
 
-def loop(first: ArrayLike, last: ArrayLike, body: Callable[[Array, Any], Any], state: Any) -> Any:
+def loop(first: ArrayLike, last: ArrayLike, body: Callable[[Array, Any], Any], state: PyTree) -> Any:
     """`lax.fori_loop` over the arrays of a state; what else it holds, a task's name for one, stays outside."""
     arrays, static = eqx.partition(state, eqx.is_array)
 
-    def arrays_body(index: Array, arrays: Any) -> Any:
+    def arrays_body(index: Array, arrays: PyTree) -> Any:
         return eqx.filter(body(index, eqx.combine(arrays, static)), eqx.is_array)
 
     return eqx.combine(jax.lax.fori_loop(first, last, arrays_body, arrays), static)

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from ..core.loops import scan
 from ..core.types import Scalar
@@ -90,13 +90,13 @@ def imagine(
     return Imagined(jnp.concatenate([initial_state[None], states]), actions, log_probs)
 
 
-def _chunk_of(carry: Any, horizon: int) -> int | None:
+def _chunk_of(carry: PyTree, horizon: int) -> int | None:
     """Steps between two kept carries of this size: about the square root if all of them would take too much."""
     numbers = sum(jnp.size(leaf) for leaf in jax.tree.leaves(carry))
     return math.ceil(horizon**0.5) if numbers * horizon > MAX_KEPT else None
 
 
-def _grows(model: AbstractDynamicsModel, carry: Any) -> bool:
+def _grows(model: AbstractDynamicsModel, carry: PyTree) -> bool:
     """Whether a carry takes more room for more steps."""
     return jax.tree.map(jnp.shape, model.resize(carry, 1)) != jax.tree.map(jnp.shape, carry)
 

@@ -6,7 +6,7 @@ from typing import Any, Generic, TypeVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
 from ..core.types import Metrics, PRNGKey, Scalar, Step, Trajectory
 from ..models.normalisation import Normaliser
@@ -76,7 +76,7 @@ class Explorer(AbstractActor):
 
     def act(
         self,
-        carry: Any,
+        carry: PyTree,
         state: Float[Array, " state"],
         step: Step,
         noise: Float[Array, " action"] | None = None,
@@ -87,7 +87,7 @@ class Explorer(AbstractActor):
 
     def observe(
         self,
-        carry: Any,
+        carry: PyTree,
         state: Float[Array, " state"],
         step: Step,
         action: Float[Array, " action"],

@@ -110,7 +110,10 @@ def optimiser_of(
 
 
 def apply_gradient(
-    transformation: optax.GradientTransformation, network: Any, optimiser_state: optax.OptState, grads: Any
+    transformation: optax.GradientTransformation,
+    network: PyTree,
+    optimiser_state: optax.OptState,
+    grads: PyTree,
 ) -> tuple[Any, optax.OptState, Array]:
     """One descent step, skipped as a whole if the gradient or its norm is not finite.
 
@@ -123,7 +126,7 @@ def apply_gradient(
     updates, new_state = transformation.update(grads, optimiser_state, parameters)
     new_network = eqx.apply_updates(network, updates)
 
-    def keep(new: Any, old: Any) -> Any:
+    def keep(new: PyTree, old: PyTree) -> Any:
         return jnp.where(applied, new, old) if eqx.is_array(new) else new
 
     return jax.tree.map(keep, new_network, network), jax.tree.map(keep, new_state, optimiser_state), applied
@@ -132,7 +135,7 @@ def apply_gradient(
 def polyak_average(slow: Network, fast: Network, rate: Scalar | float) -> Network:
     """The slow parameters moved by a share of the way to the fast ones."""
 
-    def move(slow: Any, fast: object) -> Any:
+    def move(slow: PyTree, fast: object) -> Any:
         return slow + rate * (fast - slow) if eqx.is_inexact_array(slow) else slow
 
     return jax.tree.map(move, slow, fast)
@@ -153,7 +156,7 @@ def micro_batch_size(size: int, length: int, least: int = 1) -> int:
 
 def mean_gradient(
     loss: Callable[[Any, Any], tuple[Scalar, PyTree[Array]]],
-    network: Any,
+    network: PyTree,
     batch: PyTree[Array],
     *,
     micro: int | None = None,
@@ -173,7 +176,7 @@ def mean_gradient(
         length = max(x.shape[1] for x in jax.tree.leaves(batch) if x.ndim > 1)
         micro = micro_batch_size(size, length, least)
 
-    def total(network: Any, examples: Any) -> tuple[Scalar, PyTree[Array]]:
+    def total(network: PyTree, examples: PyTree) -> tuple[Scalar, PyTree[Array]]:
         values, others = jax.vmap(lambda example: loss(network, example))(examples)
         return values.sum() / size, jax.tree.map(lambda x: x.sum(axis=0) / size, others)
 
@@ -182,7 +185,7 @@ def mean_gradient(
         return gradient(network, batch)
     batches = jax.tree.map(lambda x: x.reshape(size // micro, micro, *x.shape[1:]), batch)
 
-    def body(sums: object, examples: Any) -> tuple[Any, None]:
+    def body(sums: object, examples: PyTree) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, sums, gradient(network, examples)), None
 
     shapes = eqx.filter_eval_shape(gradient, network, jax.tree.map(lambda x: x[0], batches))

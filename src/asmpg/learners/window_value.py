@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from ..core.types import PRNGKey, Scalar, Step
 from ..models.reward import LearnedReward, Network, RewardEnsemble
@@ -50,7 +50,7 @@ class WindowValue(eqx.Module):
         grads = eqx.filter_grad(loss)(self.network)
         network, state, applied = apply_gradient(optimiser, self.network, self.optimiser, grads)
 
-        def follow(slow: Any, new: Any) -> Any:
+        def follow(slow: PyTree, new: PyTree) -> Any:
             return slow + jnp.where(applied, rate, 0.0) * (new - slow) if eqx.is_array(slow) else slow
 
         return WindowValue(network, jax.tree.map(follow, self.slow, network), state), applied

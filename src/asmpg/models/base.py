@@ -6,7 +6,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from ..core.loops import scan
 from ..core.types import Given, PRNGKey, Scalar, Step, Trajectory, UsageError
@@ -53,13 +53,13 @@ class AbstractDynamicsModel(eqx.Module):
     def init(self, initial_state: Float[Array, " state"]) -> Any:
         """The carry at step 0."""
 
-    def resize(self, carry: Any, length: int) -> Any:
+    def resize(self, carry: PyTree, length: int) -> Any:
         """The carry with room for `length` steps, for models whose carry grows with what they have seen."""
         return carry
 
     @abc.abstractmethod
     def step(
-        self, carry: Any, state: Float[Array, " state"], action: Float[Array, " action"], step: Step
+        self, carry: PyTree, state: Float[Array, " state"], action: Float[Array, " action"], step: Step
     ) -> tuple[Any, Float[Array, " state"]]:
         """The next carry and `s_{t+1}`. A model that does not read the state ignores it."""
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from ..core.checks import check, NotNegative, Width
 from ..core.linear import Linear
@@ -346,12 +346,12 @@ class HistoryModel(AbstractDynamicsModel):
         """The backbone's empty carry."""
         return self.backbone.init()
 
-    def resize(self, carry: Any, length: int) -> Any:
+    def resize(self, carry: PyTree, length: int) -> Any:
         """The backbone's."""
         return self.backbone.resize(carry, length)
 
     def step(
-        self, carry: Any, state: Float[Array, " state"], action: Float[Array, " action"], step: Step
+        self, carry: PyTree, state: Float[Array, " state"], action: Float[Array, " action"], step: Step
     ) -> tuple[Any, Float[Array, " state"]]:
         """Appends one pair of state and action, and adds the predicted difference to the state."""
         features = self.features(state, action, jnp.asarray(step))

@@ -8,7 +8,7 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from ..core.types import one_line, UsageError
 from .spec import Spec
@@ -56,7 +56,7 @@ def check_actions(
     return array
 
 
-def check_initial_state(function: str, env: Spec, state: Any) -> Float[Array, " state"]:
+def check_initial_state(function: str, env: Spec, state: PyTree) -> Float[Array, " state"]:
     """The initial state as a floating-point array: lists, NumPy arrays and integers are taken too.
 
     Raises:

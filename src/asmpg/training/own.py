@@ -134,7 +134,8 @@ def load_optimizer(optimizer: Any) -> tuple[str, Optimizer]:
             "an optax.GradientTransformation or a function of (settings) or (settings, part) that makes one"
         )
         raise UsageError(f"optimizer: must be {wanted}, got {described(thing)}")
-    return (short_name(optimizer) if isinstance(optimizer, str) else label_of(thing)), thing
+    name = short_name(optimizer) if isinstance(optimizer, str) else label_of(thing)
+    return name, typing.cast(Optimizer, thing)
 
 
 def own_optimiser(optimizer: object, settings: AbstractSettings) -> OwnOptimiser:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from ...core.types import PRNGKey, Scalar, Step, Trajectory
 from ...gradients.policies import AbstractPolicy, HIDDEN_SIZE, TanhGaussianPolicy
@@ -47,7 +47,7 @@ class BareModel(AbstractDynamicsModel):
         return self.backbone.init()
 
     def step(
-        self, carry: Any, state: Float[Array, " state"], action: Float[Array, " action"], step: Step
+        self, carry: PyTree, state: Float[Array, " state"], action: Float[Array, " action"], step: Step
     ) -> tuple[Any, Float[Array, " state"]]:
         """The backbone's next output."""
         return self.backbone.step(carry, action)
@@ -168,7 +168,7 @@ def ignoring_the_state(policy: TanhGaussianPolicy) -> TanhGaussianPolicy:
     )
 
 
-def flat(tree: Any) -> Float[Array, " parameters"]:
+def flat(tree: PyTree) -> Float[Array, " parameters"]:
     """All floating-point numbers of a network or a gradient as one vector, always in the same order."""
     return ravel_pytree(eqx.filter(tree, eqx.is_inexact_array))[0]
 

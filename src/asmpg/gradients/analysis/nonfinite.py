@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from ...core.types import all_finite, PRNGKey, UsageError, vector_text
 from ...models import AbstractDynamicsModel, Simulator
@@ -177,7 +177,7 @@ def _backward(
         size, by_policy = jnp.zeros(()), jnp.zeros_like(state)
         if policy is not None:
 
-            def act(arrays: Any, state: Array) -> Array:
+            def act(arrays: PyTree, state: Array) -> Array:
                 return eqx.combine(arrays, static).sample_and_log_prob(state, step, given)[0]
 
             by_parameters, by_policy = jax.vjp(act, arrays, state)[1](total_action)

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from ...core.linear import Linear
 from ...core.loops import scan
@@ -56,7 +56,7 @@ class AbstractBackbone(eqx.Module):
     def init(self) -> Any:
         """The carry before the first element."""
 
-    def resize(self, carry: Any, length: int) -> Any:
+    def resize(self, carry: PyTree, length: int) -> Any:
         """The carry with room for more elements, for backbones whose carry grows with what it has seen.
 
         Args:
@@ -66,7 +66,7 @@ class AbstractBackbone(eqx.Module):
         return carry
 
     @abc.abstractmethod
-    def step(self, carry: Any, x: Float[Array, " input"]) -> tuple[Any, Float[Array, " output"]]:
+    def step(self, carry: PyTree, x: Float[Array, " input"]) -> tuple[Any, Float[Array, " output"]]:
         """Advances by one element.
 
         Args:

@@ -7,7 +7,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from ...core.linear import Linear
 from ...core.types import PRNGKey
@@ -22,7 +22,7 @@ class AbstractMixer(eqx.Module):
         """The carry before the first element."""
 
     @abc.abstractmethod
-    def step(self, carry: Any, x: Float[Array, " width"]) -> tuple[Any, Float[Array, " width"]]:
+    def step(self, carry: PyTree, x: Float[Array, " width"]) -> tuple[Any, Float[Array, " width"]]:
         """Advances by one element."""
 
     @abc.abstractmethod

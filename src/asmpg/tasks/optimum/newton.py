@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from .problem import Problem
 
@@ -121,7 +121,7 @@ def _sweep(problem: Problem) -> Callable[..., Any]:
         _, gains = jax.lax.scan(back, value, (states, actions, steps), reverse=True)
 
         def forward(alpha: Array) -> tuple[Array, Array]:
-            def body(state: Array, x: Any) -> tuple[Array, tuple[Array, Array]]:
+            def body(state: Array, x: PyTree) -> tuple[Array, tuple[Array, Array]]:
                 (feedforward, feedback), old, action, step = x
                 correction = alpha * feedforward + feedback @ (state - old)
                 # Beyond the steps that count, states may have run away.
@@ -176,7 +176,7 @@ def amplification(problem: Problem, state: np.ndarray, actions: np.ndarray) -> f
         def growth(actions: Array, start: Array, multipliers: Any) -> Array:
             env = problem.penalised(multipliers)
 
-            def body(carry: Any, x: tuple[Array, Array]) -> tuple[Any, Array]:
+            def body(carry: PyTree, x: tuple[Array, Array]) -> tuple[Any, Array]:
                 state, product = carry
                 action, step = x
                 after, tangents = jax.linearize(

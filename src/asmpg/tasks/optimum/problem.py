@@ -9,7 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from ...core.precision import double
 from ..constraints import Multipliers
@@ -37,7 +37,7 @@ class Problem:
     """
 
     def __init__(self, env: AbstractEnvironment) -> None:
-        def to_double(leaf: Any) -> Any:
+        def to_double(leaf: PyTree) -> Any:
             return jnp.asarray(np.asarray(leaf), jnp.float64) if eqx.is_inexact_array(leaf) else leaf
 
         self.env = env
@@ -132,7 +132,7 @@ def _followed(env: AbstractEnvironment, actions: Array, gains: Array, states: Ar
     start, multipliers = rest
     env = env if multipliers is None else _with_multipliers(env, multipliers)
 
-    def act(carry: Any, state: Array, step: Array, given: Any) -> Array:
+    def act(carry: PyTree, state: Array, step: Array, given: Any) -> Array:
         action, gain, planned = given
         return jnp.clip(action + gain @ (state - planned), -1.0, 1.0)
 

@@ -94,11 +94,11 @@ def zeros(shapes: PyTree[Any]) -> PyTree[Any]:
     return jax.tree.map(zero, shapes)
 
 
-def _is_key(leaf: Any) -> bool:
+def _is_key(leaf: PyTree) -> bool:
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _plain(leaf: Any) -> Any:
+def _plain(leaf: PyTree) -> Any:
     return jax.random.key_data(leaf) if _is_key(leaf) else leaf
 
 

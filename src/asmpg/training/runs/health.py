@@ -6,7 +6,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, Real
+from jaxtyping import Bool, Float, PyTree, Real
 
 from ...gradients.analysis import locate_nonfinite
 from ...tasks.environment import AbstractEnvironment
@@ -68,7 +68,7 @@ def best_records(metrics: Metrics) -> tuple[Float[np.ndarray, " num_seeds"], Rea
     return metrics["return"][best, seeds], metrics["steps"][best, seeds]
 
 
-def place_of_nonfinite(learner: Any, state: Any, index: int) -> str:
+def place_of_nonfinite(learner: Any, state: PyTree, index: int) -> str:
     """Where one seed's gradient becomes infinite or NaN, in half a sentence; empty where that cannot be told.
 
     Args:
@@ -80,7 +80,7 @@ def place_of_nonfinite(learner: Any, state: Any, index: int) -> str:
     if model is None or not isinstance(learner.env, AbstractEnvironment):
         return ""
 
-    def take(tree: Any) -> Any:
+    def take(tree: PyTree) -> Any:
         return jax.tree.map(lambda x: x[index] if eqx.is_array(x) else x, tree)
 
     start_key, noise_key = jax.random.split(jax.random.key(0))
