@@ -159,7 +159,7 @@ def test_nothing_is_written_without_out_and_a_configuration_can_be_run_again(who
     monkeypatch.chdir(tmp_path)
     content = json.loads((whole.path / "config.json").read_text())["config"]
     reports = []
-    result = asmpg.train(from_json(content | {"out": None}, TASK), progress=reports.append)
+    result = asmpg.train(from_json(content | {"out": None}, TASK, Wanderer), progress=reports.append)
     assert not list(tmp_path.iterdir())
     assert result.path is None
     assert bits(result.policy) == bits(whole.policy)
@@ -181,7 +181,7 @@ def test_a_finished_run_is_not_run_again(whole):
 
 @pytest.mark.parametrize(
     "change",
-    [{"steps": 208}, {"seed": 1}, {"num_seeds": 3}, {"overrides": {"warmup_steps": 40}}, {"loop": "closed"}],
+    [{"steps": 208}, {"seed": 1}, {"num_seeds": 3}, {"overrides": {"warmup_steps": 40}}, {"preset": "paper"}],
 )
 def test_a_run_of_another_configuration_is_left_alone(whole, change):
     before = {path: path.read_bytes() for path in whole.path.rglob("*") if path.is_file()}
