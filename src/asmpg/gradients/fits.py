@@ -1,7 +1,5 @@
 """Whether models and policies fit a task: one line that names the argument and what is allowed."""
 
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp

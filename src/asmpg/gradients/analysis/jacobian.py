@@ -1,7 +1,5 @@
 """Derivatives of predicted states in the actions, and their norms."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
