@@ -1,7 +1,10 @@
 """The examples run, and show what they say."""
 
+import collections
 import importlib.util
 import pathlib
+import re
+import types
 
 import equinox as eqx
 import jax
@@ -97,3 +100,30 @@ def test_tune_with_optuna(capsys):
     assert len(study.trials) == 3
     assert study.best_value == max(trial.value for trial in study.trials if trial.state.name == "COMPLETE")
     assert "best" in capsys.readouterr().out
+
+
+def test_the_page_about_worlds_says_what_runs(monkeypatch):
+    """Its blocks, one after the other; of every training the configuration is resolved, and nothing trained."""
+    for library in ("brax", "gymnasium", "gymnax"):
+        pytest.importorskip(library)
+    text = (EXAMPLES[0].parents[1] / "docs" / "worlds.md").read_text()
+    trained = []
+
+    def train(task, **fields):
+        given = task if isinstance(task, asmpg.TrainConfig) else asmpg.TrainConfig(task, **fields)
+        trained.append(given.checked().world().name)
+        return types.SimpleNamespace(returns=0, scores=0, metrics=collections.defaultdict(lambda: [0]))
+
+    monkeypatch.setattr(asmpg, "train", train)
+    names = {}
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(compile(block, "docs/worlds.md", "exec"), names)
+    assert trained == [
+        "Pendulum-v1",
+        "tank",
+        "drifting",
+        "invertedpendulum",
+        "Pendulum-v1",
+        "hiv_treatment_seen_0",
+        "told",
+    ]

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import asmpg
+from asmpg.tasks.files import load_task
 from asmpg.tasks.host import play, Watched
 
 
@@ -55,6 +56,11 @@ def test_a_termination_is_an_end():
     assert (np.asarray(episodes.rewards)[:, 2:] == 0).all()
 
 
+def test_an_environment_that_cuts_off_before_the_horizon_is_refused():
+    with pytest.raises(asmpg.UsageError, match="Rooms cuts its episodes off after 6 steps, give horizon=6"):
+        play(Watched(asmpg.from_gymnasium(Rooms, 8)), [1, 2], constant(-0.5))
+
+
 def test_pendulum_is_what_gymnasium_itself_simulates():
     env = asmpg.from_gymnasium("Pendulum-v1")
     assert (env.horizon, env.observation_size, env.action_size, env.name) == (200, 3, 1, "Pendulum-v1")
@@ -76,6 +82,8 @@ def test_pendulum_is_what_gymnasium_itself_simulates():
         (lambda: asmpg.from_gymnasium(lambda: 3, 5), "not an environment"),
         (lambda: asmpg.from_gymnasium(Rooms, 6, action_range=(1, 0)), "lowest action"),
         (lambda: asmpg.TrainConfig("gymnasium:Nothing-v0", 5).checked(), "Nothing-v0"),
+        (lambda: load_task("gymnasium:Pendulum-v1"), "is a simulator outside JAX"),
+        (lambda: asmpg.optimal(asmpg.from_gymnasium(Rooms, 6)), "optimal: Rooms is a simulator"),
     ],
 )
 def test_what_cannot_be_used_is_said_in_one_line(make, named):

@@ -3,6 +3,7 @@
 import dataclasses
 import time
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 
 import asmpg
 from asmpg.core.types import Trajectory
+from asmpg.gradients.policies import TanhGaussianPolicy
+from asmpg.learners.base import Explorer
 from asmpg.learners.replay import ReplayBuffer
 from asmpg.learners.window_value import Bootstrapped
 from asmpg.models.normalisation import Normaliser, RewardScale, spread
@@ -17,6 +20,7 @@ from asmpg.models.reward import LearnedReward, Network
 from asmpg.tasks.host import episode_seed, evaluation_seeds, play, Watched
 from asmpg.tasks.spec import Sizes
 from asmpg.training.methods import find_method, window_of
+from asmpg.training.numpy_actors import numpy_act
 from asmpg.training.runs.acting import evaluate
 from asmpg.training.runs.best import Best
 from asmpg.training.runs.lifecycle import start
@@ -146,6 +150,42 @@ def test_what_a_simulator_does_wrong_is_said_in_one_line(how, said):
     assert "step of broken, at step 3" in message and ("seed 8" in message or "seed 7" in message)
 
 
+def test_a_long_episode_of_quick_calls_is_no_hanging():
+    """The time limit is of one call."""
+
+    class Slow(Walk):
+        time_limit = 0.2
+
+        def step(self, actions):
+            time.sleep(0.08)
+            return super().step(0 * actions)
+
+    episodes, _ = play(Watched(Slow()), [1], push)
+    assert np.isfinite(episodes.states).all()
+
+
+def test_an_error_of_the_policy_is_its_own():
+    def fail(states, step):
+        raise ZeroDivisionError("in the policy")
+
+    with pytest.raises(ZeroDivisionError, match="in the policy"):
+        play(Watched(Walk()), [1], fail)
+
+
+def test_a_policy_acts_in_the_precision_of_its_caller():
+    seen = []
+
+    def act(states, step):
+        seen.append(jnp.result_type(float))
+        return push(states, step)
+
+    simulator = Watched(Walk())
+    for enabled in (False, True, False):
+        with jax.enable_x64(enabled):
+            play(simulator, [1], act)
+    assert [seen[0], seen[6], seen[-1]] == [jnp.float32, jnp.float64, jnp.float32]
+
+
 def test_an_end_that_was_not_declared_is_an_error():
     env = Walk()
     env.ends_early = False
@@ -172,6 +212,51 @@ def test_a_plant_that_fails_late_loses_nothing_before_it(tmp_path):
     assert 0 < kept.steps < 60 and not kept.finished
     env.broken = False
     assert asmpg.resume(tmp_path / "run", task=env).finished
+
+
+def actors_of(kind, observe_time, normaliser):
+    """Two untrained actors along a leading axis."""
+
+    def make(key):
+        sizes, (policy_key, explorer_key) = Sizes("walk", 6, 2, 3), jax.random.split(key)
+        policy = TanhGaussianPolicy(
+            sizes, key=policy_key, normaliser=normaliser, observe_time=observe_time, width=8
+        )
+        policy = eqx.tree_at(lambda p: p.layers[-1].weight, policy, replace_fn=lambda weight: 30 * weight)
+        settings = find_method("one-step").presets["default"](6)
+        return policy if kind == "policy" else Explorer.create(policy, sizes, settings, key=explorer_key)
+
+    return eqx.filter_vmap(make)(jax.random.split(jax.random.key(0), 2))
+
+
+@pytest.mark.parametrize("kind", ["policy", "explorer"])
+@pytest.mark.parametrize("observe_time", [True, False])
+@pytest.mark.parametrize(
+    "normaliser",
+    [Normaliser.unknown(2), Normaliser(*map(jnp.array, ([2e4, -1.0], [3.0, 1e-3], [1.0, 1.0])))],
+    ids=["unknown", "known"],
+)
+def test_policies_in_numpy_do_what_they_do_in_jax(kind, observe_time, normaliser):
+    actors = actors_of(kind, observe_time, normaliser)
+    act = numpy_act(actors, 3)
+    states = np.asarray(normaliser.mean) + np.random.default_rng(0).normal(size=(6, 2)) * [3.0, 1e-3]
+    states = states.astype(np.float32)
+
+    @eqx.filter_vmap(in_axes=(eqx.if_array(0), 0))
+    def compiled(actor, states):
+        return jax.vmap(lambda state: actor.act(None, state, 4))(states)
+
+    wanted = compiled(actors, states.reshape(2, 3, 2)).reshape(6, 3)
+    found = np.clip(act(states, 4), -1, 1)
+    np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-5)
+    assert np.ptp(found, axis=0).min() > 1e-3 or normaliser.scale[0] == np.inf
+
+
+def test_a_policy_of_the_users_own_acts_in_compiled_calls():
+    class Own(eqx.Module):
+        arrays: jax.Array
+
+    assert numpy_act(Own(jnp.zeros(2)), 3) is None
 
 
 # Training

@@ -169,6 +169,24 @@ def test_statistics_are_those_of_the_episodes_so_far(both):
 # What is refused
 
 
+class Explodes(Drifting):
+    """After three steps it divides by zero."""
+
+    def transition(self, state, action, step, *, key):
+        following, reward, ended = super().transition(state, action, step, key=key)
+        return following, jnp.where(state.count == 3, reward / 0, reward), ended
+
+
+def test_a_number_that_is_not_finite_ends_the_run_in_one_line(tmp_path):
+    given = config(Explodes(ends_early=False), out=str(tmp_path / "run"), seed=3, steps=16)
+    with pytest.raises(asmpg.UsageError) as caught:
+        asmpg.train(given)
+    assert (
+        str(caught.value)
+        == "transition of drifting, at step 3 (seed 3): returned a number that is not finite"
+    )
+
+
 class Wrong(Drifting):
     """Goes wrong in one way."""
 

@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from .tasks.gymnasium import from_gymnasium as from_gymnasium
     from .tasks.gymnax import from_gymnax as from_gymnax
     from .tasks.host import HostEnvironment as HostEnvironment
+    from .tasks.observed import observe as observe
     from .tasks.optimum import best_constant_return as best_constant_return
     from .tasks.optimum import check_gradient as check_gradient
     from .tasks.optimum import optimal as optimal
@@ -137,6 +138,7 @@ _MODULES = {
     "tasks.gymnasium": ("from_gymnasium",),
     "tasks.gymnax": ("from_gymnax",),
     "tasks.host": ("HostEnvironment",),
+    "tasks.observed": ("observe",),
     "tasks.simulator": ("AbstractSimulator",),
     "learners.base": ("AbstractLearner", "Explorer"),
     "core.types": ("Trajectory", "UsageError"),
@@ -207,6 +209,7 @@ __all__ = [
     "load_policy",
     "locate_nonfinite",
     "make",
+    "observe",
     "optimal",
     "performance_profile",
     "policy_gradient",

@@ -17,6 +17,7 @@ from ..gradients.imagination import imagine, Loop
 from ..gradients.policies import AbstractTanhGaussianPolicy, TanhGaussianPolicy
 from ..gradients.policy_gradient import imagined_return
 from ..models import AbstractDynamicsModel
+from ..models.known_reward import KnownReward, RewardUnits
 from ..models.normalisation import Normaliser, RewardScale, spread, with_normaliser
 from ..models.reward import fitting_loss, LearnedReward, RewardEnsemble
 from ..tasks.environment import AbstractEnvironment, AbstractReward
@@ -53,7 +54,7 @@ class ModelBasedState(eqx.Module):
     policy_optimiser: optax.OptState
     return_scale: Scalar
     statistics: UpdateStatistics
-    reward: LearnedReward | RewardEnsemble | None = None
+    reward: LearnedReward | RewardEnsemble | RewardUnits | None = None
     reward_optimiser: Any = None
     average: AbstractTanhGaussianPolicy | None = None
     value: WindowValue | None = None
@@ -77,11 +78,12 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
         record_cosine: whether to report the cosine between the model's policy gradient and the true one, and the
             growth a step of the Jacobians' product of a model without other memory than the state. That alone
             takes the derivatives of the task itself, and nothing that is learned depends on it.
-        learned_reward: whether imagination is paid by a learned reward (Appendix C).
+        learned_reward: whether imagination is paid by a learned reward (Appendix C). Without one, a simulator must have
+            a `known_reward`.
         make_policy: builds the policy: `make_policy(env, key=key)`; None for the usual network.
         scan_chunk: steps between two carries that a derivative step by step keeps, see `asmpg.core.loops`.
         window: steps of an imagined stretch of an episode that begins at any replayed observation, where that is not
-            the whole episode. The reward is learned then, and neither it nor the policy knows the time.
+            the whole episode. Of a task the reward is learned then; neither it nor the policy knows the time.
         own_optimiser: of all networks, in place of Adam.
     """
 
@@ -100,7 +102,7 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
         """Raises a UsageError for windows where the reward is known, or the actions are, as functions of the time."""
         if self.window is not None and self.make_policy is not None:
             raise UsageError("window: a sequence of actions is that of a whole episode")
-        if self.window is not None and not self.learned_reward:
+        if self.window is not None and not self.learned_reward and isinstance(self.env, AbstractReward):
             raise UsageError("window: imagination can be shorter than the episode with a learned reward only")
 
     @property
@@ -121,7 +123,7 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
         policy_key, model_key, reward_key = jax.random.split(key, 3)
         policy = with_normaliser(self._new_policy(policy_key), normaliser)
         model = with_normaliser(self.make_model(key=model_key), normaliser)
-        reward = self._new_reward(normaliser, reward_key) if self.learned_reward else None
+        reward = self._new_reward(normaliser, reward_key)
         return ModelBasedState(
             model,
             policy,
@@ -130,16 +132,22 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
             jnp.ones(()),
             UpdateStatistics.zero(),
             reward,
-            None
-            if reward is None
-            else self._optimiser("reward").init(eqx.filter(reward, eqx.is_inexact_array)),
+            self._optimiser("reward").init(eqx.filter(reward, eqx.is_inexact_array))
+            if self.learned_reward
+            else None,
             policy if self.settings.policy_average else None,
             None if self.window is None else self._new_value(jax.random.fold_in(key, 4)),
         )
 
-    def _new_reward(self, normaliser: Normaliser, key: PRNGKey) -> LearnedReward | RewardEnsemble:
+    def _new_reward(
+        self, normaliser: Normaliser, key: PRNGKey
+    ) -> LearnedReward | RewardEnsemble | RewardUnits | None:
+        """Untrained rewards, or the units of one that a simulator knows; None for a task's own."""
+        scale, timed = RewardScale.unknown(), self.window is None
+        if not self.learned_reward:
+            return None if isinstance(self.env, AbstractReward) else RewardUnits(normaliser, scale)
+
         def make(key: PRNGKey) -> LearnedReward:
-            scale, timed = RewardScale.unknown(), self.window is None
             return LearnedReward(
                 self._imagined, key=key, normaliser=normaliser, scale=scale, observe_time=timed
             )
@@ -319,12 +327,19 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
 
     def _reward(self, state: ModelBasedState) -> AbstractReward:
         """The reward in imagination: the task's, the learned one, or that with a value at a window's end."""
-        if state.reward is None:
+        reward = self._own_reward(state)
+        if reward is None:
             assert isinstance(self.env, AbstractReward), f"the reward of {self.env.name} has to be learned"
             return self.env
         if state.value is None or self.window is None:
-            return state.reward
-        return Bootstrapped(state.reward, state.value.slow, self.settings.discount, self.window)
+            return reward
+        return Bootstrapped(reward, state.value.slow, self.settings.discount, self.window)
+
+    def _own_reward(self, state: ModelBasedState) -> LearnedReward | RewardEnsemble | KnownReward | None:
+        """The learned reward, or the simulator's; None where it is a task's."""
+        if isinstance(state.reward, RewardUnits):
+            return KnownReward(self.env, state.reward)
+        return state.reward
 
     def _in_windows(self, trajectory: Trajectory) -> Callable[[Callable[[Trajectory], Scalar]], Scalar]:
         """What applies a loss to an evaluated episode: to all of it, or to the windows that it is cut into."""
@@ -362,9 +377,10 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
             "policy_std": std.mean(),
             "num_nonfinite": statistics.num_nonfinite,
         }
-        if state.reward is not None:
-            metrics["reward_loss"] = jax.vmap(state.reward.loss)(episodes).mean()
-            metrics["reward_loss_on_policy"] = own(state.reward.loss)
+        reward = self._own_reward(state)
+        if reward is not None:
+            metrics["reward_loss"] = jax.vmap(reward.loss)(episodes).mean()
+            metrics["reward_loss_on_policy"] = own(reward.loss)
         if self.record_cosine and isinstance(self.env, AbstractEnvironment):
             start, reward = trajectory.states[0], self._reward(state)
             metrics["cosine"] = gradient_cosine(state.policy, state.model, self.env, start, reward)

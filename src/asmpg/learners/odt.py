@@ -16,7 +16,7 @@ from ..core.types import global_norm, Metrics, PRNGKey, Scalar, Trajectory
 from ..models.normalisation import Normaliser, spread, with_normaliser
 from ..tasks.optimum import optimal, random_return
 from ..tasks.spec import Spec
-from ..tasks.world import inside
+from ..tasks.world import inside, scored_task
 from .base import AbstractLearner
 from .odt_policy import DecisionTransformerPolicy, imitation_loss, returns_to_go, sub_sequence, Window
 from .optimisation import apply_gradient, mean_gradient, optimiser, OwnOptimiser, UpdateStatistics
@@ -108,7 +108,7 @@ def target_return(env: Spec, return_target: str | float | int) -> float:
     """The return to ask for: the optimum, the return whose score is 2, or the number given."""
     if not isinstance(return_target, str):
         return float(return_target)
-    known = inside(env)
+    known = scored_task(env, asked=True) or inside(env)
     best = optimal(known).episode_return
     return best if return_target == "expert" else 2 * best - random_return(known)
 

@@ -9,6 +9,7 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from ..core.types import PRNGKey, Scalar, Step
+from ..models.known_reward import KnownReward
 from ..models.reward import LearnedReward, Network, RewardEnsemble
 from ..tasks.environment import AbstractReward
 from .optimisation import apply_gradient
@@ -62,13 +63,13 @@ class Bootstrapped(AbstractReward):
     A value of zero stands for the mean reward for ever, so that nothing has to be learned of it.
 
     Attributes:
-        reward_model: the learned reward.
+        reward_model: the reward.
         value: the slow copy.
         discount: of one step.
         horizon: steps of a window.
     """
 
-    reward_model: LearnedReward | RewardEnsemble
+    reward_model: LearnedReward | RewardEnsemble | KnownReward
     value: Network
     discount: float | Scalar
     horizon: int = eqx.field(static=True)

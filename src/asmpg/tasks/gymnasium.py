@@ -85,15 +85,17 @@ class GymnasiumEnvironment(HostEnvironment):
         self.name, self.horizon, self._make = name, horizon, make
         self._copies = [self._new()]
         first = self._copies[0]
-        self._low, self._high = self._bounds(first.action_space, action_range)
-        self.action_size = int(self._low.size)
+        low, high = self._bounds(first.action_space, action_range)
+        self._middle, self._half, self._dtype = (high + low) / 2, (high - low) / 2, first.action_space.dtype
+        self.action_size = int(low.size)
         self._space = first.observation_space
+        self._is_box = isinstance(self._space, self._gymnasium.spaces.Box)
         try:
             self.observation_size = int(self._gymnasium.spaces.flatdim(self._space))
         except (NotImplementedError, ValueError) as error:
             raise UsageError(f"observations of {name}: {self._space} has no fixed size") from error
         self._over: list[bool] = []
-        self._num_steps: list[int] = []
+        self._num_steps = 0
 
     def _new(self) -> Any:
         try:
@@ -117,39 +119,43 @@ class GymnasiumEnvironment(HostEnvironment):
         """Begins an episode in every copy."""
         while len(self._copies) < len(seeds):
             self._copies.append(self._new())
-        self._over, self._num_steps = [False] * len(seeds), [0] * len(seeds)
-        pairs = zip(self._copies, seeds, strict=False)
-        observations = [made.reset(seed=int(seed))[0] for made, seed in pairs]
-        self._last = [self._flat(observation) for observation in observations]
-        return np.stack(self._last)
+        self._over, self._num_steps = [False] * len(seeds), 0
+        self._last = np.zeros((len(seeds), self.observation_size))
+        for i, seed in enumerate(seeds):
+            self._last[i] = self._flat(self._copies[i].reset(seed=int(seed))[0])
+        return self._last.copy()
 
     def step(
         self, actions: Float[np.ndarray, "copies action"]
     ) -> tuple[Float[np.ndarray, "copies observation"], Float[np.ndarray, " copies"], np.ndarray]:
         """One step in every copy whose episode has not ended."""
-        rewards, ended = np.zeros(len(actions)), np.zeros(len(actions), bool)
-        for i in range(len(actions)):
+        number = len(actions)
+        rewards, ended = np.zeros(number), np.zeros(number, bool)
+        controls = self._middle + self._half * actions.reshape(number, *self._middle.shape)
+        self._num_steps += 1
+        for i in range(number):
             if not self._over[i]:
-                rewards[i], ended[i] = self._step_one(i, actions[i])
-                self._over[i] = bool(ended[i])
-        return np.stack(self._last), rewards, ended
+                observation, rewards[i], terminated, truncated, _ = self._copies[i].step(
+                    controls[i].astype(self._dtype)
+                )
+                if truncated and not terminated:
+                    self._check_limit()
+                self._last[i] = self._flat(observation)
+                ended[i] = self._over[i] = bool(terminated)
+        return self._last.copy(), rewards, ended
 
-    def _step_one(self, i: int, action: np.ndarray) -> tuple[float, bool]:
-        space = self._copies[i].action_space
-        middle, half = (self._high + self._low) / 2, (self._high - self._low) / 2
-        controls = (middle + half * action.reshape(space.shape)).astype(space.dtype)
-        observation, reward, terminated, truncated, _ = self._copies[i].step(controls)
-        self._num_steps[i] += 1
-        if truncated and not terminated and self._num_steps[i] < self.horizon:
-            limit = self._num_steps[i]
+    def _check_limit(self) -> None:
+        """Raises a UsageError where an episode is cut off before the horizon."""
+        if self._num_steps < self.horizon:
+            limit = self._num_steps
             raise UsageError(
                 f"horizon: {self.name} cuts its episodes off after {limit} steps, give horizon={limit}"
             )
-        self._last[i] = self._flat(observation)
-        return float(reward), bool(terminated)
 
     def _flat(self, observation: Any) -> np.ndarray:
-        return np.asarray(self._gymnasium.spaces.flatten(self._space, observation), np.float64)
+        if self._is_box:
+            return np.ravel(observation)
+        return self._gymnasium.spaces.flatten(self._space, observation)
 
     def close(self) -> None:
         """Closes every copy."""

@@ -3,15 +3,19 @@
 import abc
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
-from typing import Any, final
+from typing import Any, final, TypeVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
 from ..core.types import one_line, Trajectory, UsageError, vector_text
 
+
+Result = TypeVar("Result")
 
 # Seeds of the evaluation episodes begin here; those of training episodes are spread over 31 bits.
 FIRST_EVALUATION_SEED = 10_000
@@ -21,8 +25,8 @@ class HostEnvironment(abc.ABC):
     """A simulator outside JAX, several copies at once: one for each seed of a run, or for each evaluated episode.
 
     A subclass declares the four sizes, as class or instance attributes, and writes `reset` and `step`. Nothing is
-    known of its dynamics or its reward but what the episodes show, so the reward is always learned. What needs the
-    task's own derivatives or its optimum is refused.
+    known of its dynamics or its reward but what the episodes show, so the reward is learned unless `known_reward` says
+    what it is. What needs the task's own derivatives or its optimum is refused.
 
     Attributes:
         name: short name; by default that of the class.
@@ -34,6 +38,8 @@ class HostEnvironment(abc.ABC):
         num_evaluations: episodes that a policy is evaluated on at each record, the same for all.
         fixed_start: whether every episode begins in the same state.
         time_limit: seconds that one call of `reset` or `step` may take.
+        known_reward: a method `known_reward(observation, action, step)` in JAX that gives the reward of a step, where
+            that depends on nothing else; imagination then uses it, and no reward is learned.
     """
 
     name: str
@@ -44,6 +50,7 @@ class HostEnvironment(abc.ABC):
     fixed_start: bool = False
     num_evaluations: int = 10
     time_limit: float = 60.0
+    known_reward: Callable[..., Any] | None = None
 
     def __init_subclass__(cls, **arguments: Any):
         """Names the class; `state_size`, if that is what a subclass declares, is the size of an observation."""
@@ -114,40 +121,58 @@ def evaluation_seeds(env: HostEnvironment) -> list[int]:
 class Watched:
     """A simulator whose calls raise a `UsageError` if they fail, hang or return something else than they must.
 
-    All calls run in one thread beside the caller's, which is left behind if it hangs.
+    It is called in one thread beside the caller's, which is left behind if it hangs.
     """
 
     def __init__(self, env: HostEnvironment):
         """Watches a simulator; calls nothing yet."""
         self.env = env
-        self._calls: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._seeds: list[int] = []
+        # Of the call under way: when it began, the step (None for a reset), and whose episodes are over.
+        self._began: float | None = None
+        self._step: int | None = None
+        self._over = np.zeros(0, bool)
 
-    def _work(self) -> None:
-        while (call := self._calls.get()) is not None:
-            function, argument = call
-            try:
-                self._answers.put((function(argument), None))
-            except BaseException as error:  # whatever a simulator raises, its caller is told
-                self._answers.put((None, error))
+    def run(self, work: Callable[[], Result]) -> Result:
+        """Does something with the simulator in the thread beside this one, with this one's precision.
 
-    def _call(self, function: Callable[[Any], Any], argument: Any, place: str) -> Any:
+        Raises:
+            UsageError: a call of the simulator took longer than its time limit.
+        """
         if self._thread is None:
-            self._thread = threading.Thread(target=self._work, daemon=True, name=f"simulator {self.env.name}")
+            self._works, self._results = queue.SimpleQueue[Any](), queue.SimpleQueue[Any]()
+            arguments = (self._works, self._results)
+            self._thread = threading.Thread(
+                target=_work, args=arguments, daemon=True, name=f"simulator {self.env.name}"
+            )
             self._thread.start()
-        self._calls.put((function, argument))
-        try:
-            answer, error = self._answers.get(timeout=self.env.time_limit)
-        except queue.Empty:
-            self._thread = None
-            raise UsageError(f"{place}: no answer within {self.env.time_limit:g} s (time_limit)") from None
-        if isinstance(error, UsageError):  # it says itself what is wrong
-            raise error
+        self._works.put((work, jax.config.read("jax_enable_x64"), jax.config.jax_default_matmul_precision))
+        while True:
+            began = self._began
+            elapsed = 0.0 if began is None else time.monotonic() - began
+            try:
+                result, error = self._results.get(timeout=max(self.env.time_limit - elapsed, 0.001))
+                break
+            except queue.Empty:
+                if began is not None and began == self._began:
+                    self._thread = None
+                    limit = f"{self.env.time_limit:g} s (time_limit)"
+                    raise UsageError(f"{self._place()}: no answer within {limit}") from None
         if error is not None:
-            raise UsageError(f"{place}: raised {one_line(error)}") from error
-        return answer
+            raise error
+        return result
+
+    def _call(self, function: Callable[[Any], Any], argument: Any) -> Any:
+        self._began = time.monotonic()
+        try:
+            return function(argument)
+        except UsageError:  # it says itself what is wrong
+            raise
+        except BaseException as error:  # whatever a simulator raises, its caller is told
+            raise UsageError(f"{self._place()}: raised {one_line(error)}") from error
+        finally:
+            self._began = None
 
     def reset(self, seeds: Sequence[int]) -> Float[np.ndarray, "copies observation"]:
         """First observations, in single precision.
@@ -155,10 +180,9 @@ class Watched:
         Raises:
             UsageError: one line that names the simulator, the step and the seed.
         """
-        self._seeds = list(seeds)
-        place = f"reset of {self.env.name} (seed {self._named()})"
-        answer = self._call(self.env.reset, self._seeds, place)
-        return self._array(answer, (len(seeds), self.env.observation_size), "observations", place)
+        self._seeds, self._step, self._over = list(seeds), None, np.zeros(len(seeds), bool)
+        answer = self._call(self.env.reset, self._seeds)
+        return self._array(answer, (len(seeds), self.env.observation_size), "observations")
 
     def step(
         self, actions: Float[np.ndarray, "copies action"], step: int, over: np.ndarray
@@ -168,49 +192,62 @@ class Watched:
         Raises:
             UsageError: one line that names the simulator, the step and the seed.
         """
-        place = f"step of {self.env.name}, at step {step} (seed {self._named(~over)})"
-        answer = self._call(self.env.step, actions, place)
+        self._step, self._over = step, over
+        answer = self._call(self.env.step, actions)
         if not isinstance(answer, tuple | list) or len(answer) != 3:
             wanted = "must return observations, rewards, terminated"
-            raise UsageError(f"{place}: {wanted}, got {type(answer).__name__}")
+            raise UsageError(f"{self._place()}: {wanted}, got {type(answer).__name__}")
         number = len(self._seeds)
-        shape = (number, self.env.observation_size)
-        observations = self._array(answer[0], shape, "observations", place, over)
-        rewards = self._array(answer[1], (number,), "rewards", place, over)
+        observations = self._array(answer[0], (number, self.env.observation_size), "observations")
+        rewards = self._array(answer[1], (number,), "rewards")
         ended = np.asarray(answer[2])
         if ended.shape != (number,) or ended.dtype.kind not in "biu":
             got = f"got shape {ended.shape}, dtype {ended.dtype}"
-            raise UsageError(f"{place}: terminated must be truth values of shape {(number,)}, {got}")
+            raise UsageError(f"{self._place()}: terminated must be truth values of shape {(number,)}, {got}")
         ended = ended.astype(bool) & ~over
-        if ended.any() and not self.env.ends_early:
-            raise UsageError(f"{place}: the episode ended, but ends_early is False")
+        if not self.env.ends_early and ended.any():
+            raise UsageError(f"{self._place()}: the episode ended, but ends_early is False")
         return observations, rewards, ended
 
-    def _named(self, which: np.ndarray | None = None) -> str:
-        seeds = [s for i, s in enumerate(self._seeds) if which is None or which[i]]
-        return ", ".join(map(str, seeds[:3])) + (", ..." if len(seeds) > 3 else "")
+    def _place(self, seed: int | None = None) -> str:
+        """The call under way: of one seed, or of all whose episodes go on."""
+        seeds = [own for own, over in zip(self._seeds, self._over, strict=False) if not over]
+        shown = ", ".join(map(str, seeds[:3])) + (", ..." if len(seeds) > 3 else "")
+        call = "reset" if self._step is None else "step"
+        at = "" if self._step is None else f", at step {self._step}"
+        return f"{call} of {self.env.name}{at} (seed {shown if seed is None else seed})"
 
-    def _array(
-        self, value: Any, shape: tuple[int, ...], what: str, place: str, over: np.ndarray | None = None
-    ) -> np.ndarray:
+    def _array(self, value: Any, shape: tuple[int, ...], what: str) -> np.ndarray:
         try:
             array = np.asarray(value, np.float32)
         except (TypeError, ValueError) as error:
-            raise UsageError(f"{place}: {what} must be numbers, got {one_line(error)}") from error
+            raise UsageError(f"{self._place()}: {what} must be numbers, got {one_line(error)}") from error
         if array.shape != shape:
-            raise UsageError(f"{place}: {what} must have shape {shape}, got {array.shape}")
-        finite = np.isfinite(array).reshape(len(array), -1).all(axis=1)
-        for i in np.flatnonzero(~finite & (True if over is None else ~over)):
-            which = f"{place.rpartition(' (seed')[0]} (seed {self._seeds[i]})"
-            raise UsageError(f"{which}: {what} must be finite, got {vector_text(array[i : i + 1])}")
+            raise UsageError(f"{self._place()}: {what} must have shape {shape}, got {array.shape}")
+        finite = np.isfinite(array)
+        if not finite.all():
+            for i in np.flatnonzero(~finite.reshape(len(array), -1).all(axis=1) & ~self._over):
+                numbers = vector_text(array[i : i + 1])
+                raise UsageError(f"{self._place(self._seeds[i])}: {what} must be finite, got {numbers}")
         return array
 
     def close(self) -> None:
         """Ends the thread and closes the simulator, if it does not hang."""
         if self._thread is not None:
-            self._call(lambda _: self.env.close(), None, f"close of {self.env.name}")
-            self._calls.put(None)
+            self.run(lambda: self._call(lambda _: self.env.close(), None))
+            self._works.put(None)
             self._thread = None
+
+
+def _work(works: queue.SimpleQueue[Any], results: queue.SimpleQueue[Any]) -> None:
+    """What the thread of a simulator does; precision is a setting of each thread."""
+    while (given := works.get()) is not None:
+        work, double_precision, matmul = given
+        try:
+            with jax.enable_x64(double_precision), jax.default_matmul_precision(matmul):
+                results.put((work(), None))
+        except BaseException as error:  # whatever it is, the other thread raises it
+            results.put((None, error))
 
 
 Act = Callable[[Float[np.ndarray, "copies state"], int], Float[np.ndarray, "copies action"]]
@@ -234,26 +271,34 @@ def play(
     Raises:
         UsageError: the simulator fails; one line that names the step and the seed.
     """
-    env, number = simulator.env, len(seeds)
+    return simulator.run(lambda: _play(simulator, seeds, act, observe))
+
+
+def _play(
+    simulator: Watched, seeds: Sequence[int], act: Act, observe: Observe | None
+) -> tuple[Trajectory, Int[np.ndarray, " copies"]]:
+    env, number, size = simulator.env, len(seeds), simulator.env.observation_size
     states = np.zeros((number, env.horizon + 1, env.state_size), np.float32)
     actions = np.zeros((number, env.horizon, env.action_size), np.float32)
     rewards = np.zeros((number, env.horizon), np.float32)
     over, lengths = np.zeros(number, bool), np.full(number, env.horizon, np.int32)
-    size = env.observation_size
     states[:, 0, :size] = simulator.reset(seeds)
-    states[:, 0, size:] = 1.0
+    states[:, :, size:] = 1.0
+    some_over = False
     for step in range(env.horizon):
-        chosen = np.clip(np.asarray(act(states[:, step], step), np.float32), -1.0, 1.0)
-        actions[:, step] = np.where(over[:, None], 0.0, chosen)
-        observed, paid, ended = simulator.step(actions[:, step], step, over)
-        states[:, step + 1, :size] = np.where(over[:, None], states[:, step, :size], observed)
-        rewards[:, step] = np.where(over, 0.0, paid)
-        lengths[ended] = step + 1
-        over = over | ended
-        states[:, step + 1, size:] = ~over[:, None]
+        actions[:, step] = np.minimum(np.maximum(act(states[:, step], step), -1.0), 1.0)
+        if some_over:
+            actions[over, step] = 0.0
+        states[:, step + 1, :size], rewards[:, step], ended = simulator.step(actions[:, step], step, over)
+        if some_over:
+            states[over, step + 1], rewards[over, step] = states[over, step], 0.0
+        if ended.any():
+            some_over, over = True, over | ended
+            lengths[ended] = step + 1
+            states[ended, step + 1, size:] = 0.0
         if observe is not None:
             observe(states[:, step], step, actions[:, step], rewards[:, step])
-        if over.all():
+        if some_over and over.all():
             states[:, step + 2 :] = states[:, step + 1 : step + 2]
             break
     return Trajectory(*map(jnp.asarray, (states, actions, rewards))), lengths

@@ -31,8 +31,8 @@ class AbstractSimulator(eqx.Module):
             says of an end is not looked at.
         fixed_start: whether every episode begins in the same state.
         num_evaluations: episodes that a policy is evaluated on at each record, the same for all.
-        known_reward: a method `known_reward(observation, action, step)` that gives the reward of a step, where it
-            depends on what is observed alone; imagination then uses it and no reward is learned.
+        known_reward: a method `known_reward(observation, action, step)` that gives the reward of a step, where that
+            depends on nothing else; imagination then uses it, and no reward is learned.
     """
 
     name: eqx.AbstractVar[str]
@@ -69,7 +69,7 @@ class AbstractSimulator(eqx.Module):
 
 
 def simulate(
-    simulator: AbstractSimulator, actor: AbstractActor, *, key: PRNGKey
+    simulator: AbstractSimulator, actor: AbstractActor, *, key: PRNGKey, start: Any = None
 ) -> tuple[Trajectory, Int[Array, ""]]:
     """One episode.
 
@@ -77,12 +77,13 @@ def simulate(
         simulator: the simulator.
         actor: chooses the actions; its actions are clipped to [-1, 1].
         key: for the initial state and the simulator's noise.
+        start: the initial state, instead of one that is drawn.
 
     Returns:
         What networks see of the episode, padded where it ended early, and how many steps it really had.
     """
     start_key, noise_key = jax.random.split(key)
-    start = simulator.initial_state(key=start_key)
+    start = simulator.initial_state(key=start_key) if start is None else start
 
     def see(state: Any, alive: Array) -> Array:
         observation = jnp.asarray(simulator.observe(state), float)
@@ -128,28 +129,25 @@ def check_simulator(simulator: AbstractSimulator) -> None:
     key = jax.random.key(0)
     action = jax.ShapeDtypeStruct((simulator.action_size,), jnp.result_type(float))
     step = jax.ShapeDtypeStruct((), jnp.asarray(0).dtype)
-    start = _traced(f"initial_state of {name}", lambda key: simulator.initial_state(key=key), key)
-    observation = _traced(f"observe of {name}", simulator.observe, start)
-    _expect(f"observe of {name}", observation, (simulator.observation_size,))
+    start = traced(f"initial_state of {name}", lambda key: simulator.initial_state(key=key), key)
+    observation = traced(f"observe of {name}", simulator.observe, start)
+    expect(f"observe of {name}", observation, (simulator.observation_size,))
 
     def transition(state: Any, action: Array, step: Array, key: PRNGKey) -> Any:
         return simulator.transition(state, action, step, key=key)
 
-    result = _traced(f"transition of {name}", transition, start, action, step, key)
+    result = traced(f"transition of {name}", transition, start, action, step, key)
     if not isinstance(result, tuple) or len(result) != 3:
         raise UsageError(
             f"transition of {name}: must return the next state, the reward, and whether it has ended"
         )
     following, reward, ended = result
-    _expect(f"reward that transition of {name} returns", reward, ())
-    _expect(f"end that transition of {name} returns", ended, ())
+    expect(f"reward that transition of {name} returns", reward, ())
+    expect(f"end that transition of {name} returns", ended, ())
     structures = [jax.tree.structure(state) for state in (start, following)]
     shapes = [[np.shape(leaf) for leaf in jax.tree.leaves(state)] for state in (start, following)]
     if structures[0] != structures[1] or shapes[0] != shapes[1]:
         raise UsageError(f"transition of {name}: returns a state of another structure than initial_state")
-    if simulator.known_reward is not None:
-        paid = _traced(f"known_reward of {name}", simulator.known_reward, observation, action, step)
-        _expect(f"known_reward of {name}", paid, ())
 
 
 def flat(observation: Any) -> Float[Array, " observation"]:
@@ -165,8 +163,12 @@ def scaled(
     return (highest + lowest) / 2 + (highest - lowest) / 2 * action
 
 
-def _traced(label: str, function: Callable[..., Any], *arguments: Any) -> Any:
-    """The shapes that a user's function returns."""
+def traced(label: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """The shapes that a user's function returns.
+
+    Raises:
+        UsageError: it raises an error.
+    """
     try:
         return jax.eval_shape(function, *arguments)
     except UsageError:
@@ -178,7 +180,8 @@ def _traced(label: str, function: Callable[..., Any], *arguments: Any) -> Any:
         raise UsageError(f"{label}: raised {one_line(error)}") from error
 
 
-def _expect(label: str, value: Any, shape: tuple[int, ...]) -> None:
+def expect(label: str, value: Any, shape: tuple[int, ...]) -> None:
+    """Raises a UsageError unless the value has this shape."""
     got = getattr(value, "shape", None)
     if got != shape:
         shown = f"a {type(value).__name__}" if got is None else f"shape {got}"

@@ -6,6 +6,7 @@ from jaxtyping import Array, Int
 from ..core.types import PRNGKey, Trajectory, UsageError
 from .environment import AbstractActor, AbstractEnvironment, evaluation_states, rollout
 from .host import HostEnvironment
+from .observed import ObservedTask
 from .simulator import AbstractSimulator, simulate
 from .spec import Spec
 
@@ -39,8 +40,8 @@ def scored_task(env: Spec, asked: bool = False) -> AbstractEnvironment | None:
     Returns:
         None where there is no optimum, or it was not asked for.
     """
-    task = env if isinstance(env, AbstractEnvironment) else None
-    return task if task is not None and (asked or task.identity() is not None) else None
+    task = env.task if isinstance(env, ObservedTask) else env
+    return task if isinstance(task, AbstractEnvironment) and (asked or task.identity() is not None) else None
 
 
 def play_episode(
@@ -60,6 +61,8 @@ def play_episode(
 
 def evaluation_starts(env: JaxWorld) -> Array:
     """What fixes the evaluation episodes: a task's initial states, or a simulator's keys."""
+    if isinstance(env, ObservedTask):
+        return evaluation_states(env.task)
     if isinstance(env, AbstractSimulator):
         return jax.random.split(jax.random.key(0), env.num_evaluations)
     return evaluation_states(env)
@@ -69,6 +72,8 @@ def evaluate(
     env: JaxWorld, policy: AbstractActor, starts: Array
 ) -> tuple[Trajectory, int | Int[Array, " starts"]]:
     """An episode without noise of the policy's from each of the fixed starts, along a leading axis; and their steps."""
+    if isinstance(env, ObservedTask):
+        return jax.vmap(lambda start: simulate(env, policy, key=jax.random.key(0), start=start))(starts)
     if isinstance(env, AbstractSimulator):
         return jax.vmap(lambda key: simulate(env, policy, key=key))(starts)
     return jax.vmap(lambda start: rollout(env, policy, initial_state=start))(starts), env.horizon

@@ -229,7 +229,7 @@ def _resolve(config: TrainConfig) -> Resolved:
     if isinstance(env, Recording):
         config = dataclasses.replace(config, learned_reward=True)
     elif not isinstance(env, AbstractEnvironment):
-        config = settle(config, env, method)
+        config = settle(config, env, method, settings)
     elif env.identity() is None:
         validate(env)
         differentiated = method.name == "simulator" and not config.learned_reward

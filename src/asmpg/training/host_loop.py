@@ -31,10 +31,13 @@ from .loop import (
     Schedule,
     SeedState,
 )
+from .numpy_actors import numpy_act
 
 
 class Actors:
     """Several actors, each in several copies of a simulator, called from Python one step at a time.
+
+    This package's own policies act in NumPy, any others in compiled calls.
 
     Every array of the actors has a leading axis, and so has every array of what they are given; copies are the axis
     behind it.
@@ -42,14 +45,17 @@ class Actors:
 
     def __init__(self, actors: AbstractActor, num_copies: int):
         """Begins an episode: every actor in as many copies."""
+        self._act = numpy_act(actors, num_copies)
         arrays, static = eqx.partition(actors, eqx.is_array)
         self._arrays, self._programs = arrays, _programs(static)
         number = jax.tree.leaves(arrays)[0].shape[0]
         self._shape = (number, num_copies)
-        self._carry = self._programs[0](arrays, num_copies)
+        self._carry = None if self._act else self._programs[0](arrays, num_copies)
 
     def act(self, states: Float[np.ndarray, "copies state"], step: int) -> np.ndarray:
         """The actions of all copies, one actor's after the other's."""
+        if self._act is not None:
+            return self._act(states, step)
         actions = self._programs[1](self._arrays, self._carry, self._split(states), step)
         return np.asarray(actions).reshape(len(states), -1)
 
@@ -220,15 +226,14 @@ class HostTrainer(AbstractTrainer):
     def _collect(self, state: SeedState, keys: Array, index: int) -> tuple[SeedState, Trajectory, np.ndarray]:
         """One episode of every seed's explorer, added to its replay buffer."""
         begin = time.monotonic()
-        arrays = self._explorer(state, keys)
-        actors = Actors(eqx.combine(arrays, self._static_actor(arrays)), 1)
+        actors = self._actors(self._explorer(state, keys), 1)
         seeds = [episode_seed(seed, index) for seed in self.seeds]
         episodes, lengths = play(self._simulator, seeds, actors.act, actors.observe)
         self._time("collect", begin)
         return self._add(state, episodes, jnp.asarray(lengths)), episodes, lengths
 
-    def _static_actor(self, arrays: Any) -> Any:
-        return self._static[type(arrays).__name__]
+    def _actors(self, arrays: Any, num_copies: int) -> Actors:
+        return Actors(eqx.combine(arrays, self._static[type(arrays).__name__]), num_copies)
 
     def _time(self, name: str, begin: float) -> None:
         self.timings[f"{name}_seconds"] = round(
@@ -270,7 +275,7 @@ class HostTrainer(AbstractTrainer):
         begin = time.monotonic()
         keys = jax.vmap(lambda key: episode_keys(key, index)[2])(state.key)
         arrays = self._policy(state)
-        policies = eqx.combine(arrays, self._static_actor(arrays))
+        policies = eqx.combine(arrays, self._static[type(arrays).__name__])
         episodes, steps = evaluate_outside(self._simulator, policies)
         self._time("evaluate", begin)
         return self._diagnose(state, episodes, jnp.asarray(steps), keys)

@@ -34,15 +34,28 @@ class Counts(eqx.Module):
     Attributes:
         training: in the episodes that are learned from, the warm-up included.
         evaluation: in the episodes of the records.
+        failed_at: step of the first number that was not finite, counted from 1; 0 while there is none.
     """
 
     training: Int[Array, ""]
     evaluation: Int[Array, ""]
+    failed_at: Int[Array, ""]
 
     @classmethod
     def zero(cls) -> "Counts":
         """None yet."""
-        return cls(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
+        return cls(*jnp.zeros(3, jnp.int32))
+
+    def add(self, episodes: Trajectory, training: Array | int = 0, evaluation: Array | int = 0) -> "Counts":
+        """With one episode, or several along a leading axis, of so many real steps."""
+        failed = ~(jnp.isfinite(episodes.states[..., 1:, :]).all(axis=-1) & jnp.isfinite(episodes.rewards))
+        failed = failed.reshape(-1, failed.shape[-1]).any(axis=0)
+        step = jnp.where(failed.any(), failed.argmax().astype(jnp.int32) + 1, 0)
+        return Counts(
+            self.training + training,
+            self.evaluation + evaluation,
+            jnp.where(self.failed_at > 0, self.failed_at, step),
+        )
 
 
 class SeedState(eqx.Module):
@@ -64,9 +77,7 @@ class SeedState(eqx.Module):
 
     def add(self, episode: Trajectory, num_steps: int | Int[Array, ""]) -> "SeedState":
         """With an episode of so many real steps."""
-        counts = self.counts
-        if counts is not None:
-            counts = Counts(counts.training + num_steps, counts.evaluation)
+        counts = None if self.counts is None else self.counts.add(episode, training=num_steps)
         return SeedState(self.learner, self.replay.add(episode), self.key, counts)
 
     def with_learner(self, learner: Any) -> "SeedState":
@@ -172,7 +183,7 @@ def record(
     spread = {} if counts is None else {"return_spread": returns.std()}
     metrics = {"return": returns.mean(), **spread, **metrics}
     if counts is not None:
-        counts = Counts(counts.training, counts.evaluation + jnp.sum(jnp.asarray(num_steps, jnp.int32)))
+        counts = counts.add(episodes, evaluation=jnp.asarray(num_steps, jnp.int32).sum())
         metrics |= {"simulated_steps": counts.training, "evaluation_steps": counts.evaluation}
     return SeedState(learner_state, state.replay, state.key, counts), metrics
 
@@ -340,6 +351,21 @@ class AbstractTrainer(abc.ABC):
     @abc.abstractmethod
     def advance(self, state: SeedState, first_episode: int, num_episodes: int) -> tuple[SeedState, Metrics]:
         """Runs a chunk. The given state is consumed; metrics have a leading seed axis."""
+
+    def check(self, state: SeedState) -> None:
+        """Waits for the state.
+
+        Raises:
+            UsageError: a simulator has returned a number that is not finite; one line that names step and seed.
+        """
+        if state.counts is None:
+            return
+        failed = np.asarray(state.counts.failed_at)
+        for row in np.flatnonzero(failed):
+            at = f"at step {failed[row] - 1} (seed {self.seeds[row % len(self.seeds)]})"
+            raise UsageError(
+                f"transition of {self.learner.env.name}, {at}: returned a number that is not finite"
+            )
 
     @abc.abstractmethod
     def memory(self) -> int | None:

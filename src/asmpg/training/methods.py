@@ -185,7 +185,7 @@ def _model_based(
             make_model(imagined, settings),
             options.loop,
             options.record_cosine,
-            options.learned_reward or outside,
+            options.learned_reward or (outside and getattr(env, "known_reward", None) is None),
             make_policy,
             options.scan_chunk,
             window,

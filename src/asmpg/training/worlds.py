@@ -4,10 +4,12 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from ..core.types import UsageError
+from ..learners.settings import AbstractSettings, Settings
 from ..tasks.host import check_world, HostEnvironment
+from ..tasks.known import check_known_reward, depends_on_step
 from ..tasks.simulator import AbstractSimulator, check_simulator
 from ..tasks.world import scored_task
-from .methods import Method
+from .methods import Method, window_of
 
 
 if TYPE_CHECKING:
@@ -22,7 +24,12 @@ _OF_SCORES = {
 _NEED_TASK = {"record_cosine": "the derivatives of the task", **_OF_SCORES}
 
 
-def settle(config: "TrainConfig", env: HostEnvironment | AbstractSimulator, method: Method) -> "TrainConfig":
+def settle(
+    config: "TrainConfig",
+    env: HostEnvironment | AbstractSimulator,
+    method: Method,
+    settings: AbstractSettings,
+) -> "TrainConfig":
     """The configuration of a run in a simulator, whose reward is learned unless it says what it is.
 
     Raises:
@@ -32,6 +39,8 @@ def settle(config: "TrainConfig", env: HostEnvironment | AbstractSimulator, meth
         check_world(env)
     else:
         check_simulator(env)
+    if env.known_reward is not None:
+        check_known_reward(env)
     place = "outside JAX" if isinstance(env, HostEnvironment) else "a simulator"
     if method.name == "simulator":
         raise UsageError(f"model: simulator needs a task written in JAX, and {env.name} is {place}")
@@ -39,4 +48,14 @@ def settle(config: "TrainConfig", env: HostEnvironment | AbstractSimulator, meth
         scored = name in _OF_SCORES and scored_task(env, asked=True) is not None
         if getattr(config, name) and not scored:
             raise UsageError(f"{name}: needs {need}, and {env.name} is {place}")
-    return dataclasses.replace(config, learned_reward=True) if method.imagines else config
+    if not method.imagines:
+        return config
+    if env.known_reward is None:
+        return dataclasses.replace(config, learned_reward=True)
+    in_windows = isinstance(settings, Settings) and window_of(env, settings) is not None
+    if in_windows and not config.learned_reward and depends_on_step(env):
+        raise UsageError(
+            f"known_reward of {env.name}: depends on the step, which windows of an episode do not know; "
+            f"imagine whole episodes (window={env.horizon}), or learn the reward (learned_reward)"
+        )
+    return config

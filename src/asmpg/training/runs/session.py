@@ -234,6 +234,7 @@ class Session:
         """Waits for the chunk launched last. Its arrays are copies, since the next chunk works in the same memory."""
         metrics = {name: np.asarray(value) for name, value in jax.device_get(launched.metrics).items()}
         now = time.monotonic()
+        self.trainer.check(self._state)
         state = self.trainer.combine(self._state).learner
         self.best.add(metrics["return"], self.trainer.learner.evaluated(state))
         arrays, episodes = {}, replay.NONE

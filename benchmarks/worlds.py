@@ -1,0 +1,148 @@
+"""What simulators cost: `worlds.py rate | compile | partial FOLDER`; the tables of worlds.md are made of its lines."""
+
+import pathlib
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import asmpg
+from asmpg.tasks.host import play, Watched
+from asmpg.training.host_loop import HostTrainer
+from asmpg.training.loop import Schedule, Trainer
+
+
+def cpu_rate(run: Callable[[], Any], steps: int, repeats: int = 8) -> float:
+    """Steps a second of CPU time, the median of several runs after one that is not counted."""
+    run()
+    times = []
+    for _ in range(repeats):
+        begin = time.process_time()
+        run()
+        times.append(time.process_time() - begin)
+    return steps / float(np.median(times))
+
+
+def rate_of(num_seeds: int) -> str:
+    """Collection in Pendulum-v1 in as many copies, beside the simulator's own rate."""
+    import gymnasium
+
+    env = asmpg.from_gymnasium("Pendulum-v1")
+    env.ends_early = False
+    seeds, total = list(range(num_seeds)), num_seeds * env.horizon
+    copies = [gymnasium.make("Pendulum-v1") for _ in seeds]
+
+    def alone() -> None:
+        for copy in copies:
+            copy.reset(seed=0)
+            for _ in range(env.horizon):
+                copy.step(np.zeros(1, np.float32))
+
+    trainer = HostTrainer(
+        asmpg.TrainConfig(env, model="one-step", steps=2000).learner(), Schedule(10, 4, 2), seeds
+    )
+    keys, simulator = trainer._keys(), Watched(env)
+    explorers = trainer._explorer(trainer._begin(keys), keys)
+
+    def explore() -> None:
+        actors = trainer._actors(explorers, 1)
+        play(simulator, seeds, actors.act, actors.observe)
+
+    own, found = cpu_rate(alone, total), cpu_rate(explore, total)
+    still = cpu_rate(lambda: play(simulator, seeds, lambda states, step: np.zeros((len(states), 1))), total)
+    return (
+        f"{num_seeds} copies: Gymnasium alone {own:,.0f}, played without a policy {still:,.0f}, explored {found:,.0f} "
+        f"steps a second of CPU time; {found / own:.2f} of its own rate"
+    )
+
+
+def rate() -> None:
+    """The rate of collection outside JAX."""
+    for num_seeds in (1, 3, 10):
+        print(rate_of(num_seeds), flush=True)
+
+
+def compiled(function: Any, *arguments: Any) -> tuple[float, float]:
+    """Seconds to trace and compile a jitted function, and MiB of its arguments, results and scratch space."""
+    begin = time.process_time()
+    stats = function.lower(*arguments).compile().memory_analysis()
+    seconds = time.process_time() - begin
+    total = stats.argument_size_in_bytes + stats.output_size_in_bytes + stats.temp_size_in_bytes
+    return seconds, total / 2**20
+
+
+def compile_worlds() -> None:
+    """Programs of training beside the environments' own."""
+    import brax.envs
+    import gymnax
+
+    env, params = gymnax.make("Pendulum-v1")
+    pole = brax.envs.get_environment("inverted_pendulum", backend="spring")
+
+    def own_gymnax(key: jax.Array) -> Any:
+        def body(state: Any, step: jax.Array) -> tuple[Any, Any]:
+            return (after := env.step_env(key, state, jnp.zeros(1), params))[1], after[2]
+
+        return jax.lax.scan(body, env.reset_env(key, params)[1], jnp.arange(50))
+
+    def own_brax(key: jax.Array) -> Any:
+        def body(state: Any, step: jax.Array) -> tuple[Any, Any]:
+            after = pole.step(state, jnp.zeros(1))
+            return jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), after, state), after.obs
+
+        return jax.lax.scan(body, pole.reset(key), jnp.arange(50))
+
+    worlds = {
+        "gymnax Pendulum-v1": (asmpg.from_gymnax(env, params, 50), own_gymnax),
+        "Brax inverted_pendulum (spring)": (asmpg.from_brax(pole, 50), own_brax),
+    }
+    for name, (world, own) in worlds.items():
+        print(
+            f"{name}, 50 steps: own rollout {shown(compiled(jax.jit(own), jax.random.PRNGKey(0)))}",
+            flush=True,
+        )
+        for model in ("one-step", "lstm"):
+            learner = asmpg.TrainConfig(world, model=model, steps=1000).learner()
+            trainer = Trainer(learner, Schedule.create(1000, 500, 500, 50), [0])
+            index = jax.ShapeDtypeStruct((), jnp.asarray(0).dtype)
+            spent = compiled(trainer._advance, trainer.shapes, index, index)
+            print(f"  training, {model}: {shown(spent)}", flush=True)
+
+
+def shown(spent: tuple[float, float]) -> str:
+    """Seconds and MiB."""
+    return f"{spent[0]:.1f} s of CPU time to compile, {spent[1]:.2f} MiB"
+
+
+# What is seen of a task, and of how many components in all.
+SEEN = {"hiv_treatment": ((0,), 3), "double_pendulum": ((0, 2), 4)}
+
+
+def partial(folder: str, horizon: str = "20", steps: str = "2000", num_seeds: str = "2") -> None:
+    """Partial observation: scores of three kinds of model, and with everything seen; taken up where it stopped."""
+    for task, (seen, size) in SEEN.items():
+        env = asmpg.make(task, int(horizon))
+        for components in (seen, tuple(range(size))):
+            world = asmpg.observe(env, components)
+            for model in ("one-step", "history-lstm", "lstm"):
+                out = pathlib.Path(folder) / f"{world.name}-{model}-{horizon}-{steps}"
+                options = {"steps": int(steps), "num_seeds": int(num_seeds), "chunk_steps": int(steps) // 10}
+                result = asmpg.train(world, model=model, out=out, **options)
+                metrics = result.metrics
+                scores = ", ".join(f"{score:.3f}" for score in result.scores)
+                best = ", ".join(f"{score:.3f}" for score in metrics["score"].max(axis=0))
+                losses = ", ".join(f"{loss:.2g}" for loss in metrics["model_loss_on_policy"][-1])
+                rewards = ", ".join(f"{loss:.2g}" for loss in metrics["reward_loss_on_policy"][-1])
+                print(
+                    f"{world.name} {model}: scores {scores}; best records {best}; model loss {losses}; "
+                    f"reward loss {rewards}",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    {"rate": rate, "compile": compile_worlds, "partial": partial}[sys.argv[1]](*sys.argv[2:])
