@@ -14,7 +14,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Int
 
 from ..core.loops import loop, repeat
-from ..core.types import Metrics, PRNGKey, Trajectory
+from ..core.types import Metrics, PRNGKey, Trajectory, UsageError
 from ..learners.base import AbstractLearner, start_key
 from ..learners.replay import ReplayBuffer
 from ..models.normalisation import Normaliser
@@ -362,7 +362,7 @@ class AbstractTrainer(abc.ABC):
             return
         failed = np.asarray(state.counts.failed_at)
         for row in np.flatnonzero(failed):
-            at = f"at step {failed[row] - 1} (seed {self.seeds[row % len(self.seeds)]})"
+            at = f"at step {failed[row] - 1} (seed {self.seeds[row]})"
             raise UsageError(
                 f"transition of {self.learner.env.name}, {at}: returned a number that is not finite"
             )
