@@ -76,7 +76,10 @@ def episode(
         noise = jax.random.normal(noise_key, (env.horizon, env.action_size))
         policy = Explorer(policy, noise, jnp.zeros_like(noise))
     if isinstance(env, AbstractSimulator):
-        return simulate(env, policy, key=evaluation_starts(env)[0] if start_key is None else start_key)[0]
+        if start_key is not None:
+            return simulate(env, policy, key=start_key)[0]
+        first = evaluate_inside(env, policy, evaluation_starts(env)[:1])[0]
+        return jax.tree.map(lambda x: x[0], first)
     seed = evaluation_seeds(env)[0]
     if start_key is not None:
         seed = int(jax.random.randint(start_key, (), 0, np.iinfo(np.int32).max))
