@@ -14,19 +14,19 @@ from asmpg.models.backbones import scan_step
 class LeakyAverages(asmpg.AbstractBackbone):
     """`h' = keep h + (1 - keep) W x`, output `tanh(V h + U x)`: causal, since every output reads h and x only."""
 
+    input_size: int = eqx.field(static=True)
+    output_size: int = eqx.field(static=True)
     keep: jax.Array
     write: eqx.nn.Linear
     read: eqx.nn.Linear
-
-    input_size = property(lambda self: self.write.in_features)
-    output_size = property(lambda self: self.read.out_features)
 
     @classmethod
     def create(cls, input_size, horizon, *, dropout=0.0, key):
         write_key, read_key = jax.random.split(key)
         memories = jnp.geomspace(1.0, horizon, 64)
         write = eqx.nn.Linear(input_size, 64, key=write_key)
-        return cls(jnp.exp(-1.0 / memories), write, eqx.nn.Linear(64 + input_size, 64, key=read_key))
+        read = eqx.nn.Linear(64 + input_size, 64, key=read_key)
+        return cls(input_size, 64, jnp.exp(-1.0 / memories), write, read)
 
     def init(self):
         return jnp.zeros(64)

@@ -16,12 +16,13 @@ class Pendulum(asmpg.AbstractEnvironment):
 
     horizon: int = 200
     name: str = "pendulum"
-    state_size = property(lambda self: 3)
-    action_size = property(lambda self: 1)
+    state_size: int = 3
+    action_size: int = 1
     action_low = property(lambda self: np.array([-2.0]))  # of an exported policy's actions
     action_high = property(lambda self: np.array([2.0]))
 
-    def initial_state(self, *, key):
+    def initial_state(self, *, key=None):
+        key = jax.random.key(0) if key is None else key
         angle, velocity = jax.random.uniform(
             key, (2,), minval=jnp.array([-jnp.pi, -1]), maxval=jnp.array([jnp.pi, 1])
         )

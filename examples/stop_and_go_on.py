@@ -3,9 +3,6 @@
 import pathlib
 import tempfile
 
-import equinox as eqx
-import jax
-
 import asmpg
 
 
@@ -23,10 +20,9 @@ def main(steps: int = 1500, more_steps: int = 2500, folder: str | None = None):
     print("score of every seed after", run.steps, "steps:", run.scores)
     print("best mean score:", run.metrics["score"].mean(axis=1).max())
 
-    # Every array of the policy has a leading axis of seeds: one rollout with the mode of each.
-    trajectories = eqx.filter_vmap(lambda policy: asmpg.rollout(run.env, policy))(run.policy)
-    print("harvest effort of the first seed over time:", trajectories.actions[0, ::5, 0])
-    print("returns:", jax.device_get(trajectories.episode_return))
+    episodes = [run.rollout(seed=seed) for seed in run.seeds]
+    print("harvest effort of the first seed over time:", episodes[0].actions[::5, 0])
+    print("returns:", [float(episode.episode_return) for episode in episodes])
     return run
 
 

@@ -26,7 +26,7 @@ def main(num_trials=20, steps=3_000, horizon=50):
         result = asmpg.train("harvest", callbacks=[Prune(trial)], **fields)
         if not result.finished:
             raise optuna.TrialPruned
-        return float(result.scores.mean())
+        return float(result.metrics["score"][-1].mean())
 
     pruner = optuna.pruners.MedianPruner(n_startup_trials=1, n_warmup_steps=steps // 3)
     study = optuna.create_study(

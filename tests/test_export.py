@@ -32,6 +32,8 @@ def policies():
     options = {"key": jax.random.key(0), "normaliser": unit_normaliser(ENV)}
     return {
         "network": shaken(TanhGaussianPolicy(ENV, **options)),
+        "deep": shaken(TanhGaussianPolicy(ENV, **options, num_layers=3, width=8)),
+        "shallow": shaken(TanhGaussianPolicy(ENV, **options, num_layers=1)),
         "timeless": shaken(TanhGaussianPolicy(ENV, **options, observe_time=False)),
         "actions": shaken(ActionSequence(ENV, key=jax.random.key(1))),
     }
@@ -50,7 +52,7 @@ def read_by_the_document(path):
     return namespace["Policy"](path)
 
 
-@pytest.mark.parametrize("kind", ["network", "timeless", "actions"])
+@pytest.mark.parametrize("kind", ["network", "deep", "shallow", "timeless", "actions"])
 @pytest.mark.parametrize("format", ["npz", "stablehlo"])
 def test_it_acts_as_the_policy_does(tmp_path, kind, format):
     policy = policies()[kind]

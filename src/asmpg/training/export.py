@@ -181,13 +181,12 @@ def _as_npz(policy: AbstractPolicy, spec: Spec) -> bytes:
     """Plain arrays. docs/export.md has the twenty lines of NumPy that read them."""
     if isinstance(policy, TanhGaussianPolicy):
         arrays: dict[str, ArrayLike] = {"mean": policy.normaliser.mean, "scale": policy.normaliser.scale}
-        for number, layer in enumerate(policy.layers):
+        *hidden, last = policy.layers
+        for number, layer in enumerate(hidden):
             arrays |= {f"weight{number}": layer.weight, f"bias{number}": layer.bias}
         # The last layer's other half are standard deviations, which the deterministic action leaves out.
-        last = policy.layers[-1]
-        arrays["weight2"] = last.weight[:, : spec.action_size]
-        arrays["bias2"] = last.bias[: spec.action_size]
-        arrays["observe_time"] = policy.observe_time
+        arrays |= {"weight": last.weight[:, : spec.action_size], "bias": last.bias[: spec.action_size]}
+        arrays |= {"num_hidden": len(hidden), "observe_time": policy.observe_time}
     elif isinstance(policy, ActionSequence):
         arrays = {"actions": jnp.tanh(policy.means)}
     else:
@@ -212,9 +211,9 @@ def _read_npz(path: pathlib.Path) -> ExportedPolicy:
         else:
             time = step / p["horizon"] * p["observe_time"]
             x = np.append((observation - p["mean"]) / p["scale"], time).astype(np.float32)
-            for layer in "01":
+            for layer in range(p["num_hidden"]):
                 x = np.maximum(x @ p[f"weight{layer}"] + p[f"bias{layer}"], 0)
-            unit = np.tanh(x @ p["weight2"] + p["bias2"])
+            unit = np.tanh(x @ p["weight"] + p["bias"])
         return p["action_low"] + (p["action_high"] - p["action_low"]) * (unit + 1) / 2
 
     return ExportedPolicy(mode, (int(p["observation_size"]), len(p["action_low"]), int(p["horizon"])))
