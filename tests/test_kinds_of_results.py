@@ -3,6 +3,7 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -56,7 +57,7 @@ def test_what_a_user_gets_back(run, tmp_path):
     assert (result.model is None) == (kind in ("sac", "odt"))
     assert (result.best.replay is None) == (kind == "offline")
     policy = result.best.policy
-    assert not hasattr(policy, "mode") or policy.mode(np.zeros(result.env.state_size), 0).shape == (1,)
+    assert not hasattr(policy, "mode") or policy.mode(jnp.zeros(result.env.state_size), 0).shape == (1,)
 
 
 def test_an_episode_of_a_seed(run):

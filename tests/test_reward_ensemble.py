@@ -8,7 +8,8 @@ import pytest
 
 import asmpg
 from asmpg.learners.window_value import Bootstrapped, WindowValue
-from asmpg.models.reward import fitting_loss, RewardEnsemble
+from asmpg.models.reward import fitting_loss, LearnedReward, RewardEnsemble
+from asmpg.tasks.spec import Sizes
 from test_rewards import episode, make_episodes, make_reward, SCALE
 from toys import Drift, relative_error
 
@@ -118,12 +119,13 @@ def test_the_penalty_is_added_to_the_loss_and_flattens_the_reward():
 
 
 def test_alive_does_not_count_as_steep():
-    reward = make_reward()
-    ending = eqx.tree_at(lambda r: r.ends_early, reward, True)
-    given = episode()
-    always = eqx.tree_at(lambda e: e.states, given, given.states.at[:, -1].set(1.0))
-    moved = eqx.tree_at(lambda r: r.scale.mean, ending, jnp.asarray(1e3))  # the reward's size, not its slope
-    np.testing.assert_allclose(moved.steepness(always), ending.steepness(always), rtol=1e-3)
+    """Its derivative is the reward itself: a large constant reward is flat all the same."""
+    sizes = Sizes("drift", Drift().horizon, 3, 2, ends_early=True)
+    reward = LearnedReward(sizes, key=jax.random.key(0), normaliser=make_reward().normaliser, scale=SCALE)
+    alive = eqx.tree_at(lambda e: e.states, episode(), episode().states.at[:, -1].set(1.0))
+    large = eqx.tree_at(lambda r: r.scale.mean, reward, jnp.asarray(1e3))
+    assert large.reward(alive.states[0], ACTION, 0) > 900
+    np.testing.assert_allclose(large.steepness(alive), reward.steepness(alive), rtol=1e-3)
 
 
 @pytest.mark.parametrize("settings", [{}, {"window": 3}], ids=["whole", "windows"])
