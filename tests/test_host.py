@@ -367,6 +367,36 @@ def test_windows_are_for_long_episodes_from_random_states():
     assert window_of(fixed, dataclasses.replace(settings, window=30)) == 30
 
 
+def test_a_task_with_random_starts_has_windows_where_its_reward_is_learned_and_needs_no_time():
+    class Anywhere(asmpg.AbstractEnvironment):
+        horizon: int = 60
+        name: str = "anywhere"
+        state_size: int = 1
+        action_size: int = 1
+
+        def initial_state(self, *, key=None):
+            return jax.random.normal(jax.random.key(0) if key is None else key, (1,))
+
+        def transition(self, state, action, step):
+            return state + action
+
+        def reward(self, state, action, step):
+            return -jnp.abs(state[0])
+
+    class PaysAtTheEnd(Anywhere):
+        def terminal_reward(self, state):
+            return state[0]
+
+    class Fixed(Anywhere):
+        def initial_state(self, *, key=None):
+            return jnp.zeros(1)
+
+    settings = find_method("one-step").presets["default"](60)
+    assert window_of(Anywhere(), settings, True) == 20
+    assert window_of(Anywhere(), settings) is None and window_of(Anywhere(horizon=50), settings, True) is None
+    assert window_of(PaysAtTheEnd(), settings, True) is None and window_of(Fixed(), settings, True) is None
+
+
 def test_windows_need_a_learned_reward():
     with pytest.raises(asmpg.UsageError, match="window"):
         asmpg.TrainConfig("harvest", 20, model="one-step", overrides={"window": 5}).learner()

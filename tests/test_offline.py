@@ -139,6 +139,19 @@ def test_there_is_no_world_to_act_in_unless_one_is_given(begun, capsys):
     assert "no world to act in" in capsys.readouterr().err
 
 
+def test_its_model_is_diagnosed_with_the_same_episodes(begun, tmp_path, capsys):
+    log, out = tmp_path / "log.npz", str(tmp_path / "figures")
+    asmpg.save_episodes(log, DATA)
+    typed = ["diagnose", "--run", str(begun.path), "--out", out]
+    assert main(typed) == 2
+    assert "--data: the run is of the recorded episodes log, which are not stored" in capsys.readouterr().err
+    assert main([*typed, "--data", str(log), "--seed", "5", "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["task"] == "log" and content["horizons"] == [2, 5, 10]
+    assert content["reach"][-1] > 0 and content["true_reach"] == content["cosine"] == [None] * 3
+    assert "in truth" not in content["finding"] and "the truth carries" not in content["finding"]
+
+
 def test_the_command_trains_on_a_file_and_goes_on(tmp_path, capsys):
     log, out = tmp_path / "log.npz", str(tmp_path / "run")
     asmpg.save_episodes(log, DATA)

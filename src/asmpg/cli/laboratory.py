@@ -126,7 +126,10 @@ def run_diagnose(options: Diagnose) -> int:
     keep_compiled()
     horizons = None if options.horizons is None else parse_horizons(options.horizons)
     if options.run is not None:
-        given = trained_subjects(options.run, options.task, options.model, horizons, options.seed)
+        data = options.data
+        given = trained_subjects(options.run, options.task, options.model, horizons, options.seed, data)
+    elif options.task is None:
+        raise UsageError("task: is missing; give TASK for a fresh model, or --run RUN for a trained one")
     else:
         model = "transformer" if options.model is None else options.model
         given = fresh_subjects(options.task, model, horizons or [20, 50, 100], options.seed or 0)

@@ -329,7 +329,7 @@ class Reproduce:
 class Diagnose:
     """Measure what a model does to gradients on a task: how far they reach, how they grow, where they point."""
 
-    task: Annotated[str, _TASK]
+    task: Annotated[str | None, _TASK] = None
     model: Annotated[
         str | None,
         Shown(
@@ -351,8 +351,15 @@ class Diagnose:
     run: Annotated[
         str | None,
         Shown(
-            "a run folder, whose trained model is looked at instead of a fresh one", "", "RUN", names="path"
+            "a run folder, whose trained model is looked at instead of a fresh one; TASK need not be given then",
+            "",
+            "RUN",
+            names="path",
         ),
+    ] = None
+    data: Annotated[
+        str | None,
+        Shown("with --run, the recorded episodes again that the run is on alone", "", "FILE", names="path"),
     ] = None
     seed: Annotated[
         int | None,

@@ -33,6 +33,7 @@ from ..gradients.policies import AbstractPolicy
 from ..gradients.policy_gradient import policy_gradient
 from ..models import AbstractDynamicsModel, Simulator
 from ..tasks.environment import AbstractEnvironment
+from ..tasks.spec import Spec
 from . import figure as diagnosis_figure
 from .finding import finding
 
@@ -48,7 +49,7 @@ class Subject:
     """What is looked at, at one horizon.
 
     Attributes:
-        env: the task.
+        env: the task; of what is no task, its sizes, and then there is no truth to compare with.
         model: the model, fitting the task.
         policy: whose gradient is compared with the true one.
         start: `s_0`.
@@ -56,12 +57,17 @@ class Subject:
         before: the same model before training, if this one is trained.
     """
 
-    env: AbstractEnvironment
+    env: Spec
     model: AbstractDynamicsModel
     policy: AbstractPolicy
     start: Float[Array, " state"]
     actions: Float[Array, "samples horizon action"]
     before: AbstractDynamicsModel | None = None
+
+    @property
+    def truth(self) -> Simulator | None:
+        """The task as a model, where it is one whose derivatives are known."""
+        return Simulator(self.env) if isinstance(self.env, AbstractEnvironment) else None
 
 
 @eqx.filter_jit
@@ -139,15 +145,16 @@ def diagnose(
 def _measure(subject: Subject, horizon: int) -> dict[str, Any]:
     """Everything at one horizon; a longer episode is cut there, and then has no policy gradient of its own."""
     actions = subject.actions[:, :horizon]
-    models = {"the model": subject.model, "the truth": Simulator(subject.env)}
+    truth = subject.truth
+    models = {"the model": subject.model} | ({} if truth is None else {"the truth": truth})
     if subject.before is not None:
         models["the model before training"] = subject.before
     ends = {
         name: tuple(map(np.asarray, end_norms(one, subject.start, actions))) for name, one in models.items()
     }
-    cosine = math.nan
+    cosine, unknown = math.nan, np.full(len(ends["the model"][0]), math.nan)
     norms = {"the model": math.nan, "the truth": math.nan}
-    if horizon == subject.env.horizon:
+    if horizon == subject.env.horizon and truth is not None:
         numbers = compare_directions((subject.policy, subject.model, subject.env, subject.start))
         cosine, norms["the model"], norms["the truth"] = map(float, numbers)
         parts = [_part("policy gradients", name, horizon, np.array([norm])) for name, norm in norms.items()]
@@ -158,9 +165,9 @@ def _measure(subject: Subject, horizon: int) -> dict[str, Any]:
     before = ends.get("the model before training")
     return {
         "norms": ends["the model"][0],
-        "true_norms": ends["the truth"][0],
+        "true_norms": unknown if truth is None else ends["the truth"][0],
         "reach": _ratio(*ends["the model"]),
-        "true_reach": _ratio(*ends["the truth"]),
+        "true_reach": math.nan if truth is None else _ratio(*ends["the truth"]),
         "reach_before": math.nan if before is None else _ratio(*before),
         "cosine": cosine,
         "policy_norm": norms["the model"],
@@ -184,8 +191,10 @@ def _ratio(first: np.ndarray, last: np.ndarray) -> float:
 
 def _profiles(subject: Subject) -> dict[str, np.ndarray]:
     """The median of `|ds_t/da_0|` over the samples, for the model and the truth, at up to 100 of the steps."""
-    found = {}
-    for name, model in {"model": subject.model, "truth": Simulator(subject.env)}.items():
+    found = {"truth": np.full(subject.env.horizon, math.nan)}
+    for name, model in {"model": subject.model, "truth": subject.truth}.items():
+        if model is None:
+            continue
         found[name] = np.median(np.asarray(step_norms(model, subject.start, subject.actions)), axis=0)
     steps = np.unique(np.linspace(1, subject.env.horizon, PROFILE_POINTS).astype(int))
     return {"step": steps, **{name: values[steps - 1] for name, values in found.items()}}
@@ -216,18 +225,22 @@ def _summary(
         }
         return {label: [float(f(row)) for row in rows] for label, f in {**named, **quantiles}.items()}
 
+    truth = subject.truth
     fits = {which: fitted(profiles, which) for which in ("model", "truth")}
+    if truth is None:
+        fits["truth"] = "there is no task whose derivatives are known"
     num_nonfinite = sum(int((~np.isfinite(row["norms"])).sum()) for row in measured)
     parts = [part for row in measured for part in row["nonfinite_parts"]]
     nonfinite = None
-    if parts:
-        model = subject.model if num_nonfinite else Simulator(subject.env)
-        found = locate_nonfinite(model, subject.env, subject.start, subject.actions[0])
+    if parts and truth is not None:
+        model = subject.model if num_nonfinite else truth
+        found = locate_nonfinite(model, truth.env, subject.start, subject.actions[0])
         nonfinite = "not found again step by step" if found is None else str(found)
     content = {
         "task": subject.env.name,
         "model": name,
         "trained": subject.before is not None,
+        "truth_known": truth is not None,
         "horizons": list(horizons),
         "gradient_norm": statistics("norms"),
         "true_gradient_norm": statistics("true_norms"),

@@ -37,6 +37,8 @@ def draw(content: dict[str, Any], jacobian: np.ndarray) -> Any:
         ("model", "gradient_norm", colour),
         ("truth", "true_gradient_norm", LOOKS["truth"].light),
     ):
+        if label == "truth" and not content["truth_known"]:
+            continue
         norms = {name: _numbers(values) for name, values in content[key].items()}
         left.plot(
             content["horizons"], norms["median"], "o-", color=shade, markersize=4, label=f"{label}, median"
@@ -49,7 +51,8 @@ def draw(content: dict[str, Any], jacobian: np.ndarray) -> Any:
     finish(left, xlabel="horizon H", ylabel="|ds_H/da_0|", title="against the horizon (10% to 90%)")
     left.set_xticks(content["horizons"])
     profile = {name: _numbers(values) for name, values in content["profile"].items()}
-    middle.plot(profile["step"], profile["truth"], color=LOOKS["truth"].light, label="truth")
+    if content["truth_known"]:
+        middle.plot(profile["step"], profile["truth"], color=LOOKS["truth"].light, label="truth")
     middle.plot(profile["step"], profile["model"], color=colour, label="model")
     growth = content["growth"]
     if growth["law"] in ("exponential", "power"):

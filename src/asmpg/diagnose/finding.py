@@ -17,7 +17,7 @@ def finding(content: dict[str, Any]) -> str:
     sentences = [
         *_nonfinite_words(content),
         f"This {kind} model ({content['model']}) of {content['task']}: {_reach_words(content, longest)}.",
-        f"Within an episode, {growth}; in truth {truth}.",
+        f"Within an episode, {growth}{f'; in truth {truth}' if content['truth_known'] else ''}.",
         *_direction_words(content, longest),
     ]
     return " ".join(sentences)
@@ -62,6 +62,8 @@ def _reach_words(content: dict[str, Any], longest: int) -> str:
     if before is not None and before[-1] is not None:
         words += f" (before training {before[-1]:.2g})"
     truth = content["true_reach"][-1]
+    if not content["truth_known"]:
+        return words
     if truth is not None:
         return f"{words}, where the truth carries {truth:.2g}"
     unknown = "; the true gradients are not finite"
@@ -73,6 +75,8 @@ def _direction_words(content: dict[str, Any], longest: int) -> list[str]:
     cosine = content["cosine"][-1]
     if cosine is not None:
         return [f"Its policy gradient's cosine to the truth is {cosine:.2f} at H = {longest}."]
+    if not content["truth_known"]:
+        return ["What it is of has no derivatives to compare its direction with."]
     whose = {"its own": "policy_gradient_norm", "the true one": "true_policy_gradient_norm"}
     through = {"its own": "the model", "the true one": "the truth"}
     bad = [name for name in whose if not is_finite(content, longest, through[name], "policy")]

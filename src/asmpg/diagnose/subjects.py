@@ -7,6 +7,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 
 from ..core import user_code as user_files
 from ..core.checks import check_choice, check_integer
@@ -14,15 +15,19 @@ from ..core.types import one_line, PRNGKey, UsageError
 from ..gradients.analysis import check_fits
 from ..gradients.policies import TanhGaussianPolicy
 from ..learners.base import AbstractLearner
+from ..learners.replay import ReplayBuffer
 from ..models import AbstractDynamicsModel
 from ..models.files import is_backbone, split_family
 from ..models.normalisation import Normaliser, with_normaliser
 from ..tasks import files as task_files
+from ..tasks.data import Episodes
 from ..tasks.environment import AbstractEnvironment, uniform_actions
+from ..tasks.recording import Recording
+from ..tasks.spec import sizes_of_windows
 from ..tasks.validation import check_horizon, validate
-from ..tasks.world import inside
 from ..training.config import TrainConfig
 from ..training.methods import MODELS
+from ..training.recorded import find_data
 from ..training.runs import load, Result
 from .diagnosis import NUM_SAMPLES, Subject
 
@@ -127,54 +132,80 @@ def _own_model(text: str, env: AbstractEnvironment, key: PRNGKey) -> AbstractDyn
 
 
 def trained_subjects(
-    run: str | pathlib.Path, task: str, model: str | None, horizons: Sequence[int] | None, seed: int | None
+    run: str | pathlib.Path,
+    task: str | None,
+    model: str | None,
+    horizons: Sequence[int] | None,
+    seed: int | None,
+    data: Episodes | str | None = None,
 ) -> Given:
     """The trained model of a run. At shorter horizons its episodes are cut: it is not another model.
 
     Args:
         run: the run folder.
-        task: which the run has to be of.
+        task: which the run has to be of, if given; `FILE.py:NAME` again, where it is one's own.
         model: the same, if given; `FILE.py:NAME` again, where its backbone is one's own.
         horizons: none longer than the run's; by default a fifth, a half and the whole of it.
         seed: which of the run's seeds; by default the first.
+        data: the recorded episodes again, where the run is on them alone.
 
     Raises:
         UsageError: the run is of another task, model or horizon, has no such seed, no checkpoint or no model.
     """
-    own = task_files.is_task_file(task)
+    own = task is not None and task_files.is_task_file(task)
     backbone = model if model is not None and user_files.is_file(model) else None
     try:
         result = load(run, task=task if own else None, model=backbone)
     except UsageError as error:
         raise UsageError(f"--{error}" if str(error).startswith("run:") else str(error)) from error
     config, env = result.config, result.env
-    if not own and task != env.name:
+    if not own and task not in (None, env.name):
         raise UsageError(f"--run: {run} is of the task {env.name}, not of {task}")
     if model is not None and model != config.model:
         raise UsageError(f"--run: {run} is of the model {config.model}, not of {model}")
-    if result.model is None or result.replay is None:
+    if result.model is None:
         raise UsageError(f"--run: {run} is of {config.model}, which has no dynamics model to diagnose")
-    chosen = list(horizons or sorted({max(2, env.horizon // 5), max(2, env.horizon // 2), env.horizon}))
-    if max(chosen) > env.horizon:
-        raise UsageError(f"horizons: the model of {run} has the horizon {env.horizon}, got {max(chosen)}")
+    longest = getattr(
+        result.model, "horizon", env.horizon
+    )  # a window's, where imagination goes through windows
+    chosen = list(horizons or sorted({max(2, longest // 5), max(2, longest // 2), longest}))
+    if max(chosen) > longest:
+        raise UsageError(f"horizons: the model of {run} has the horizon {longest}, got {max(chosen)}")
     seeds = range(config.seed, config.seed + config.num_seeds)
     seed = config.seed if seed is None else seed
     if seed not in seeds:
         raise UsageError(f"seed: {run} has the seeds {seeds[0]} to {seeds[-1]}, got {seed}")
-    subject = _trained(result, seed)
+    subject = _trained(result, seed, _replayed(result, data), longest)
     return Given(env.name, config.model_name, chosen, lambda horizon: subject)
 
 
-def _trained(result: Result, seed: int) -> Subject:
+def _replayed(result: Result, data: Episodes | str | None) -> ReplayBuffer:
+    """The episodes that a run was trained on (leading axis of seeds), which it has not where they were recorded."""
+    if result.replay is not None:
+        return result.replay
+    given, known = find_data(data), result.env
+    assert isinstance(known, Recording)
+    if not isinstance(given, Episodes) or given.recording.digest != known.digest:
+        raise UsageError(
+            f"data: the run is of the recorded episodes {known.name}, which are not stored in it; give the same ones: "
+            "--data FILE"
+        )
+    replay = ReplayBuffer.full(given.trajectories())
+    return jax.tree.map(lambda x: jnp.stack([x] * len(result.returns)), replay)
+
+
+def _trained(result: Result, seed: int, episodes_of: ReplayBuffer, horizon: int) -> Subject:
     """Model and policy of one seed, episodes it was trained on, and the model it began with."""
 
     def of_seed(tree: Any) -> Any:
         return jax.tree.map(lambda x: x[seed - result.config.seed] if eqx.is_array(x) else x, tree)
 
-    model, policy, replay = map(of_seed, (result.model, result.policy, result.replay))
+    model, policy, replay = map(of_seed, (result.model, result.policy, episodes_of))
     episodes = replay.sample(NUM_SAMPLES, key=jax.random.key(seed))
     before = _initial_model(result.config.learner(), model, seed)
-    return Subject(inside(result.env), model, policy, episodes.states[0, 0], episodes.actions, before)
+    env = result.env if horizon == result.env.horizon else sizes_of_windows(result.env, horizon)
+    start, actions = episodes.states[0, 0], episodes.actions[:, :horizon]
+    return Subject(env, model, policy, start, actions, before)
 
 
 def _initial_model(

@@ -9,18 +9,19 @@ from ..core.types import Given, one_line, UsageError
 from ..models import AbstractDynamicsModel, Simulator
 from ..tasks.environment import AbstractEnvironment
 from ..tasks.fits import check_action_of
+from ..tasks.spec import Spec
 from .policies import AbstractPolicy
 
 
 _SEED_AXIS = "what a run gives has a seed axis: index its arrays, or use result.policy_of(seed)"
 
 
-def check_fits(model: Given[AbstractDynamicsModel], env: Given[AbstractEnvironment]) -> None:
+def check_fits(model: Given[AbstractDynamicsModel], env: Given[Spec]) -> None:
     """Raises a UsageError unless the model is one of this task at this horizon.
 
     Args:
         model: the model.
-        env: the task.
+        env: the task, or its sizes.
     """
     if not isinstance(model, AbstractDynamicsModel):
         raise UsageError(f"model: must be an asmpg.AbstractDynamicsModel, got a {type(model).__name__}")

@@ -293,7 +293,8 @@ class Settings(AbstractSettings):
         Meta(ge=0, le=1_000_000_000),
         about(
             "steps of what is imagined, from any replayed observation on, with a learned reward; 0 is the whole "
-            "episode, or for a world outside JAX with long episodes from random states 20"
+            "episode, or for long episodes from random states 20: of a task, if its reward is learned and has no "
+            "terminal part"
         ),
     ] = 0
     discount: Annotated[Share, NUMBER, about("of one step, in windows")] = 0.97

@@ -23,7 +23,7 @@ from ..learners.model_based import ModelBasedLearner, ModelBasedState
 from ..learners.replay import ReplayBuffer
 from ..models.normalisation import Normaliser
 from ..tasks.data import Episodes
-from ..tasks.environment import trajectory_rewards
+from ..tasks.environment import AbstractReward, trajectory_rewards
 from ..tasks.recording import Recording
 from ..tasks.spec import ends_early
 from .fit import held_out_number
@@ -164,7 +164,7 @@ def _judged(
     policy = learner.evaluated(trained)
     still = jnp.zeros((learner.env.horizon, learner.env.action_size))
     reward, judge_reward = trained.reward, judge.reward
-    assert reward is not None and judge_reward is not None
+    assert isinstance(reward, AbstractReward) and isinstance(judge_reward, AbstractReward)
 
     def one(episode: Trajectory) -> tuple[Any, ...]:
         start = episode.states[0]
