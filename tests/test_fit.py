@@ -9,6 +9,7 @@ import pytest
 import asmpg
 from asmpg.cli import main
 from asmpg.tasks.environment import random_episodes
+from asmpg.training.runs.fitted import load_fit
 from asmpg.training.support import Support
 from toys import Drift
 
@@ -133,3 +134,26 @@ def test_the_command_fits_a_file(tmp_path, capsys):
     assert content["episodes"] == 32
     assert len(content["error"]) == 7
     assert main(["fit", str(tmp_path / "none.npz")]) == 2
+
+
+def test_a_fitted_model_is_kept_and_diagnosed(tmp_path, capsys):
+    path, out = tmp_path / "log.npz", tmp_path / "fit"
+    asmpg.save_episodes(path, recorded())
+    assert main(["fit", str(path), "--model", "one-step", "--steps", "20", "--out", str(out), "--json"]) == 0
+    error, read = json.loads(capsys.readouterr().out)["error"], load_fit(out)
+    again = asmpg.fit(asmpg.load_episodes(path), "one-step", 20)
+    np.testing.assert_allclose(again.error, error, rtol=1e-6)
+    for mine, kept in zip(jax.tree.leaves(again.model), jax.tree.leaves(read.model), strict=True):
+        np.testing.assert_array_equal(mine, kept)
+    typed = ["diagnose", "--run", str(out), "--out", str(tmp_path / "figures"), "--json"]
+    assert main(typed) == 2
+    assert "--data: the model is of the recorded episodes log.npz" in capsys.readouterr().err
+    assert main([*typed, "--data", str(path)]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["trained"] and content["cosine"] == [None] * len(content["horizons"])
+    (out / "fit.json").write_text((out / "fit.json").read_text().replace("one-step", "mine.py:Model"))
+    assert main(typed) == 2  # nothing that a folder names is run
+    assert "'mine.py:Model' is not one of" in capsys.readouterr().err
+    (out / "fit.json").write_text("{}")
+    assert main(typed) == 2
+    assert "holds no whole fitted model" in capsys.readouterr().err

@@ -144,7 +144,10 @@ def test_its_model_is_diagnosed_with_the_same_episodes(begun, tmp_path, capsys):
     asmpg.save_episodes(log, DATA)
     typed = ["diagnose", "--run", str(begun.path), "--out", out]
     assert main(typed) == 2
-    assert "--data: the run is of the recorded episodes log, which are not stored" in capsys.readouterr().err
+    assert (
+        "--data: the model is of the recorded episodes log, which are not stored with it"
+        in capsys.readouterr().err
+    )
     assert main([*typed, "--data", str(log), "--seed", "5", "--json"]) == 0
     content = json.loads(capsys.readouterr().out)
     assert content["task"] == "log" and content["horizons"] == [2, 5, 10]

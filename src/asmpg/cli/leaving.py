@@ -8,6 +8,7 @@ from ..tasks.data_files import load_episodes
 from ..training.export import FORMATS
 from ..training.fit import fit
 from ..training.runs import load
+from ..training.runs.fitted import save_fit
 from .machine import keep_compiled
 from .options import Export, Fit
 from .output import print_json
@@ -35,7 +36,11 @@ def run_fit(options: Fit) -> int:
     keep_compiled()
     data = load_episodes(options.file, horizon=options.horizon)
     fitted = fit(data, options.model, options.steps, seed=options.seed)
+    if options.out is not None:
+        save_fit(options.out, fitted)
     if options.json:
-        return print_json(fitted.summary() | {"model": options.model, "seed": options.seed})
-    sys.stdout.write(f"{fitted!r}\n")
+        content = {"model": options.model, "seed": options.seed, "out": options.out}
+        return print_json(fitted.summary() | content)
+    kept = "" if options.out is None else f"; the model is in {options.out}"
+    sys.stdout.write(f"{fitted!r}{kept}\n")
     return 0

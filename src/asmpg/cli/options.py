@@ -470,6 +470,10 @@ class Fit:
     steps: Annotated[int, Shown("number of updates", "2000")] = 2_000
     seed: Annotated[int, Shown("of the fit and of which episodes are held out", "0")] = 0
     horizon: Annotated[int | None, Shown("cuts longer episodes", "that of the longest")] = None
+    out: Annotated[
+        str | None,
+        Shown("a folder for the model, which asmpg diagnose --run takes", "none", "FOLDER", names="path"),
+    ] = None
     json: Annotated[bool, _JSON] = False
 
 

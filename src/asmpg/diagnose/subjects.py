@@ -29,6 +29,7 @@ from ..training.config import TrainConfig
 from ..training.methods import MODELS
 from ..training.recorded import find_data
 from ..training.runs import load, Result
+from ..training.runs.fitted import is_fit, load_fit
 from .diagnosis import NUM_SAMPLES, Subject
 
 
@@ -152,6 +153,8 @@ def trained_subjects(
     Raises:
         UsageError: the run is of another task, model or horizon, has no such seed, no checkpoint or no model.
     """
+    if is_fit(run):
+        return _fitted(run, horizons, data)
     own = task is not None and task_files.is_task_file(task)
     backbone = model if model is not None and user_files.is_file(model) else None
     try:
@@ -168,9 +171,7 @@ def trained_subjects(
     longest = getattr(
         result.model, "horizon", env.horizon
     )  # a window's, where imagination goes through windows
-    chosen = list(horizons or sorted({max(2, longest // 5), max(2, longest // 2), longest}))
-    if max(chosen) > longest:
-        raise UsageError(f"horizons: the model of {run} has the horizon {longest}, got {max(chosen)}")
+    chosen = _horizons(run, horizons, longest)
     seeds = range(config.seed, config.seed + config.num_seeds)
     seed = config.seed if seed is None else seed
     if seed not in seeds:
@@ -179,19 +180,44 @@ def trained_subjects(
     return Given(env.name, config.model_name, chosen, lambda horizon: subject)
 
 
+def _fitted(run: str | pathlib.Path, horizons: Sequence[int] | None, data: Episodes | str | None) -> Given:
+    """The model of `asmpg fit --out`."""
+    fitted = load_fit(run)
+    known, model = fitted.recording, fitted.model
+    chosen = _horizons(run, horizons, known.horizon)
+    key = jax.random.key(fitted.made_by.seed)
+    episodes = _recorded(known, data).sample(NUM_SAMPLES, key=key)
+    policy = TanhGaussianPolicy(known, key=key, normaliser=Normaliser.unknown(known.state_size))
+    start, before = episodes.states[0, 0], _with_statistics_of(model, fitted.before)
+    subject = Subject(known, model, policy, start, episodes.actions, before)
+    return Given(known.name, fitted.made_by.model, chosen, lambda horizon: subject)
+
+
+def _horizons(run: str | pathlib.Path, horizons: Sequence[int] | None, longest: int) -> list[int]:
+    """Those asked for, of a model that predicts so many steps."""
+    chosen = list(horizons or sorted({max(2, longest // 5), max(2, longest // 2), longest}))
+    if max(chosen) > longest:
+        raise UsageError(f"horizons: the model of {run} has the horizon {longest}, got {max(chosen)}")
+    return chosen
+
+
 def _replayed(result: Result, data: Episodes | str | None) -> ReplayBuffer:
     """The episodes that a run was trained on (leading axis of seeds), which it has not where they were recorded."""
     if result.replay is not None:
         return result.replay
-    given, known = find_data(data), result.env
-    assert isinstance(known, Recording)
+    assert isinstance(result.env, Recording)
+    return jax.tree.map(lambda x: jnp.stack([x] * len(result.returns)), _recorded(result.env, data))
+
+
+def _recorded(known: Recording, data: Episodes | str | None) -> ReplayBuffer:
+    """The episodes again, of which only so much is kept."""
+    given = find_data(data)
     if not isinstance(given, Episodes) or given.recording.digest != known.digest:
         raise UsageError(
-            f"data: the run is of the recorded episodes {known.name}, which are not stored in it; give the same ones: "
-            "--data FILE"
+            f"data: the model is of the recorded episodes {known.name}, which are not stored with it; give "
+            "the same ones: --data FILE"
         )
-    replay = ReplayBuffer.full(given.trajectories())
-    return jax.tree.map(lambda x: jnp.stack([x] * len(result.returns)), replay)
+    return ReplayBuffer.full(given.trajectories())
 
 
 def _trained(result: Result, seed: int, episodes_of: ReplayBuffer, horizon: int) -> Subject:
@@ -217,6 +243,11 @@ def _initial_model(
     first = eqx.filter_jit(
         lambda key: learner.init(Normaliser.unknown(learner.env.state_size), key=key).model
     )(key)
+    return _with_statistics_of(model, first)
+
+
+def _with_statistics_of(model: AbstractDynamicsModel, first: AbstractDynamicsModel) -> AbstractDynamicsModel:
+    """Another model with the statistics of this one."""
     nodes = jax.tree.leaves(model, is_leaf=lambda node: isinstance(node, Normaliser))
     frozen = next((node for node in nodes if isinstance(node, Normaliser)), None)
     return first if frozen is None else with_normaliser(first, frozen)

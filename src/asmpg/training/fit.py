@@ -19,6 +19,7 @@ from ..learners.replay import ReplayBuffer
 from ..models import AbstractDynamicsModel
 from ..models.normalisation import Normaliser
 from ..tasks.data import Episodes
+from ..tasks.recording import Recording
 from .config import with_overrides
 from .methods import find_method, Options
 from .support import Support
@@ -27,6 +28,23 @@ from .support import Support
 NUM_RECORDS = 20
 # Held-out episodes whose Jacobians are taken.
 NUM_JACOBIANS = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class MadeBy:
+    """How a model was fitted; with the same episodes, it comes out again.
+
+    Attributes:
+        model: a name of `asmpg.MODELS`, or of the user's own.
+        preset: of the settings.
+        overrides: settings that replace the preset's.
+        seed: of the first parameters, of the batches, and of which episodes are held out.
+    """
+
+    model: str
+    preset: str
+    overrides: dict[str, Any]
+    seed: int
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -44,6 +62,8 @@ class Fit:
         data: the episodes it was fitted on.
         held_out: those it was judged on.
         num_nonfinite: updates that were skipped because their gradient was not finite.
+        made_by: model, preset, overrides and seed.
+        recording: what is known of all episodes together.
     """
 
     model: AbstractDynamicsModel
@@ -55,6 +75,8 @@ class Fit:
     data: Episodes
     held_out: Episodes
     num_nonfinite: int
+    made_by: MadeBy
+    recording: Recording
 
     def summary(self) -> dict[str, Any]:
         """Everything but the model and the episodes, as plain numbers, lists and words."""
@@ -124,7 +146,8 @@ def fit(
     check_integer("steps", steps, 1)
     num_held_out = held_out_number(data, held_out)
     fitted, others = data.split(num_held_out, seed=seed)
-    learner = model_learner(fitted, model, preset, overrides or {})
+    made_by = MadeBy(model, preset, overrides or {}, seed)
+    learner = model_learner(data.recording, made_by)
     replay, judged = ReplayBuffer.full(fitted.trajectories()), others.trajectories()
     initial_key, batch_key = jax.random.split(jax.random.key(seed))
     normaliser = Normaliser.from_states(replay.episodes.states)
@@ -148,7 +171,18 @@ def fit(
         data=fitted,
         held_out=others,
         num_nonfinite=int(state.statistics.num_nonfinite),
+        made_by=made_by,
+        recording=data.recording,
     )
+
+
+def first_model(learner: ModelBasedLearner, made_by: MadeBy) -> AbstractDynamicsModel:
+    """The model that a fit begins with, but for its statistics."""
+    key, unknown = (
+        jax.random.split(jax.random.key(made_by.seed))[0],
+        Normaliser.unknown(learner.env.state_size),
+    )
+    return eqx.filter_jit(lambda key: learner.init(unknown, key=key).model)(key)
 
 
 def held_out_number(data: Episodes, held_out: int | None) -> int:
@@ -166,17 +200,17 @@ def held_out_number(data: Episodes, held_out: int | None) -> int:
     return number
 
 
-def model_learner(data: Episodes, model: str, preset: str, overrides: dict[str, Any]) -> ModelBasedLearner:
-    """The model-based learner of a method, in the world of these episodes.
+def model_learner(known: Recording, made_by: MadeBy) -> ModelBasedLearner:
+    """The model-based learner of a method, in the world of recorded episodes.
 
     Raises:
         UsageError: the method has no dynamics model that is fitted.
     """
-    method = find_method(model)
-    if not method.imagines or model == "simulator":
-        raise UsageError(f"model: {model} has no dynamics model that could be fitted on {data.name}")
-    settings = with_overrides(method, preset, data.horizon, overrides)
-    learner = method.learner(data.recording, settings, Options())
+    method = find_method(made_by.model)
+    if not method.imagines or made_by.model == "simulator":
+        raise UsageError(f"model: {made_by.model} has no dynamics model that could be fitted on {known.name}")
+    settings = with_overrides(method, made_by.preset, known.horizon, made_by.overrides)
+    learner = method.learner(known, settings, Options())
     assert isinstance(learner, ModelBasedLearner)
     return learner
 
