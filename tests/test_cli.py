@@ -430,6 +430,55 @@ def test_train_evaluate_and_resume_give_the_same_json(call, trained, workplace):
     assert other["returns"] == json.loads((workplace / "run" / "summary.json").read_text())["returns"]
 
 
+def test_show_a_run_in_every_state(call, trained, workplace):
+    """Its numbers are those of its files; what may be done next works, and depends on whether it is finished."""
+    copy = shutil.copytree(trained, workplace / "copy")
+    content = only_json(call("show copy --json")[1])
+    records = [json.loads(line) for line in (copy / "metrics.jsonl").read_text().splitlines()]
+    assert content["curve"]["steps"] == [record["steps"] for record in records]
+    assert content["curve"]["return"] == [record["return"] for record in records]
+    mean, low, high = content["score"]
+    assert mean == pytest.approx(np.mean(records[-1]["score"])) and low <= mean <= high
+    assert (content["steps"], content["total_steps"], content["state"]) == (96, 96, "finished")
+    assert content["overrides"]["warmup_steps"] == 32 == content["settings"]["warmup_steps"]
+    status, out, err = call("show copy")
+    assert (status, err) == (0, "") and max(map(len, out.splitlines())) <= 80
+    assert all(
+        words in out
+        for words in ("bioreactor, H = 8, one-step, seeds 0 to 1", "warmup_steps = 32", "96 of 96")
+    )
+    assert out.count("#") > 0 and "asmpg train --resume copy --steps 192" in out
+    with asmpg.training.runs.folder.RunFolder(copy).writing():
+        assert only_json(call("show copy --json")[1])["state"] == "still running"
+        assert "next:  asmpg show copy" in call("show copy")[1]
+    (copy / "summary.json").unlink()
+    assert "next:  asmpg train --resume copy\n" in call("show copy")[1]
+    (copy / "metrics.jsonl").write_text("")
+    assert only_json(call("show copy --json")[1])["steps"] == 0 and call("show copy")[0] == 0
+
+
+def test_show_a_folder_of_runs(call, trained, workplace):
+    shutil.copytree(trained, workplace / "runs" / "one")
+    status, out, _ = call("show runs")
+    (row,) = (line for line in out.splitlines() if line.startswith("  bioreactor"))
+    assert status == 0 and re.search(r"8 +-?[\d.]+ \[.*\] +2 +96  one-step$", row)
+    (found,) = only_json(call("show runs --json")[1])["runs"]
+    assert found["score"] in row
+    (workplace / "empty").mkdir()
+    assert call("show empty")[2] == "asmpg: RUN: there is no run and no sweep in empty\n"
+    assert call("show nowhere")[2].startswith("asmpg: RUN: nowhere is not a run folder")
+
+
+def test_every_command_says_what_may_be_done_next_but_in_json(call, trained, workplace):
+    for line in (f"evaluate {trained}", "optimal bioreactor --horizon 8", "list", f"{TRAIN} --out run"):
+        out = call(line)[1]
+        assert out.count("next:") == 1, line
+        command = out.partition("next:")[2].splitlines()[0].split()
+        assert command[0] == "asmpg" and command[1] in options.COMMANDS
+        parsing.parse(command[1:])
+        assert "next:" not in call(f"{line.replace('--out run', '--out again')} --json")[1]
+
+
 def test_resume_extends(call, workplace):
     call(f"{TRAIN} --out run")
     before = (workplace / "run" / "metrics.jsonl").read_bytes()

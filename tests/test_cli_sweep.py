@@ -91,6 +91,12 @@ def test_a_sweep_from_nothing_to_a_table(call, workplace, monkeypatch):
     table = read_table(open_store(content["out"]), content["table"])
     assert table is not None
     assert {*table["item"]} == {path.stem for path in (workplace / content["out"] / "results").iterdir()}
+    assert (workplace / content["curves"]).read_bytes().startswith(b"\x89PNG")
+    shown = call("sweep suite.toml --workers 0")[1]
+    rows = [line for line in shown.splitlines() if line.startswith("  probe")]
+    assert all(f"entropy={value}" in shown for value in ("0.1", "0.01", "0.001"))
+    assert len(rows) == 3 and shown.count("[") == 3 and "asmpg report sweeps/tiny-cpu" in shown
+    assert all(line in call("show sweeps")[1] for line in rows)
     status, out, _ = call("sweep suite.toml --status")
     assert status == 0
     assert "3 items, 3 done, 0 running, 0 failed, 0 left" in out
@@ -131,6 +137,7 @@ def test_an_interrupted_sweep_says_how_to_go_on_and_goes_on(call, workplace):
     (work,) = (out / "work").iterdir()
     steps = len((work / "metrics.jsonl").read_bytes().splitlines())
     assert "0 running" in call("sweep suite.toml --status")[1]
+    assert f"stopped  {work.name}: " in call("show sweeps")[1]
     assert steps >= 1
 
 

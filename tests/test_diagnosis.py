@@ -15,6 +15,7 @@ import asmpg
 from asmpg.cli import main
 from asmpg.core.types import UsageError
 from asmpg.diagnose import subjects
+from asmpg.diagnose.advice import advice
 from asmpg.diagnose.diagnosis import diagnose, Subject
 from asmpg.diagnose.figure import rate_text
 from asmpg.diagnose.finding import finding
@@ -59,6 +60,13 @@ class Own(asmpg.AbstractEnvironment):
         return -jnp.sum(state**2)
 
 fixed = Own()
+
+import functools
+from asmpg.models.backbones import GRU
+from asmpg.training.methods import MODELS, own_method
+
+method = own_method(functools.partial(asmpg.OneStepModel, first_step_flag=True), "flagged")
+learner = MODELS["sac"]
 """
 
 
@@ -164,6 +172,40 @@ def test_what_is_not_finite_is_named_before_and_in_place_of_conclusions(what):
     assert "it carries 3e-07" in words and "the true gradients are not finite" in words
 
 
+def advised(norms=(1.0, 1.0), reach=0.8, growth=None, **changes):
+    content = {
+        "model": "lstm",
+        "trained": False,
+        "horizons": [20, 101],
+        "cosine": [0.9, 0.9],
+        "true_gradient_norm": {"mean": list(norms)},
+        "true_growth": growth or {"law": "constant"},
+        "true_reach": [0.9, reach],
+        "nonfinite_parts": [],
+    }
+    return advice(content | changes)
+
+
+def test_advice_follows_the_numbers_on_both_sides_of_every_rule():
+    smooth, chaos, early = "--model one-step: the motion is smooth", "as in chaos", "one early action decides"
+    assert smooth in advised((1.0, 9.9)) and chaos in advised((1.0, 10.1))
+    for factor, words in ((0.99e4, smooth), (1.01e4, chaos)):
+        assert words in advised(growth={"law": "exponential", "eta": factor**0.01})
+    assert smooth in advised(growth={"law": "undecided", "eta": 2.0})
+    assert early in advised(reach=None) and smooth in advised((0.0, 0.0), reach=None)
+    assert chaos in advised((1.0, 20.0), reach=None)  # the first of two that hold
+    for cosine, words in ((0.49, "points elsewhere (cosine 0.49): train on more"), (0.51, smooth)):
+        assert words in advised(trained=True, cosine=[None, cosine])
+    assert smooth in advised(cosine=[0.9, 0.1]) and smooth in advised(trained=True, cosine=[None, None])
+    assert "or take --model one-step" in advised(trained=True, cosine=[None, 0.1])
+    assert "with other seeds" in advised(trained=True, cosine=[None, 0.1], model="one-step")
+    assert advised(model="one-step").endswith("--model one-step is the one to begin with.")
+    part = {"what": "|ds_H/da_0| through the truth", "horizon": 101, "count": 1, "of": 3}
+    assert "mend the task" in advised(nonfinite_parts=[part])
+    assert smooth in advised(nonfinite_parts=[part | {"what": "|ds_H/da_0| through the model"}])
+    assert smooth in advised(nonfinite_parts=[part | {"horizon": 20}])
+
+
 def test_growth_factors_are_told_from_one():
     texts = {0.97: "0.97", 1.00512: "1.0051", 0.99999: "0.99999", 1.0: "1", 2.349: "2.35", 0.0131: "0.0131"}
     assert {eta: rate_text(eta) for eta in texts} == texts
@@ -206,10 +248,36 @@ def test_diagnose_a_task_and_a_model_of_ones_own(call, tmp_path):
     assert status == 0 and out.count("\n") == 1
     content = json.loads(out, parse_constant=pytest.fail)
     assert content.keys() >= KEYS
-    assert (content["task"], content["model"], content["horizons"]) == ("own", "model", [6])
+    assert (content["task"], content["model"], content["horizons"]) == ("own", "own.py:model", [6])
     assert content["true_reach"] == pytest.approx([0.9**5], rel=1e-4)
-    folder = tmp_path / "figures" / "diagnose-own-model"
+    folder = tmp_path / "figures" / "diagnose-own-own.py_model"
     assert {path.name for path in folder.iterdir()} == {f"diagnose.{kind}" for kind in ("json", "png", "svg")}
+
+
+def test_diagnose_takes_every_kind_of_model_that_train_takes(call, monkeypatch, tmp_path):
+    """By file or by module, the same model: a function, a `Method`; and of a module a backbone's class."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "own_module_of_models.py").write_text(OWN)
+    line = "diagnose bioreactor --horizons 4 --json --model"
+    found = {
+        name: json.loads(call(f"{line} {name}")[1])
+        for name in (
+            "own.py:model",
+            "own.py:method",
+            "own_module_of_models:method",
+            "own_module_of_models:GRU",
+        )
+    }
+    first, *others, backbone = found.values()
+    assert all(one["gradient_norm"] == first["gradient_norm"] for one in others)
+    assert [one["model"] for one in found.values()] == [*found]
+    assert backbone["gradient_norm"] == json.loads(call(f"{line} gru")[1])["gradient_norm"]
+    assert (
+        call(f"{line} own.py:learner")[2]
+        == "asmpg: --model: own.py:learner has no dynamics model to diagnose\n"
+    )
+    assert call(f"train bioreactor --horizon 6 --model own.py:method {SMALL} --out flagged")[0] == 0
+    assert call("evaluate flagged --model own.py:method --json")[0] == 0
 
 
 def test_diagnose_a_run(call, run, tmp_path):
@@ -221,6 +289,7 @@ def test_diagnose_a_run(call, run, tmp_path):
     assert content["trained"] and content["model"] == "one-step" and content["horizons"] == [3, 6]
     assert content["cosine"][0] is None and abs(content["cosine"][1]) <= 1
     assert content["reach"] != content["reach_before"] and content["finding"] in out
+    assert out.splitlines()[-1] == content["advice"]
 
 
 def test_diagnose_a_backbone_of_ones_own(call, tmp_path):
@@ -228,7 +297,11 @@ def test_diagnose_a_backbone_of_ones_own(call, tmp_path):
     for family in ("", "history-"):
         status, out, _ = call(f"diagnose bioreactor --model {family}{BACKBONE} --horizons 6 --json")
         content = json.loads(out)
-        assert status == 0 and content["model"] == f"{family}LeakyAverages" and content["reach"][0] > 0
+        assert (
+            status == 0
+            and content["model"] == f"{family}custom_backbone.py:LeakyAverages"
+            and content["reach"][0] > 0
+        )
     assert call(f"train bioreactor --horizon 6 --model {BACKBONE} {SMALL} --out averages")[0] == 0
     status, out, err = call(f"diagnose bioreactor --run averages --model {BACKBONE} --json")
     assert status == 0, err
@@ -265,7 +338,7 @@ def test_the_model_before_training_is_the_one_the_run_began_with(run):
         ("own.py:fixed --horizons 9", "--horizon", "6"),
         ("own.py:Own --model own.py:three --horizons 6", "--model", "AbstractDynamicsModel"),
         ("own.py:Own --model own.py:nothing --horizons 6", "--model", "three"),
-        ("own.py:Own --model own.py:other_horizon --horizons 6", "--model", "horizon 6"),
+        ("own.py:Own --model own.py:other_horizon --horizons 6", "--model", "other_horizon raised"),
         ("harvest --run RUN", "--run", "of the task bioreactor"),
         ("bioreactor --run RUN --model lstm", "--run", "of the model one-step"),
         ("bioreactor --run RUN --horizons 3,7", "--horizons", "horizon 6"),

@@ -27,6 +27,7 @@ _COMMANDS = {
     options.Evaluate: ("commands", "run_evaluate"),
     options.Optimal: ("commands", "run_optimal"),
     options.List: ("listing", "run_list"),
+    options.Show: ("show", "run_show"),
     options.Diagnose: ("laboratory", "run_diagnose"),
     options.Reproduce: ("laboratory", "run_reproduce"),
     options.Report: ("laboratory", "run_report"),

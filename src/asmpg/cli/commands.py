@@ -32,7 +32,7 @@ from ..training.runs.scores import finite, scores_as_json
 from .help import everything
 from .machine import INTERRUPTED, Interrupts, keep_compiled, use_cores
 from .options import Evaluate, Optimal, Train
-from .output import print_json
+from .output import print_json, print_next
 
 
 # Of a default run folder, in bytes. File systems allow 255.
@@ -86,9 +86,18 @@ def run_train(options: Train) -> int:
         return INTERRUPTED
     if not options.json:
         _print(_report(result))
+        print_next(["show", str(folder.path)], _diagnosis(result, task, options.model, str(folder.path)))
     for problem in result.problems():
         sys.stderr.write(f"asmpg: {problem}\n")
     return 1 if result.learned_nothing else 0
+
+
+def _diagnosis(result: Result, task: str | None, model: str | None, path: str) -> list[str]:
+    """What looks at the gradients of a trained model, or goes on where there is none or no derivative of the task."""
+    if result.model is None or not isinstance(result.env, AbstractEnvironment):
+        return ["train", "--resume", path, "--steps", str(2 * result.steps)]
+    again = ["--model", model] if model is not None and user_files.is_file(model) else []
+    return ["diagnose", task or result.env.name, *again, "--run", path]
 
 
 def _print_forecast(config: TrainConfig, as_json: bool) -> int:
@@ -244,6 +253,7 @@ def run_evaluate(options: Evaluate) -> int:
         print_json(run.summary() | scores_as_json(scores, returns))
     else:
         _print(_report(run))
+        print_next(["export", options.run])
     return 0
 
 
@@ -276,6 +286,7 @@ def run_optimal(options: Optimal) -> int:
     }.items():
         _print(f"  {label:14} {content[name]:.8g}")
     _print(f"  {'residual':14} {solution.residual:.2g}\n  {solution.message}")
+    print_next(["train", options.task, "--horizon", str(env.horizon), "--model", "lstm"])
     return 0
 
 

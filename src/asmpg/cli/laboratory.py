@@ -27,7 +27,7 @@ from ..training.runs.progress import duration
 from .lines import part_lines
 from .machine import INTERRUPTED, Interrupts, keep_compiled, use_cores
 from .options import Diagnose, Report, Reproduce
-from .output import print_json
+from .output import print_json, print_next
 from .sweep import share_compiled, stay_on_cpu
 
 
@@ -91,6 +91,7 @@ def _print_verdicts(content: Mapping[str, Any], as_json: bool) -> int:
         sys.stdout.write(f"{verdict['verdict']:14} {verdict['id']}: {verdict['claim']}\n")
         sys.stdout.write(f"{'':14} {verdict['numbers']['reason']}\n")
     sys.stdout.write(f"{duration(content['seconds'])}, everything is in {content['out']}\n")
+    print_next(["report", content["out"]])
     return status
 
 
@@ -160,4 +161,4 @@ def _print_diagnosis(content: Mapping[str, Any]) -> None:
         sys.stdout.write(
             "  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True)) + "\n"
         )
-    sys.stdout.write(f"{content['finding']}\nThe figure is in {content['out']}\n")
+    sys.stdout.write(f"{content['finding']}\nThe figure is in {content['out']}\n{content['advice']}\n")

@@ -16,7 +16,7 @@ from ..training.methods import MODELS
 from ..training.runs.progress import Progress, terminal
 from .machine import keep_compiled
 from .options import List
-from .output import print_json, print_table
+from .output import print_json, print_next, print_table
 
 
 # The horizon at which tasks are made to be looked at; none of the built-in ones warns there.
@@ -72,6 +72,7 @@ def _print_everything(tasks: list[str], backbones: list[str], titles: Mapping[st
         together.setdefault(title, []).append(figure)
     rows = [(", ".join(figures), _sentence(title)) for title, figures in together.items()]
     print_table("figures, for asmpg reproduce", ("FIGURE", ""), rows)
+    print_next(["train", "harvest", "--model", "lstm", "--horizon", "50"])
 
 
 def _task(name: str) -> tuple[str, ...]:

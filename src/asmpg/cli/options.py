@@ -427,6 +427,22 @@ class Sweep:
 
 
 @dataclasses.dataclass(frozen=True)
+class Show:
+    """Show a run, finished or not: settings, curve, scores with intervals; or all runs of a folder or a sweep."""
+
+    run: Annotated[
+        str,
+        Shown(
+            "a run folder, a sweep's folder, or one with several",
+            metavar="RUN",
+            positional=True,
+            names="path",
+        ),
+    ]
+    json: Annotated[bool, _JSON] = False
+
+
+@dataclasses.dataclass(frozen=True)
 class Report:
     """Write one self-contained page about all runs, sweeps and reproduced figures in or below a folder."""
 
@@ -508,6 +524,7 @@ class Completion:
 COMMANDS: dict[str, type] = {
     "list": List,
     "train": Train,
+    "show": Show,
     "evaluate": Evaluate,
     "diagnose": Diagnose,
     "sweep": Sweep,

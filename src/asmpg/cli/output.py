@@ -1,6 +1,7 @@
 """What goes to standard output: one JSON object, or tables."""
 
 import json
+import shlex
 import sys
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,6 +23,12 @@ def print_table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]], 
     lines = [title] * bool(title) + table(head, rows, 2 * bool(title))
     lines += textwrap.wrap(note, WIDTH) + [""] * bool(title)
     sys.stdout.write("\n".join(lines) + "\n")
+
+
+def print_next(*commands: Sequence[str]) -> None:
+    """What may be done next, one command of `asmpg` a line."""
+    for index, words in enumerate(commands):
+        sys.stdout.write(f"{'next:' if index == 0 else '':6} {shlex.join(['asmpg', *words])}\n")
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], indent: int = 0) -> list[str]:

@@ -18,7 +18,8 @@ from ..training.runs.progress import duration
 from .lines import sweep_lines
 from .machine import INTERRUPTED, Interrupts, keep_compiled
 from .options import Sweep
-from .output import print_json
+from .output import print_json, print_next
+from .show import finish_sweep, print_own
 
 
 def run_sweep_command(options: Sweep) -> int:
@@ -54,7 +55,12 @@ def run_sweep_command(options: Sweep) -> int:
                 watch=lines,
                 stop=lambda: interrupts.requested,
             )
-    _show(state, engine.num_workers() if options.engine == "local" else 1, out, options.json)
+    group, curves = finish_sweep(out)
+    _show(state, engine.num_workers() if options.engine == "local" else 1, out, options.json, curves)
+    if group is not None and not options.json:
+        sys.stdout.write(f"  curves   {curves}\n\n" if curves else "\n")
+        print_own(group)
+        print_next(["report", out])
     if interrupts.requested and state.left():
         sys.stderr.write(f"asmpg: stopped with {len(state.left())} items left; {again}\n")
         return INTERRUPTED
@@ -81,9 +87,9 @@ def _workers(options: Sweep) -> int:
     return make_engine("local", workers=options.workers).num_workers()
 
 
-def _show(state: State, num_workers: int, out: str, as_json: bool) -> int:
+def _show(state: State, num_workers: int, out: str, as_json: bool, curves: str | None = None) -> int:
     """Where a sweep stands."""
-    content = summary(state, num_workers) | {"out": out, "table": table_name(state.suite)}
+    content = summary(state, num_workers) | {"out": out, "table": table_name(state.suite), "curves": curves}
     if as_json:
         return print_json(content)
     left = state.seconds_left(num_workers)

@@ -35,6 +35,7 @@ from ..models import AbstractDynamicsModel, Simulator
 from ..tasks.environment import AbstractEnvironment
 from ..tasks.spec import Spec
 from . import figure as diagnosis_figure
+from .advice import advice
 from .finding import finding
 
 
@@ -259,6 +260,7 @@ def _summary(
     }
     content = plain(content)
     content["finding"] = finding(content)
+    content["advice"] = advice(content)
     return content
 
 

@@ -10,23 +10,21 @@ import jax
 import jax.numpy as jnp
 
 from ..core import user_code as user_files
-from ..core.checks import check_choice, check_integer
-from ..core.types import one_line, PRNGKey, UsageError
-from ..gradients.analysis import check_fits
+from ..core.checks import check_integer
+from ..core.types import PRNGKey, UsageError
 from ..gradients.policies import TanhGaussianPolicy
 from ..learners.base import AbstractLearner
 from ..learners.replay import ReplayBuffer
 from ..models import AbstractDynamicsModel
-from ..models.files import is_backbone, split_family
 from ..models.normalisation import Normaliser, with_normaliser
 from ..tasks import files as task_files
 from ..tasks.data import Episodes
 from ..tasks.environment import AbstractEnvironment, uniform_actions
 from ..tasks.recording import Recording
 from ..tasks.spec import sizes_of_windows
-from ..tasks.validation import check_horizon, validate
+from ..tasks.validation import check_horizon
 from ..training.config import TrainConfig
-from ..training.methods import MODELS
+from ..training.methods import find_method, Method
 from ..training.recorded import find_data
 from ..training.runs import load, Result
 from ..training.runs.fitted import is_fit, load_fit
@@ -69,9 +67,8 @@ def fresh_subjects(task: str, model: str, horizons: Sequence[int], seed: int) ->
     """A fresh model, and a fresh policy, at every horizon.
 
     Args:
-        task: a name of `TASKS`, or `FILE.py:NAME`.
-        model: a name of `MODELS`, or `FILE.py:NAME`: a backbone of one's own, inside an action-sequence model or, as
-            `history-FILE.py:NAME`, a history model; or what makes a model, called as `NAME(env, key=key)`.
+        task: as for `TrainConfig`, written in JAX.
+        model: as for `TrainConfig`, with a dynamics model.
         horizons: at which.
         seed: of networks and actions.
 
@@ -79,57 +76,33 @@ def fresh_subjects(task: str, model: str, horizons: Sequence[int], seed: int) ->
         UsageError: an unknown task or model, or one that gives no model of the task.
     """
     check_integer("seed", seed, 0)
-    own = user_files.is_file(model)
-    if not own:
-        check_choice("model", model, MODELS)
+    method = find_method(model)
     found: dict[int, Subject] = {}
 
     def subject(horizon: int) -> Subject:
         if horizon not in found:
             env = TrainConfig(task, horizon=horizon).environment()
-            if env.identity() is None:
-                validate(env)
             keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), horizon), 4)
-            made = _own_model(model, env, keys[0]) if own else _named_model(model, env, keys[0])
+            made = _fresh_model(method, env, keys[0])
             policy = TanhGaussianPolicy(env, key=keys[1])
             found[horizon] = Subject(
                 env, made, policy, env.initial_state(key=keys[2]), _random_actions(env, keys[3])
             )
         return found[horizon]
 
-    family, file = split_family(model)
-    name = family + file.rpartition(":")[2] if own else model
-    return Given(subject(max(horizons)).env.name, name, horizons, subject)
+    return Given(subject(max(horizons)).env.name, method.name, horizons, subject)
 
 
 def _random_actions(env: AbstractEnvironment, key: PRNGKey) -> jax.Array:
     return jax.vmap(lambda one: uniform_actions(env, key=one))(jax.random.split(key, NUM_SAMPLES))
 
 
-def _named_model(name: str, env: AbstractEnvironment, key: PRNGKey) -> AbstractDynamicsModel:
-    learner = TrainConfig(env, model=name).learner()
+def _fresh_model(method: Method, env: AbstractEnvironment, key: PRNGKey) -> AbstractDynamicsModel:
+    learner = TrainConfig(env, model=method).learner()
     make = getattr(learner, "make_model", None)
     if make is None:
-        raise UsageError(f"model: {name} has no dynamics model to diagnose")
+        raise UsageError(f"model: {method.name} has no dynamics model to diagnose")
     return with_normaliser(make(key=key), Normaliser.from_random_episodes(env))
-
-
-def _own_model(text: str, env: AbstractEnvironment, key: PRNGKey) -> AbstractDynamicsModel:
-    """The model that a file's class or function makes, or one with a file's backbone inside."""
-    family, file = split_family(text)
-    definition = user_files.define("model", file, callable)
-    if family or is_backbone(definition):
-        return _named_model(text, env, key)
-    try:
-        model = definition(env, key=key)
-    except UsageError:
-        raise
-    except (Exception, SystemExit) as error:  # whatever the user's code raises, the message names it
-        raise UsageError(f"model: {text} raised {one_line(error)}") from error
-    if not isinstance(model, AbstractDynamicsModel):
-        raise UsageError(f"model: {text} gives a {type(model).__name__}, not an asmpg.AbstractDynamicsModel")
-    check_fits(model, env)
-    return model
 
 
 def trained_subjects(

@@ -70,7 +70,7 @@ class Own:
         anchor: its name on the page.
         title: in words.
         rows: a line a run: task, horizon, method, seeds, steps, score and return with their intervals, hours.
-        charts: by id, as plain JSON.
+        chart: their learning curves.
         settings: by label, what was set beyond the preset.
         hours: of all together.
         hardware: on which they were made.
@@ -80,11 +80,16 @@ class Own:
     anchor: str
     title: str
     rows: list[dict[str, Any]]
-    charts: dict[str, Any]
+    chart: Chart
     settings: list[tuple[str, str]]
     hours: float
     hardware: list[str]
     versions: list[str]
+
+    @property
+    def charts(self) -> dict[str, Any]:
+        """The chart by its id, as plain JSON."""
+        return {self.chart.name: self.chart.as_json()}
 
 
 def find_own(root: pathlib.Path) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
@@ -97,9 +102,15 @@ def find_own(root: pathlib.Path) -> tuple[list[pathlib.Path], list[pathlib.Path]
 def read_own(root: pathlib.Path) -> list[Own]:
     """The sections of runs and sweeps; what is damaged is left out with a warning."""
     runs, sweeps = find_own(root)
-    groups = [(f"sweep {_name(sweep, root)}", _sweep(sweep)) for sweep in sweeps]
-    groups.append(("runs", _readable(runs, lambda path: _run(path, _name(path, root)))))
+    groups = [(f"sweep {_name(sweep, root)}", _sweep(str(sweep))) for sweep in sweeps]
+    groups.append(("runs", _readable(runs, lambda path: read_run(path, _name(path, root)))))
     return [_group(title, found) for title, found in groups if found]
+
+
+def read_sweep(url: str) -> Own | None:
+    """What is finished of the sweep in a folder or at a URL; None while nothing is."""
+    found = _sweep(url)
+    return _group(f"sweep {url.rstrip('/').rpartition('/')[2]}", found) if found else None
 
 
 def _name(path: pathlib.Path, root: pathlib.Path) -> str:
@@ -118,15 +129,20 @@ def _readable(names: Iterable[Any], read: Callable[[Any], OwnRun | None]) -> lis
     return found
 
 
-def _run(path: pathlib.Path, name: str) -> OwnRun:
+def read_run(path: pathlib.Path, name: str) -> OwnRun:
+    """The run in a folder; it has no metrics before its first record.
+
+    Raises:
+        DamagedError: its configuration cannot be read.
+    """
     folder = RunFolder(path)
     lines = from_lines(folder.read(TIMINGS))
     seconds = float(lines[-1].get("seconds", 0.0)) if lines else 0.0
     return OwnRun(name, folder.read_config(), History(folder.read(METRICS)).metrics(), seconds)
 
 
-def _sweep(path: pathlib.Path) -> list[OwnRun]:
-    store = open_store(str(path))
+def _sweep(url: str) -> list[OwnRun]:
+    store = open_store(url)
 
     def read(item: str) -> OwnRun | None:
         done = read_result(store, item)
@@ -150,7 +166,7 @@ def _group(title: str, runs: Sequence[OwnRun]) -> Own:
         anchor,
         title,
         [_row(text, run) for text, run in named],
-        {f"{anchor}-curves": chart.as_json()},
+        chart,
         [(text, _beyond(run)) for text, run in named],
         sum(run.seconds for run in runs) / 3600,
         sorted({run.device for run in runs if run.device}),
@@ -226,12 +242,12 @@ def _row(text: str, run: OwnRun) -> dict[str, Any]:
         "steps": int(run.metrics["steps"][-1, 0]),
         "minutes": run.seconds / 60,
         "num_null": int(run.metrics.get("num_null", np.zeros((1, 1))).sum()),
-        "score": _shown(values.get("score")),
-        "return": _shown(values["return"]),
+        "score": shown(values.get("score")),
+        "return": shown(values["return"]),
     }
 
 
-def _shown(values: np.ndarray | None) -> str:
+def shown(values: np.ndarray | None) -> str:
     """A mean with its interval, in words."""
     if values is None:
         return "-"

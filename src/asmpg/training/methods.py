@@ -279,8 +279,8 @@ def find_method(model: object, option: str = "model") -> Method:
 
     Args:
         model: a name of `MODELS`, `FILE.py:NAME`, `package.module:NAME`, or an object of one's own: a backbone, a
-            dynamics model, a learner, a class of these, or a function. One of (input_size, horizon, *, dropout, key)
-            makes a backbone, one of (env, *, key) a dynamics model, one of (env, settings) a learner.
+            dynamics model, a learner, a `Method`, a class of these, or a function. One of (input_size, horizon, *,
+            dropout, key) makes a backbone, one of (env, *, key) a dynamics model, one of (env, settings) a learner.
         option: what messages name.
 
     Raises:
@@ -312,6 +312,8 @@ def own_method(thing: object, name: str, option: str = "model", family: str = ""
     Raises:
         UsageError: it is nothing that could be a model, or lacks something.
     """
+    if isinstance(thing, Method) and not family:
+        return dataclasses.replace(thing, name=name, source=thing.source or thing)
     if inspect.isclass(thing):
         refuse_abstract(option, thing)
     backbone, make_model = backbone_of(thing), model_of(thing)
@@ -332,7 +334,7 @@ def own_method(thing: object, name: str, option: str = "model", family: str = ""
         return dataclasses.replace(method, source=thing, check=check)
     if is_learner(thing):
         return own_learner(thing, name, option)
-    wanted = "a backbone, a dynamics model, a learner, a class of these, a function that makes one, or a name"
+    wanted = "a backbone, a dynamics model, a learner, a class of these, a function that makes one, a Method, or a name"
     raise UsageError(f"{option}: {name} is {described(thing)}, not {wanted}")
 
 
