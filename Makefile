@@ -83,7 +83,7 @@ $(VENV)/.stamp-docs: $(VENV)/.stamp-user
 	@touch $@
 
 docs: $(VENV)/.stamp-docs ## Build the documentation site into site/; every link has to lead somewhere
-	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 
 $(VENV)/.stamp-dist: $(VENV)/.stamp-user
 	@$(PIP) build twine

@@ -93,7 +93,7 @@ def test_a_sweep_from_nothing_to_a_table(call, workplace, monkeypatch):
     assert {*table["item"]} == {path.stem for path in (workplace / content["out"] / "results").iterdir()}
     assert (workplace / content["curves"]).read_bytes().startswith(b"\x89PNG")
     shown = call("sweep suite.toml --workers 0")[1]
-    rows = [line for line in shown.splitlines() if line.startswith("  probe")]
+    rows = [line for line in shown.splitlines() if line.startswith("  task.py:Probe")]
     assert all(f"entropy={value}" in shown for value in ("0.1", "0.01", "0.001"))
     assert len(rows) == 3 and shown.count("[") == 3 and "asmpg report sweeps/tiny-cpu" in shown
     assert all(line in call("show sweeps")[1] for line in rows)

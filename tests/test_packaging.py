@@ -111,7 +111,6 @@ def test_the_site_builds(tmp_path):
         "mkdocs",
         "build",
         "--strict",
-        "--quiet",
         "--site-dir",
         str(tmp_path / "site"),
     ]
@@ -119,3 +118,7 @@ def test_the_site_builds(tmp_path):
     assert done.returncode == 0, done.stderr
     pages = {path.stem for path in (ROOT / "docs").glob("*.md")}
     assert pages <= {path.stem for path in (tmp_path / "site").glob("*.html")}
+    for page in (tmp_path / "site").glob("*.html"):
+        pictures = re.findall(r'<img [^>]*src="([^":]+)"', page.read_text())
+        assert all((page.parent / picture).exists() for picture in pictures)
+    assert (tmp_path / "site" / "results" / "cpu").is_dir(), "the result pictures are dropped"

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from ..core.user_code import installed
 from ..models.files import FAMILIES
 from ..tasks import TASKS
+from ..training.choice import AUTO
 from ..training.methods import MODELS
 from .options import COMMANDS, Completion, description, Option, options_of
 
@@ -31,7 +32,7 @@ def _tasks() -> list[str]:
 
 def _models() -> list[str]:
     added = installed("asmpg.backbones")
-    return [*MODELS, *(family + name for name in added for family in ("", *FAMILIES))]
+    return [*MODELS, AUTO, *(family + name for name in added for family in ("", *FAMILIES))]
 
 
 def _figures() -> list[str]:

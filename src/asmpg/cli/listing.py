@@ -30,6 +30,7 @@ _MODELS = (
     ("simulator", "The true dynamics, differentiated step by step; nothing is fitted."),
     ("sac", "Soft actor-critic: no model, a learned value."),
     ("odt", "The online decision transformer: no model, asked for a return."),
+    ("auto", "One-step or an LSTM, whichever fits the warm-up's episodes."),
     ("FILE.py:NAME", "A backbone, dynamics model, learner or method of your own."),
 )
 

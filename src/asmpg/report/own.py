@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..core.files import DamagedError, from_lines
+from ..core.user_code import short_name
 from ..drawing.charts import Chart, Panel, Series
 from ..experiments.curves import score_limits
 from ..statistics import bootstrap_interval, Scores
@@ -53,8 +54,8 @@ class OwnRun:
 
     @property
     def place(self) -> tuple[str, int]:
-        """Task and horizon."""
-        return self.config["task"], self.config["horizon"]
+        """Task, without a folder of the user's, and horizon."""
+        return short_name(self.config["task"]), self.config["horizon"]
 
     @property
     def quantity(self) -> str:
