@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core.files import DamagedError, from_lines
+from ..core.files import DamagedError, from_lines, unseal
 from ..core.user_code import short_name
 from ..drawing.charts import Chart, Panel, Series
 from ..experiments.curves import score_limits
@@ -139,7 +139,9 @@ def read_run(path: pathlib.Path, name: str) -> OwnRun:
     folder = RunFolder(path)
     lines = from_lines(folder.read(TIMINGS))
     seconds = float(lines[-1].get("seconds", 0.0)) if lines else 0.0
-    return OwnRun(name, folder.read_config(), History(folder.read(METRICS)).metrics(), seconds)
+    config, metrics = folder.read_config(), History(folder.read(METRICS)).metrics()
+    version = unseal(folder.read(CONFIG)).get("versions", {}).get("asmpg", "")
+    return OwnRun(name, config, metrics, seconds, version=version)
 
 
 def _sweep(url: str) -> list[OwnRun]:
@@ -162,7 +164,7 @@ def _group(title: str, runs: Sequence[OwnRun]) -> Own:
     labels = label(runs)
     anchor = "own-" + re.sub(r"[^\w-]+", "-", title)
     named = sorted(zip(labels, runs, strict=True), key=lambda pair: (pair[1].place, pair[0]))
-    chart = _chart(anchor, title, named)
+    chart = _chart(anchor, named)
     return Own(
         anchor,
         title,
@@ -211,7 +213,7 @@ def interval(values: np.ndarray) -> tuple[float, float, float]:
     return (mean, *bootstrap_interval(scores, _mean, num_resamples=_RESAMPLES))
 
 
-def _chart(anchor: str, title: str, named: Sequence[tuple[str, OwnRun]]) -> Chart:
+def _chart(anchor: str, named: Sequence[tuple[str, OwnRun]]) -> Chart:
     """One panel a task and horizon, one line a run."""
     panels = []
     for task, horizon in dict.fromkeys(run.place for _, run in named):
@@ -220,7 +222,7 @@ def _chart(anchor: str, title: str, named: Sequence[tuple[str, OwnRun]]) -> Char
         lines = [_curve(text, run, quantity) for text, run in own]
         limits = score_limits(lines) if quantity == "score" else None
         panels.append(Panel(f"{task}, H = {horizon}", "environment steps", quantity, lines, y_limits=limits))
-    return Chart(anchor, f"{anchor}-curves", f"{title}: mean over seeds and its 95% interval", panels)
+    return Chart(anchor, f"{anchor}-curves", "Mean over seeds and its 95% interval", panels)
 
 
 def _curve(text: str, run: OwnRun, quantity: str) -> Series:

@@ -206,9 +206,13 @@ def in_words(protocol: Mapping[str, Any], scale: str) -> dict[str, str]:
         items = protocol["items"]
         states = ", ".join(f"{items[name]} {name}" for name in ("done", "failed", "left") if items[name])
         words["Training runs"] = f"{states} of {items['total']}"
-    hours = protocol.get("hours", 0.0)
-    words["Time, all processes together"] = f"{hours:.2f} h" if hours >= 0.1 else f"{60 * hours:.1f} min"
+    words["Time, all processes together"] = time_in_words(protocol.get("hours", 0.0))
     return words
+
+
+def time_in_words(hours: float) -> str:
+    """Hours, or minutes where that is more readable."""
+    return f"{hours:.2f} h" if hours >= 0.1 else f"{60 * hours:.1f} min"
 
 
 def summary(sections: Sequence[Section], own: Sequence[Own]) -> list[tuple[str, str]]:
@@ -226,8 +230,8 @@ def summary(sections: Sequence[Section], own: Sequence[Own]) -> list[tuple[str, 
     code |= dict.fromkeys(version for group in own for version in group.versions)
     return [
         ("What", ", ".join(parts) or "nothing that can be shown"),
-        ("Time, all processes together", f"{hours:.1f} h"),
-        ("Measured on", ", ".join(hardware) or "not recorded"),
+        ("Time, all processes together", time_in_words(hours)),
+        ("Measured on", "; ".join(hardware) or "not recorded"),
         ("Measured by", ", ".join(f"asmpg {name}" for name in code) or "not recorded"),
         (
             "This page",
@@ -251,6 +255,7 @@ def render(sections: Sequence[Section], own: Sequence[Own], left_out: Sequence[t
         own=own,
         left_out=left_out,
         summary=summary(sections, own),
+        time_in_words=time_in_words,
         counts=counts(sections),
         # No "<" inside, so that nothing in it can end the element that holds it.
         charts=json.dumps(charts, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
