@@ -176,6 +176,7 @@ def advised(norms=(1.0, 1.0), reach=0.8, growth=None, **changes):
     content = {
         "model": "lstm",
         "trained": False,
+        "truth_known": True,
         "horizons": [20, 101],
         "cosine": [0.9, 0.9],
         "true_gradient_norm": {"mean": list(norms)},
@@ -200,6 +201,7 @@ def test_advice_follows_the_numbers_on_both_sides_of_every_rule():
     assert "or take --model one-step" in advised(trained=True, cosine=[None, 0.1])
     assert "with other seeds" in advised(trained=True, cosine=[None, 0.1], model="one-step")
     assert advised(model="one-step").endswith("--model one-step is the one to begin with.")
+    assert advised((9.0, 99.0), truth_known=False).startswith("Without the task's derivatives")
     part = {"what": "|ds_H/da_0| through the truth", "horizon": 101, "count": 1, "of": 3}
     assert "mend the task" in advised(nonfinite_parts=[part])
     assert smooth in advised(nonfinite_parts=[part | {"what": "|ds_H/da_0| through the model"}])

@@ -111,7 +111,7 @@ def test_the_sweep_of_the_page_runs(tmp_path, monkeypatch, capfd):
     page = (ROOT / "docs" / "sweeps.md").read_text()
     assert content["out"] == "sweeps/entropy-smoke" and content["out"] in page
     for path in (tmp_path / content["out"]).iterdir():
-        name = path.name.replace("entropy", "NAME")
+        name = path.name.replace("entropy-smoke", "NAME")
         assert f"`{name}/`" in page or f"`{name}`" in page or f"`{name}/ITEM.json`" in page, name
 
 

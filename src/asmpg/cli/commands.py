@@ -93,9 +93,9 @@ def run_train(options: Train) -> int:
 
 
 def _diagnosis(result: Result, task: str | None, model: str | None, path: str) -> list[str]:
-    """What looks at the gradients of a trained model, or goes on where there is none or no derivative of the task."""
+    """What looks at the gradients of a trained model, or a page where there is none or no derivative of the task."""
     if result.model is None or not isinstance(result.env, AbstractEnvironment):
-        return ["train", "--resume", path, "--steps", str(2 * result.steps)]
+        return ["report", path]
     again = ["--model", model] if model is not None and user_files.is_file(model) else []
     return ["diagnose", task or result.env.name, *again, "--run", path]
 

@@ -11,7 +11,7 @@ from ..training.runs import load
 from ..training.runs.fitted import save_fit
 from .machine import keep_compiled
 from .options import Export, Fit
-from .output import print_json
+from .output import print_json, print_next
 
 
 def run_export(options: Export) -> int:
@@ -43,4 +43,5 @@ def run_fit(options: Fit) -> int:
         return print_json(fitted.summary() | content)
     kept = "" if options.out is None else f"; the model is in {options.out}"
     sys.stdout.write(f"{fitted!r}{kept}\n")
+    print_next(["train", "--data", options.file, "--model", options.model])
     return 0

@@ -10,6 +10,7 @@ import numpy as np
 from ..core import files
 from ..core.files import DamagedError, StorageError
 from ..core.types import UsageError
+from ..core.user_code import is_file
 from ..report.own import interval, Own, OwnRun, read_own, read_run, read_sweep, shown
 from ..sweeps import open_store
 from ..sweeps.store import FAILURES, PROGRESS, RESULTS
@@ -190,13 +191,15 @@ def _curve(steps: np.ndarray, values: np.ndarray) -> list[Sequence[str]]:
 
 def _what_next(content: Mapping[str, Any], folder: RunFolder) -> list[list[str]]:
     """What may be done with a run."""
-    path, task = str(folder.path), str(content["task"])
+    path, task, model = str(folder.path), str(content["task"]), str(content["model"])
+    # Code of the user's own has to be given again.
+    again = [task] * is_file(task) + ["--model", model] * is_file(model)
     if content["state"] == "still running":
         return [["show", path]]
     if content["state"] == "stopped":
-        return [["train", "--resume", path]]
+        return [["train", *again, "--resume", path]]
     return [
-        ["train", "--resume", path, "--steps", str(2 * content["total_steps"])],
-        ["diagnose", task, "--run", path],
+        ["train", *again, "--resume", path, "--steps", str(2 * content["total_steps"])],
+        ["diagnose", task, *(["--model", model] * is_file(model)), "--run", path],
         ["report", path],
     ]

@@ -20,6 +20,8 @@ def advice(content: dict[str, Any]) -> str:
         content: of `diagnose.json`.
     """
     longest, cosine = content["horizons"][-1], content["cosine"][-1]
+    if not content["truth_known"]:
+        return "Without the task's derivatives only the model speaks: compare its reach with that of --model one-step."
     if not is_finite(content, longest, "the truth", ""):
         return "The task's own derivatives are not finite: mend the task before any model of it."
     model, why = suited(content)
