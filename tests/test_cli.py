@@ -24,6 +24,7 @@ from asmpg.cli import commands, demo, guarded, machine, main, options, parsing
 from asmpg.cli.output import table
 from asmpg.experiments import EXPERIMENTS
 from asmpg.training.methods import MODELS
+from asmpg.training.runs.folder import RunFolder
 from test_config import MODEL_FILE, TASK_FILE
 
 
@@ -447,7 +448,7 @@ def test_show_a_run_in_every_state(call, trained, workplace):
         words in out for words in ("bioreactor, H = 8, ", ", seeds 0 to 1", "warmup_steps = 32", "96 of 96")
     )
     assert out.count("#") > 0 and "--resume copy --steps 192" in out
-    with asmpg.training.runs.folder.RunFolder(copy).writing():
+    with RunFolder(copy).writing():
         assert only_json(call("show copy --json")[1])["state"] == "still running"
         assert "next:  asmpg show copy" in call("show copy")[1]
     (copy / "summary.json").unlink()
