@@ -20,14 +20,17 @@ HERE = pathlib.Path(__file__).parent
 RESULTS = HERE / "results" / "ablations.json"
 TABLE = HERE / "results" / "ablations.md"
 # What all variants begin with, said outright: the preset may have changed since.
-BASE = {"difference_loss": 0.0, "summed_differences": False, "policy_average": 0, "policy_update_every": 2}
+BASE = {"difference_loss": 0.0, "decoder_output": "states", "policy_average": 0, "policy_update_every": 2}
 VARIANTS = {
     "states": {},
     "difference_loss": {"difference_loss": 1.0},
     "difference_loss+average": {"difference_loss": 1.0, "policy_average": 100},
-    "summed+loss": {"difference_loss": 1.0, "summed_differences": True},
-    "summed": {"summed_differences": True},
     "difference_loss+slower_policy": {"difference_loss": 1.0, "policy_update_every": 5},
+    "summed+loss": {"difference_loss": 1.0, "decoder_output": "differences"},
+    "gated+loss": {"difference_loss": 1.0, "decoder_output": "gated"},
+    "gated+loss+average": {"difference_loss": 1.0, "decoder_output": "gated", "policy_average": 30},
+    "gated": {"decoder_output": "gated"},
+    "summed": {"decoder_output": "differences"},
     "average": {"policy_average": 100},
 }
 TASKS = ("timber_harvest", "invasive_plant", "bacteria", "harvest")

@@ -13,6 +13,7 @@ from ..core.linear import Linear
 from ..core.types import PRNGKey, Scalar, Step, Trajectory
 from ..tasks.spec import Spec
 from .backbones import AbstractBackbone, create_backbone, CreateBackbone
+from .backbones.linear_recurrence import linear_recurrence
 from .base import AbstractDynamicsModel, free_run, HIDDEN_SIZE, layer_keys
 from .normalisation import DifferenceUnit, Normaliser
 
@@ -71,12 +72,7 @@ def integrate(
     start: Float[Array, " state"],
 ) -> Float[Array, "horizon state"]:
     """`x_t = g_t x_{t-1} + b_t` from `x_0`, all of them."""
-
-    def combine(first: tuple[Array, Array], second: tuple[Array, Array]) -> tuple[Array, Array]:
-        return second[0] * first[0], second[0] * first[1] + second[1]
-
-    decays, sums = jax.lax.associative_scan(combine, (gates, inputs))
-    return decays * start + sums
+    return linear_recurrence((gates,), (inputs.at[0].add(gates[0] * start),))[0]
 
 
 # Of an action-sequence model: the initial state, the backbone's carry, and the last normalised state, where the
