@@ -19,6 +19,8 @@ import numpy as np
 HERE = pathlib.Path(__file__).parent
 RESULTS = HERE / "results" / "ablations.json"
 TABLE = HERE / "results" / "ablations.md"
+PAGE = HERE.parent / "docs" / "ablations.md"
+MARKS = ("<!-- begin: written by benchmarks/ablations.py -->", "<!-- end -->")
 # What all variants begin with, said outright: the preset may have changed since.
 BASE = {"difference_loss": 0.0, "decoder_output": "states", "policy_average": 0, "policy_update_every": 2}
 VARIANTS = {
@@ -141,6 +143,38 @@ def table(items: list[dict]) -> str:
     return "\n".join([head, "|---" * 13 + "|", *(row(item) for item in order)]) + "\n"
 
 
+def summary(items: list[dict]) -> str:
+    """For the page: steps to 0.95 and the score at the end, seeds side by side, by variant and task."""
+    lines = []
+    for model, horizon in sorted({(item["model"], item["horizon"]) for item in items}):
+        own = [item for item in items if (item["model"], item["horizon"]) == (model, horizon)]
+        tasks = [task for task in TASKS if any(item["task"] == task for item in own)]
+        variants = [name for name in VARIANTS if any(item["variant"] == name for item in own)]
+        lines += [f"{model}, H = {horizon}: steps to 0.95, score after {LENGTHS[horizon][0]:,}", ""]
+        lines += ["| variant | " + " | ".join(tasks) + " |", "|---" * (len(tasks) + 1) + "|"]
+        for variant in variants:
+            cells = [_cell(own, variant, task) for task in tasks]
+            lines.append(f"| `{variant}` | " + " | ".join(cells) + " |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _cell(items: list[dict], variant: str, task: str) -> str:
+    found = [item["metrics"] for item in items if (item["variant"], item["task"]) == (variant, task)]
+    steps = ", ".join(reached(metrics, 0.95) for metrics in found)
+    scores = ", ".join(f"{metrics['score'][-1]:.3f}" for metrics in found)
+    return f"{steps}; {scores}" if found else ""
+
+
+def write_tables(items: list[dict]) -> None:
+    """The whole table, and what the page shows of it."""
+    replace(TABLE, table(items))
+    page = PAGE.read_text()
+    before, _, rest = page.partition(MARKS[0])
+    _, _, after = rest.partition(MARKS[1])
+    replace(PAGE, f"{before}{MARKS[0]}\n\n{summary(items)}\n{MARKS[1]}{after}")
+
+
 def main() -> None:
     """Runs what is missing, `--workers` items at a time."""
     parser = argparse.ArgumentParser(
@@ -185,7 +219,7 @@ def main() -> None:
                 item, items = future.result(), read()
                 replace(RESULTS, json.dumps([*items, item], indent=1) + "\n")
                 print(*name_of(item), item["metrics"]["score"], flush=True)
-    replace(TABLE, table(read()))
+    write_tables(read())
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """Where an action-sequence model is needed, and where none is: the picture at the top of README.md.
 
-Rugged: a return that is a smooth bowl with dozens of ripples on it (the double pendulum placed at `180 a_0` radians, as
-published code has it), which the true derivative and a faithful one-step model follow. Then a contact, and a smooth task,
-on which everything works. Every (task, model, seed) is one item, trained with the preset `default` to the same number of
-steps in a process of its own; finished items are kept in `benchmarks/results/why.json` and are not run again. Writes
-`why.md` and `why.png` beside it; `--table` only does that.
+Rugged: a return that is a smooth bowl with dozens of ripples on it (the double pendulum placed at `180 a_0` radians,
+as published code has it), which the true derivative and a faithful one-step model follow. Then a contact, and a smooth
+task, on which everything works. Every (task, model, seed) is one item, trained with the preset `default` to the same
+number of steps in a process of its own; finished items are kept in `benchmarks/results/why.json` and are not run again.
+Writes `why.md` and `why.png` beside it; `--table` only does that.
 """
 
 import argparse

@@ -311,6 +311,9 @@ class Settings(AbstractSettings):
         Against the table's values: small and frequent updates; a larger, decaying learning rate for the model, made
         safe by a tight clip (the first episodes of an improved policy are far from the warm-up's and give gradients
         that would dominate Adam's second moment for a thousand updates); noise on the action as well as in the policy.
+        An action-sequence model is fitted on differences too, and its decoder mixes states and sums of differences:
+        the ablation is in docs/ablations.md. The evaluated policy is averaged over a few dozen updates, since late in
+        training the last one swings across a ridge of the return.
         """
         return cls(
             warmup_steps=max(500, 4 * horizon),
@@ -323,6 +326,9 @@ class Settings(AbstractSettings):
             entropy=0.02,
             gradient_clip=1.0,
             dropout=0.0,
+            difference_loss=1.0,
+            decoder_output="gated",
+            policy_average=30,
             difference_unit="typical",
             learning_rate_decay=1000,
             exploration="correlated",
