@@ -70,7 +70,7 @@ class TrainConfig:
     num_seeds: Annotated[
         int, Meta(ge=1, le=MAX_SEEDS), about("number of independent runs, with seeds SEED, SEED + 1, ...")
     ] = 1
-    preset: Annotated[Preset, about("default (ours) or paper; what it says depends on the method")] = (
+    preset: Annotated[Preset | str, about("default (ours) or paper; what it says depends on the method")] = (
         "default"
     )
     out: Annotated[str | pathlib.Path | None, about("the run folder; nothing is written without one")] = None
