@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import re
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -13,6 +15,7 @@ from asmpg.models.normalisation import Normaliser
 from asmpg.tasks.environment import random_episodes
 from asmpg.training.runs import lifecycle
 from test_host import Walk
+from test_simulator import Drifting
 from toys import bits
 
 
@@ -32,7 +35,7 @@ def recorded(env=ENV, num_episodes=5, **options):
     return asmpg.Episodes(observations, actions, random.normal(size=shape), name="log", **options)
 
 
-WORLDS = {"jax": ENV, "host": Walk()}
+WORLDS = {"jax": ENV, "simulator": Drifting(), "host": Walk()}
 
 
 def config_of(env, **fields):
@@ -158,3 +161,20 @@ def test_actions_must_be_in_the_range_that_the_world_names():
 
 def _arrays(data):
     return data.observations, 2.5 * (data.actions + 1), data.rewards
+
+
+def test_the_examples_of_the_page_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parents[1] / "docs" / "data.md").read_text()
+    code = "\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL))
+    shorter = {
+        "steps=2_000": "steps=60",
+        "steps=4_000": "steps=40",
+        '"warmup_steps": 200': '"warmup_steps": 40',
+    }
+    for long, short in shorter.items():
+        assert long in code
+        code = code.replace(long, short)
+    code = code.replace('out="runs/tank"', 'overrides={"warmup_steps": 20}, out="runs/tank"')
+    exec(compile(code, "data.md", "exec"), {})
+    assert "The objective is optimistic by" in capsys.readouterr().out

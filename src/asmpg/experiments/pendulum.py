@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any, ClassVar, final
+from typing import ClassVar, final
 
 import jax
 import jax.numpy as jnp
@@ -159,7 +159,7 @@ def add(
     env: AbstractEnvironment,
     model: str,
     norms: object,
-    returns: Any | None,
+    returns: object,
     seed: int = 0,
 ) -> None:
     """Adds one model's norms and landscape at one horizon."""

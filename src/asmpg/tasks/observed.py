@@ -1,19 +1,19 @@
 """A task of which networks see only some components of the state."""
 
 from collections.abc import Sequence
-from typing import Any, final
+from typing import final
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from ..core.types import PRNGKey, Scalar, Step, UsageError
+from ..core.types import Given, PRNGKey, Scalar, Step, UsageError
 from .environment import AbstractEnvironment, evaluation_states
 from .fits import check_env
 from .simulator import AbstractSimulator
 
 
-def observe(env: AbstractEnvironment | Any, components: int | Sequence[int] | Any) -> "ObservedTask":
+def observe(env: Given[AbstractEnvironment], components: Given[int | Sequence[int]]) -> "ObservedTask":
     """A task of which policy and models see only some components of the state.
 
     The motion, the reward and the optimum are those of the whole task, so that a score of 1 is the optimum of who sees

@@ -6,9 +6,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from ...core.types import PRNGKey, Trajectory, UsageError
+from ...core.types import Given, PRNGKey, Trajectory, UsageError
 from ...learners.base import Explorer
 from ...tasks.environment import AbstractEnvironment, rollout
 from ...tasks.host import evaluation_seeds, HostEnvironment, play, Watched
@@ -54,7 +55,10 @@ def evaluate(policy: Any, env: World | Recording) -> Float[np.ndarray, " num_see
 
 
 def episode(
-    policy: Any, env: World | Recording, initial_state: Any | None, key: PRNGKey | None
+    policy: Any,
+    env: World | Recording,
+    initial_state: Given[Float[ArrayLike, " state"] | None],
+    key: PRNGKey | None,
 ) -> Trajectory:
     """One episode of one policy: deterministic without a key.
 
