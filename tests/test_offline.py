@@ -49,8 +49,10 @@ def trained():
 def test_the_policy_is_better_than_what_was_recorded(trained):
     true, spread = trained.evaluate(ENV), DATA.episode_returns.std()
     assert true.min() > DATA.episode_returns.mean() + spread
-    # Without the world, the judge is what there is to go by.
-    assert np.abs(trained.returns - true).max() < spread
+    # Without the world, the judge is what there is to go by: it sees the gain, and promises no more than is there. It
+    # may say less, since it is fitted to a fifth of the episodes.
+    assert trained.returns.min() > DATA.episode_returns.mean()
+    assert (trained.returns - true).max() < spread
 
 
 @pytest.mark.slow
