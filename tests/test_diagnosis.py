@@ -125,6 +125,7 @@ def content_with(**changes):
         "task": "harvest",
         "model": "lstm",
         "trained": False,
+        "truth_known": True,
         "horizons": [20, 500],
         "reach": [0.5, 3e-7],
         "reach_before": None,
@@ -357,3 +358,8 @@ def test_a_mistake_is_one_line_and_changes_nothing(call, run, tmp_path, line, op
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert err.startswith(f"asmpg: {option}") and allowed in err
     assert {path.name for path in tmp_path.iterdir()} - {"__pycache__"} == {"own.py", "empty"}
+
+
+def test_without_a_truth_none_is_told():
+    words = content_with(truth_known=False, true_reach=[None, None], cosine=[None, None])
+    assert "truth" not in words and "no derivatives to compare its direction with" in words

@@ -73,7 +73,7 @@ def test_an_episode_of_a_seed(run):
     still = result.rollout(seed=4)
     assert (still.actions == result.rollout(seed=4).actions).all() and still.rewards.shape == (6,)
     if kind == "host":
-        refused("initial_state: episodes of walk begin where its simulator says", result.rollout, [0.0])
+        refused("initial_state: episodes of walk begin where its simulator says", result.rollout, np.zeros(1))
     else:
         assert result.rollout(np.array([0.7]), seed=4).states[0, 0] == np.float32(0.7)
 

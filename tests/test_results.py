@@ -85,7 +85,7 @@ def test_rows_are_every_record_of_every_seed(result):
 def test_a_result_is_shown_in_a_line_and_in_a_table(result):
     assert "\n" not in repr(result)
     assert len(repr(result)) < 200
-    assert "reward_is_state, H = 8, one-step, 3 seeds, 64 steps" in repr(result)
+    assert "reward_is_state, H = 8, Wanderer, 3 seeds, 64 steps" in repr(result)
     shown = result._repr_html_()
     assert shown.count("<tr>") == 4
     assert all(f"<td>{seed}</td>" in shown for seed in (5, 6, 7))

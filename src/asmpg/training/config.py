@@ -22,7 +22,7 @@ from ..core.checks import (
 )
 from ..core.names import ModelName, TaskName
 from ..core.precision import Precision, resolve_precision
-from ..core.types import UsageError
+from ..core.types import Given, UsageError
 from ..core.user_code import installed
 from ..gradients.imagination import Loop
 from ..learners.base import AbstractLearner
@@ -70,7 +70,7 @@ class TrainConfig:
     num_seeds: Annotated[
         int, Meta(ge=1, le=MAX_SEEDS), about("number of independent runs, with seeds SEED, SEED + 1, ...")
     ] = 1
-    preset: Annotated[Preset | str, about("default (ours) or paper; what it says depends on the method")] = (
+    preset: Annotated[Given[Preset], about("default (ours) or paper; what it says depends on the method")] = (
         "default"
     )
     out: Annotated[str | pathlib.Path | None, about("the run folder; nothing is written without one")] = None

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 
 from ..core import files
 from ..core.extras import require
-from ..core.types import one_line, UsageError
+from ..core.types import Given, one_line, UsageError
 from ..gradients.policies import AbstractPolicy, ActionSequence, TanhGaussianPolicy
 from ..tasks.spec import Spec
 
@@ -74,7 +74,7 @@ class ExportedPolicy:
         return np.asarray(self._mode(observation, step))
 
 
-def acting(policy: AbstractPolicy, spec: Spec) -> ExportedPolicy:
+def acting(policy: Given[AbstractPolicy], spec: Spec) -> ExportedPolicy:
     """A policy that goes on living here: what `load_policy` would give once it has left.
 
     Args:
@@ -108,7 +108,7 @@ def _check_leaves(policy: object) -> None:
         )
 
 
-def export_policy(policy: AbstractPolicy, spec: Spec, format: str) -> bytes:
+def export_policy(policy: Given[AbstractPolicy], spec: Spec, format: str) -> bytes:
     """A file's content: the deterministic policy, `mode`, with all that it needs.
 
     Args:
@@ -126,7 +126,7 @@ def export_policy(policy: AbstractPolicy, spec: Spec, format: str) -> bytes:
 
 
 def write_policy(
-    path: str | pathlib.Path, policy: AbstractPolicy, spec: Spec, format: str | None
+    path: str | pathlib.Path, policy: Given[AbstractPolicy], spec: Spec, format: str | None
 ) -> pathlib.Path:
     """Writes a policy.
 

@@ -30,6 +30,7 @@ KINDS: Mapping[str, Any] = {
     **field_types(TrainConfig),
     "task": str,
     "model": str,
+    "preset": str,
     "optimizer": str | None,
     "out": str | None,
     "overrides": dict,
