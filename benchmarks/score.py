@@ -127,7 +127,8 @@ def table(items: list[dict]) -> str:
         marks = [mark for mark in (5_000, 10_000, 20_000) if mark <= steps]
         seeds = " or ".join(str(number) for number in sorted({row["num_seeds"] for row in rows}))
         plural = "" if seeds == "1" else "s"
-        lines += [f"### {model}, H = {horizon}, {seeds} seed{plural} (minimum over seeds)", ""]
+        old = "" if all("decoder_output" in row["settings"] for row in rows) else ", preset of 0.1.0"
+        lines += [f"### {model}, H = {horizon}, {seeds} seed{plural} (minimum over seeds){old}", ""]
         head = ["task", *(f"at {mark:,}" for mark in marks), *(f"{level}: steps / s" for level in LEVELS)]
         lines += ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
         for item in rows:
