@@ -227,11 +227,11 @@ class ActionSequenceModel(AbstractDynamicsModel):
         features = self.features(initial_state, action, jnp.asarray(step))
         backbone_carry, output = self.backbone.step(backbone_carry, self.encoder(features))
         predicted = self.decoder(output)
-        if self.decoder_output == "gated":
-            gate, added = self._gated(predicted)
+        if last is not None:
+            gated = self.decoder_output == "gated"
+            scale = self.normaliser.relative_difference
+            gate, added = self._gated(predicted) if gated else (1.0, scale * predicted)
             last = predicted = gate * last + added
-        elif self.decoder_output == "differences":
-            last = predicted = last + self.normaliser.relative_difference * predicted
         return (initial_state, backbone_carry, last), self.normaliser.denormalise(predicted)
 
     def loss(self, trajectory: Trajectory, *, key: PRNGKey | None = None) -> Scalar:
