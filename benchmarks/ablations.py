@@ -12,6 +12,7 @@ import json
 import multiprocessing
 import os
 import pathlib
+from typing import Literal
 
 import numpy as np
 
@@ -43,7 +44,13 @@ DIP = 0.05
 
 
 def run_item(
-    variant: str, model: str, horizon: int, task: str, seed: int, preset: str, core: int | None
+    variant: str,
+    model: str,
+    horizon: int,
+    task: str,
+    seed: int,
+    preset: Literal["default", "paper"],
+    core: int | None,
 ) -> dict:
     """Trains one item and returns its records."""
     if core is not None and hasattr(os, "sched_setaffinity"):

@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from typing import Any
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -242,7 +242,7 @@ def test_growth_is_the_norm_of_the_product_to_the_root(x64):
     np.testing.assert_allclose(growth, expected, rtol=1e-10)
 
 
-def settings(model: str, preset: str = "paper") -> Any:
+def settings(model: str, preset: Literal["default", "paper"] = "paper") -> Any:
     return asmpg.TrainConfig("harvest", horizon=50, model=model, preset=preset).settings()
 
 

@@ -19,6 +19,8 @@ Result = TypeVar("Result")
 
 # Seeds of the evaluation episodes begin here; those of training episodes are spread over 31 bits.
 FIRST_EVALUATION_SEED = 10_000
+# Of JAX, whose stubs lack it.
+_PRECISION = "jax_default_matmul_precision"
 
 
 class HostEnvironment(abc.ABC):
@@ -147,7 +149,7 @@ class Watched:
                 target=_work, args=arguments, daemon=True, name=f"simulator {self.env.name}"
             )
             self._thread.start()
-        self._works.put((work, jax.config.read("jax_enable_x64"), jax.config.jax_default_matmul_precision))
+        self._works.put((work, jax.config.read("jax_enable_x64"), getattr(jax.config, _PRECISION)))
         while True:
             began = self._began
             elapsed = 0.0 if began is None else time.monotonic() - began

@@ -56,7 +56,7 @@ def _network(policy: TanhGaussianPolicy) -> Callable[[np.ndarray, int], tuple[np
     # In double precision the normalisation can be part of the first layer. The time is its last input, the same for all
     # copies: it gives a bias a step.
     times = np.arange(policy.horizon) / policy.horizon * policy.observe_time
-    mean, scale = np.float64(policy.normaliser.mean), np.float64(policy.normaliser.scale)
+    mean, scale = (np.asarray(part, np.float64) for part in (policy.normaliser.mean, policy.normaliser.scale))
     by_state, by_time = weight[:, :-1] / scale[..., None], weight[:, -1:]
     shift = bias - mean[:, None] @ by_state
     biases = [shift + time * by_time for time in times]
