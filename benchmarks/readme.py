@@ -50,7 +50,7 @@ WHY: dict[str, tuple[str, str]] = {
         "timber_harvest alone: held back by its own gradient, not by the policy, whose training "
         "through the true simulator "
         "reaches 0.993 with the same settings; with gates in the decoder and a loss on differences, `default` since "
-        "0.2.0, the worst of its seeds ends at 0.990",
+        "0.2.0, the seed that was stuck ends at 0.990",
     ),
     "myriad.fall.one_step": ("does not hold", _UNIT),
     "myriad.one_step_below_lstm": ("does not hold", "as for the one-step model's fall"),
