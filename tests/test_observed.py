@@ -86,6 +86,29 @@ def test_it_trains_and_a_score_is_the_whole_tasks(tmp_path):
         asmpg.load(tmp_path / "run", task=asmpg.observe(env, [1]))
 
 
+@pytest.mark.parametrize(
+    ("task", "seen", "known"),
+    [
+        ("hiv_treatment", [0], True),  # T cells and the dose pay
+        ("hiv_treatment", [1, 2], False),
+        ("double_pendulum", [0, 1, 2, 3], False),  # pays at the end only
+        ("invasive_plant", [0, 1], False),
+        ("harvest", [0], True),
+    ],
+)
+def test_a_reward_is_known_if_it_depends_on_what_is_seen_alone(task, seen, known):
+    env = asmpg.make(task, 6)
+    world = asmpg.observe(env, seen)
+    assert (world.known_reward is not None) == known
+    if known:
+        actions = jax.random.uniform(jax.random.key(0), (6, env.action_size), minval=-1.0)
+        whole = asmpg.rollout(env, actions)
+        states = whole.states[:-1, np.array(seen)]
+        paid = jax.vmap(world.known_reward)(states, actions, jnp.arange(6))
+        np.testing.assert_allclose(paid, whole.rewards, rtol=1e-5)
+        assert depends_on_step(world) == (task == "harvest")
+
+
 @pytest.mark.parametrize("components", [[], [3], [-1], [0, 0], [0.5], [True], "ab"])
 def test_components_are_checked(components):
     with pytest.raises(

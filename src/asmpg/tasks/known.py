@@ -24,8 +24,11 @@ def depends_on_step(env: HostEnvironment | AbstractSimulator) -> bool:
     """Whether the known reward reads the step."""
     assert env.known_reward is not None
     program = jax.make_jaxpr(env.known_reward)(*_arguments(env)).jaxpr
-    step = program.invars[-1]
-    return any(step is used for equation in program.eqns for used in equation.invars)
+    needed = {id(variable) for variable in program.outvars}
+    for equation in reversed(program.eqns):
+        if any(id(variable) in needed for variable in equation.outvars):
+            needed |= {id(variable) for variable in equation.invars}
+    return id(program.invars[-1]) in needed
 
 
 def _arguments(env: HostEnvironment | AbstractSimulator) -> list[Any]:

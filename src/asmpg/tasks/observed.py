@@ -1,24 +1,30 @@
 """A task of which networks see only some components of the state."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import final
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from ..core.types import Given, PRNGKey, Scalar, Step, UsageError
-from .environment import AbstractEnvironment, evaluation_states
+from .environment import AbstractEnvironment, evaluation_states, random_episodes
 from .fits import check_env
 from .simulator import AbstractSimulator
+
+
+# Random episodes in which it is tried what the reward depends on.
+_NUM_TRIED = 8
 
 
 def observe(env: Given[AbstractEnvironment], components: Given[int | Sequence[int]]) -> "ObservedTask":
     """A task of which policy and models see only some components of the state.
 
     The motion, the reward and the optimum are those of the whole task, so that a score of 1 is the optimum of who sees
-    everything. Since the reward may depend on what is hidden, it is learned from what is seen. A state is no longer all
-    that matters for the future: an action-sequence model, which reads none but the first, does not need that.
+    everything. The reward is known where it depends on what is seen alone, and otherwise learned from that. A state is
+    no longer all that matters for the future: an action-sequence model, which reads none but the first, does not need
+    that.
 
     Args:
         env: the task.
@@ -38,7 +44,28 @@ def observe(env: Given[AbstractEnvironment], components: Given[int | Sequence[in
         or not set(listed) <= set(range(env.state_size))
     ):
         raise UsageError(f"observe: components: {wanted}, got {components!r}")
-    return ObservedTask(env, tuple(map(int, listed)), len(evaluation_states(env)))
+    seen, starts = tuple(map(int, listed)), evaluation_states(env)
+    start = tuple(map(float, starts[0]))
+    return ObservedTask(env, seen, start, _pays_for_what_is_seen(env, seen, start), len(starts))
+
+
+def _pays_for_what_is_seen(env: AbstractEnvironment, seen: tuple[int, ...], start: tuple[float, ...]) -> bool:
+    """Whether the rewards of random episodes stay the same, to the last bit, with other numbers where nothing is seen.
+
+    What is paid at the end only must be nothing: it is of a state that comes after the last observation.
+    """
+    indices = np.array(seen)
+    episodes = jax.jit(lambda key: random_episodes(env, _NUM_TRIED, key=key))(jax.random.key(0))
+    states, steps = episodes.states, jnp.arange(env.horizon)
+    reward = jax.jit(jax.vmap(jax.vmap(env.reward), (0, 0, None)))
+    given = reward(states[:, :-1], episodes.actions, steps)
+    # The states of other episodes and, since all of them may begin alike, of other steps.
+    for hidden in (jnp.array(start), states[::-1, :-1], states[:, 1:], states[:, -2::-1]):
+        mixed = jnp.broadcast_to(hidden, states[:, :-1].shape).at[..., indices].set(states[:, :-1, indices])
+        if not np.array_equal(given, reward(mixed, episodes.actions, steps), equal_nan=True):
+            return False
+    at_end = jax.vmap(env.terminal_reward)(states.reshape(-1, env.state_size))
+    return not np.asarray(at_end).any()
 
 
 @final
@@ -48,11 +75,15 @@ class ObservedTask(AbstractSimulator):
     Attributes:
         task: the whole task.
         components: that are seen.
+        start: a state, from which the reward takes what is hidden where it makes no difference.
+        pays_for_what_is_seen: whether it makes none.
         num_evaluations: one where every episode begins in the same state.
     """
 
     task: AbstractEnvironment
     components: tuple[int, ...]
+    start: tuple[float, ...]
+    pays_for_what_is_seen: bool
     num_evaluations: int
     ends_early = False
 
@@ -80,6 +111,17 @@ class ObservedTask(AbstractSimulator):
     def fixed_start(self) -> bool:
         """Whether every episode begins in the same state."""
         return self.num_evaluations == 1
+
+    @property
+    def known_reward(self) -> Callable[..., Scalar] | None:
+        """The task's reward, where it depends on what is seen alone."""
+        return self._reward_of_seen if self.pays_for_what_is_seen else None
+
+    def _reward_of_seen(
+        self, observation: Float[Array, " observation"], action: Float[Array, " action"], step: Step
+    ) -> Scalar:
+        state = jnp.array(self.start, observation.dtype).at[np.array(self.components)].set(observation)
+        return self.task.reward(state, action, step)
 
     def initial_state(self, *, key: PRNGKey) -> Float[Array, " state"]:
         """The task's."""
