@@ -1,4 +1,4 @@
-"""What simulators cost: `worlds.py rate | compile | partial FOLDER`; the tables of worlds.md are made of its lines."""
+"""What simulators cost: `worlds.py rate`, `compile`, `partial FOLDER TASK`; worlds.md is made of its lines."""
 
 import pathlib
 import sys
@@ -122,26 +122,38 @@ def shown(spent: tuple[float, float]) -> str:
 SEEN = {"hiv_treatment": ((0,), 3), "double_pendulum": ((0, 2), 4)}
 
 
-def partial(folder: str, horizon: str = "20", steps: str = "2000", num_seeds: str = "2") -> None:
-    """Partial observation: scores of three kinds of model, and with everything seen; taken up where it stopped."""
-    for task, (seen, size) in SEEN.items():
-        env = asmpg.make(task, int(horizon))
-        for components in (seen, tuple(range(size))):
-            world = asmpg.observe(env, components)
-            for model in ("one-step", "history-lstm", "lstm"):
-                out = pathlib.Path(folder) / f"{world.name}-{model}-{horizon}-{steps}"
-                options = {"steps": int(steps), "num_seeds": int(num_seeds), "chunk_steps": int(steps) // 10}
-                result = asmpg.train(world, model=model, out=out, **options)
-                metrics = result.metrics
-                scores = ", ".join(f"{score:.3f}" for score in result.scores)
-                best = ", ".join(f"{score:.3f}" for score in metrics["score"].max(axis=0))
-                losses = ", ".join(f"{loss:.2g}" for loss in metrics["model_loss_on_policy"][-1])
-                rewards = ", ".join(f"{loss:.2g}" for loss in metrics["reward_loss_on_policy"][-1])
-                print(
-                    f"{world.name} {model}: scores {scores}; best records {best}; model loss {losses}; "
-                    f"reward loss {rewards}",
-                    flush=True,
-                )
+def partial(folder: str, task: str, reward: str = "known", horizon: str = "20", steps: str = "2000") -> None:
+    """Partial observation: scores of three kinds of model, and with everything seen; taken up where it stopped.
+
+    The reward is "known" where it depends on what is seen alone, or always "learned".
+    """
+    seen, size = SEEN[task]
+    env = asmpg.make(task, int(horizon))
+    for components in (seen, tuple(range(size))):
+        world = asmpg.observe(env, components)
+        for model in ("one-step", "history-lstm", "lstm"):
+            out = pathlib.Path(folder) / f"{world.name}-{model}-{reward}-{horizon}-{steps}"
+            chosen = {"learned_reward": True} if reward == "learned" else {}
+            options = {"steps": int(steps), "num_seeds": 2, "chunk_steps": int(steps) // 10, **chosen}
+            print(
+                f"{world.name} {model}: {told(asmpg.train(world, model=model, out=out, **options))}",
+                flush=True,
+            )
+
+
+def told(result: asmpg.Result) -> str:
+    """Scores at the end and of the best records, and the last losses on the policy's own episodes, one a seed."""
+    metrics, scores = result.metrics, result.scores
+    assert scores is not None
+    numbers = {
+        "scores": scores,
+        "best records": metrics["score"].max(axis=0),
+        "model loss": metrics["model_loss_on_policy"][-1],
+        "reward loss": metrics["reward_loss_on_policy"][-1],
+    }
+    return "; ".join(
+        f"{name} {', '.join(f'{value:.3g}' for value in values)}" for name, values in numbers.items()
+    )
 
 
 if __name__ == "__main__":
