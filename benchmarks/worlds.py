@@ -27,43 +27,46 @@ def cpu_rate(run: Callable[[], Any], steps: int, repeats: int = 8) -> float:
     return steps / float(np.median(times))
 
 
-def rate_of(num_seeds: int) -> str:
-    """Collection in Pendulum-v1 in as many copies, beside the simulator's own rate."""
+def rate_of(name: str, num_seeds: int) -> str:
+    """Collection in as many copies, beside the simulator's own rate."""
     import gymnasium
 
-    env = asmpg.from_gymnasium("Pendulum-v1")
+    env = asmpg.from_gymnasium(name)
     env.ends_early = False
     seeds, total = list(range(num_seeds)), num_seeds * env.horizon
-    copies = [gymnasium.make("Pendulum-v1") for _ in seeds]
+    copies = [gymnasium.make(name) for _ in seeds]
 
     def alone() -> None:
         for copy in copies:
             copy.reset(seed=0)
             for _ in range(env.horizon):
-                copy.step(np.zeros(1, np.float32))
+                copy.step(np.zeros(env.action_size, np.float32))
 
     trainer = HostTrainer(
         asmpg.TrainConfig(env, model="one-step", steps=2000).learner(), Schedule(10, 4, 2), seeds
     )
     keys, simulator = trainer._keys(), Watched(env)
-    explorers = trainer._explorer(trainer._begin(keys), keys)
+    explorers = trainer._explorer(trainer.init(), keys)
 
     def explore() -> None:
         actors = trainer._actors(explorers, 1)
         play(simulator, seeds, actors.act, actors.observe)
 
     own, found = cpu_rate(alone, total), cpu_rate(explore, total)
-    still = cpu_rate(lambda: play(simulator, seeds, lambda states, step: np.zeros((len(states), 1))), total)
+    still = cpu_rate(
+        lambda: play(simulator, seeds, lambda states, step: np.zeros((len(states), env.action_size))), total
+    )
     return (
-        f"{num_seeds} copies: Gymnasium alone {own:,.0f}, played without a policy {still:,.0f}, explored {found:,.0f} "
-        f"steps a second of CPU time; {found / own:.2f} of its own rate"
+        f"{name}, {num_seeds} copies: Gymnasium alone {own:,.0f}, played without a policy {still:,.0f}, "
+        f"explored {found:,.0f} steps a second of CPU time; {found / own:.2f} of its own rate"
     )
 
 
 def rate() -> None:
     """The rate of collection outside JAX."""
-    for num_seeds in (1, 3, 10):
-        print(rate_of(num_seeds), flush=True)
+    for name in ("Pendulum-v1", "Reacher-v5"):
+        for num_seeds in (1, 3, 10):
+            print(rate_of(name, num_seeds), flush=True)
 
 
 def compiled(function: Any, *arguments: Any) -> tuple[float, float]:
