@@ -1,5 +1,9 @@
 """What public functions are given is checked at their door: one line that names the argument and what is allowed."""
 
+import math
+import random
+import time
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -167,10 +171,116 @@ def test_an_index_beyond_its_array_is_found_though_jax_clamps_it():
             task()
 
 
-def test_random_numbers_drawn_while_tracing_are_found():
-    with pytest.raises(asmpg.UsageError, match="transition of own: is another function each time"):
-        validate(Own(lambda s, a, t: linear(s, a, t) + np.random.normal()))  # noqa: NPY002
-    validate(Own(linear))
+TABLE = jnp.arange(3.0)
+BEYOND = {
+    "ellipsis": lambda s, a, t: -s[..., 3],
+    "from the end": lambda s, a, t: a[-2],
+    "set": lambda s, a, t: -(s.at[5].set(1.0) ** 2).sum(),
+    "add from the end": lambda s, a, t: -(s.at[-3].add(1.0) ** 2).sum(),
+    "by the step": lambda s, a, t: s[t],
+    "a table, by the step": lambda s, a, t: TABLE[t],
+    "a table": lambda s, a, t: s[0] + TABLE[7],
+    "a list of indices": lambda s, a, t: s[jnp.array([0, 4])].sum(),
+    "in a program": lambda s, a, t: jax.jit(lambda s: s[3])(s),
+    "in a batch": lambda s, a, t: jax.vmap(lambda i: s[i])(jnp.arange(3)).sum(),
+}
+
+
+@pytest.mark.parametrize("how", BEYOND)
+def test_an_index_is_found_however_it_is_written(how):
+    reward = BEYOND[how]
+    for use in (
+        validate,
+        lambda env: asmpg.rollout(env, ACTIONS[:4]),
+        lambda env: asmpg.optimal(env, num_starts=1),
+    ):
+        with pytest.raises(asmpg.UsageError, match=r"out.of.bounds") as caught:
+            use(Own(linear, reward))
+        assert "\n" not in str(caught.value)
+
+
+def test_an_index_that_stays_within_is_right():
+    pay = lambda s, a, t: -((s[t % 2] - jnp.arange(4.0)[t]) ** 2) + jnp.interp(t * 2.0, TABLE, TABLE)  # noqa: E731
+    validate(Own(lambda s, a, t: s.at[jnp.clip(t, 0, 1)].add(a[-1]), pay))
+
+
+GENERATOR = np.random.default_rng(0)
+DRAWS = {
+    "numpy.random": np.random.normal,
+    "of two values": lambda: np.random.choice([-1.0, 1.0]),  # noqa: NPY002
+    "random": random.random,
+    "a generator": GENERATOR.normal,
+    "a clock": time.perf_counter,
+    "a key from a clock": lambda: jax.random.normal(jax.random.key(time.time_ns() % 10**6)),
+}
+
+
+@pytest.mark.parametrize("source", DRAWS)
+def test_random_numbers_drawn_while_tracing_are_found(source):
+    draw = DRAWS[source]
+
+    class Drawn(Own):
+        def initial_state(self, *, key=None):
+            return jnp.array([0.5, -0.5]) * draw()
+
+    for name, env in {
+        "transition": Own(lambda s, a, t: linear(s, a, t) + draw()),
+        "reward": Own(linear, lambda s, a, t: s[0] * draw()),
+        "initial_state": Drawn(linear),
+    }.items():
+        for use in (validate, lambda env: asmpg.rollout(env, ACTIONS[:4])):
+            with pytest.raises(asmpg.UsageError, match=f"{name} of own: is another function each time"):
+                use(env)
+    functions = {"dynamics": lambda x, u, t: u - x, "cost": lambda x, u, t: x[0] ** 2}
+    functions |= {"terminal_cost": lambda x: x[0], "path_constraint": lambda x, u, t: x[0]}
+    functions |= {"terminal_constraint": lambda x: x[0]}
+    given = {"initial_state": 1.0, "duration": 1.0, "horizon": 4, "control_bounds": (-1, 1)}
+    for name, function in functions.items():
+        wrong = {name: lambda *args, function=function: function(*args) + draw()}
+        with pytest.raises(asmpg.UsageError, match=f"{name} of ode: is another function each time"):
+            asmpg.from_ode(**functions | wrong, **given)
+
+
+def test_what_jax_cannot_trace_is_told_with_what_to_write_instead():
+    table = np.arange(5.0)
+    for reward, remedy in (
+        (lambda s, a, t: np.interp(t, table, table), "use jax.numpy instead of numpy"),
+        (lambda s, a, t: table[t], "jnp.asarray"),
+        (lambda s, a, t: [0.0, 1.0, 2.0, 3.0][t] * s[0], "jnp.asarray"),
+        (lambda s, a, t: math.sin(s[0]), "use jax.numpy instead of int, float and math"),
+        (lambda s, a, t: s[0] if s[1] > 0 else a[0], "use jnp.where instead of if"),
+    ):
+        with pytest.raises(asmpg.UsageError, match=remedy) as caught:
+            asmpg.rollout(Own(linear, reward), ACTIONS[:4])
+        assert "\n" not in str(caught.value)
+
+
+def test_a_callback_that_cannot_be_mapped_is_refused_in_one_line():
+    def move(s, a, t):
+        return jax.pure_callback(lambda s: np.asarray(s), jax.ShapeDtypeStruct(s.shape, s.dtype), s)
+
+    with pytest.raises(asmpg.UsageError, match="own: an episode raised NotImplementedError") as caught:
+        validate(Own(move))
+    assert "\n" not in str(caught.value)
+
+
+def test_an_array_in_a_static_field_is_refused():
+    class Static(Own):
+        matrix: np.ndarray = eqx.field(static=True, default_factory=lambda: np.eye(2))
+
+    with pytest.raises(asmpg.UsageError, match="matrix of own: an array in a static field"):
+        asmpg.rollout(Static(linear), ACTIONS[:4])
+
+
+def test_numbers_of_any_kind_are_taken_by_the_methods_of_an_equation():
+    env = asmpg.from_ode(lambda x, u, t: u - x, lambda x, u, t: x[0] ** 2, initial_state=[1.0, 0.5], duration=1.0,
+                         horizon=4, control_bounds=(0.0, 3.0))  # fmt: skip
+    for action in ([0.5], np.array([0.5]), jnp.array([0.5])):
+        np.testing.assert_allclose(env.control(action), [2.25])
+    np.testing.assert_allclose(env.control([1]), [3.0])
+    for state in ([1, 2], np.array([1, 2]), jnp.array([1.0, 2.0])):
+        np.testing.assert_allclose(env.transition(state, [0], 0), [1 + 0.125, 2 - 0.125])
+        np.testing.assert_allclose(env.reward(state, [0], 0), -0.25)
 
 
 class Ended(Own):

@@ -38,10 +38,27 @@ def vector_text(vector: np.ndarray) -> str:
     return f"[{shown}{', ...' if np.size(vector) > 8 else ''}]"
 
 
+# What to do about the errors that functions written for Python's or NumPy's numbers raise when JAX traces them.
+_REMEDIES = (
+    (jax.errors.TracerBoolConversionError, "use jnp.where instead of if, and, or, min, max"),
+    (
+        jax.errors.TracerArrayConversionError,
+        "use jax.numpy instead of numpy, and jnp.asarray(x)[i] to index an array",
+    ),
+    (jax.errors.TracerIntegerConversionError, "use jnp.asarray(x)[i] to index a list or an array"),
+    (jax.errors.ConcretizationTypeError, "use jax.numpy instead of int, float and math"),
+)
+
+
 def one_line(error: BaseException) -> str:
-    """An error as its type and the first line of its message."""
-    reason = (str(error).strip() or "no reason given").splitlines()[0]
-    return f"{type(error).__name__}: {reason}"
+    """An error as its type and the first line of its message, with what to do about it where that is known."""
+    try:
+        text = str(error).strip()
+    except Exception:  # whatever a user's exception does there
+        text = ""
+    reason = (text or "no reason given").splitlines()[0]
+    remedy = next((f"; {remedy}" for kind, remedy in _REMEDIES if isinstance(error, kind)), "")
+    return f"{type(error).__name__}: {reason}{remedy}"
 
 
 class Trajectory(eqx.Module):

@@ -15,9 +15,10 @@ from ..core.checks import check_choice, check_integer
 from ..core.types import Given, one_line, PRNGKey, Scalar, Step, UsageError
 from .constraints import Constraints, Multipliers
 from .environment import AbstractEnvironment
+from .functions import check_indices, check_reproducible, returned_shape
 from .integrators import integrate, METHODS
 from .stability import warn_if_unstable
-from .validation import check_horizon, returned_shape
+from .validation import check_horizon
 
 
 @final
@@ -66,6 +67,7 @@ class OdeEnvironment(AbstractEnvironment):
 
     def control(self, action: Float[Array, " action"]) -> Float[Array, " action"]:
         """The control a normalised action stands for: affine, -1 the lower bound, +1 the upper one."""
+        action = _floating(action)
         low, high = (jnp.asarray(bound, action.dtype) for bound in self.controls)
         return low + (high - low) * (action + 1) / 2
 
@@ -89,6 +91,7 @@ class OdeEnvironment(AbstractEnvironment):
         self, state: Float[Array, " state"], action: Float[Array, " action"], step: Step
     ) -> Float[Array, " state"]:
         """The state a step later, before it is clipped."""
+        state = _floating(state)
         control, time = self.control(action), self.time(step, state)
 
         def field(state: Array, time: Array) -> Array:
@@ -105,6 +108,7 @@ class OdeEnvironment(AbstractEnvironment):
 
         Less what the path inequalities cost.
         """
+        state = _floating(state)
         control, time = self.control(action), self.time(step, state)
         reward = -self._running_cost(state, control, time)
         if self.constraints is None or self.multipliers is None:
@@ -127,6 +131,7 @@ class OdeEnvironment(AbstractEnvironment):
 
     def terminal_reward(self, state: Float[Array, " state"]) -> Scalar:
         """`-terminal_cost(s_H)`, not multiplied by dt, less what the constraints at the end cost."""
+        state = _floating(state)
         reward = jnp.zeros((), state.dtype)
         if self.terminal_cost is not None:
             reward = -jnp.asarray(self.terminal_cost(state), state.dtype)
@@ -159,6 +164,11 @@ class OdeEnvironment(AbstractEnvironment):
     def identity(self) -> tuple[tuple[str, float], ...] | None:
         """The parameters that `make` was given."""
         return self.parameters
+
+
+def _floating(numbers: Any) -> Array:
+    """What may be a list, or an array of integers, as an array of floating-point numbers."""
+    return jnp.asarray(numbers, jnp.result_type(numbers, float))
 
 
 def from_ode(
@@ -279,6 +289,8 @@ def _length(label: str, function: Callable[..., Any], *arguments: Any) -> int:
         raise UsageError(f"{label}: raised {one_line(error)}") from error
     if len(shape) > 1 or 0 in shape:
         raise UsageError(f"{label}: must return a number or a vector, got shape {shape}")
+    check_indices(label, function, *arguments)
+    check_reproducible(label, function, *arguments)
     return shape[0] if shape else 1
 
 
@@ -341,7 +353,10 @@ def _example_arguments(env: OdeEnvironment) -> list[jax.ShapeDtypeStruct]:
 def _check_functions(env: OdeEnvironment) -> None:
     """What the user's functions return for a vector state, a vector control and a scalar time."""
     x, u, t = _example_arguments(env)
-    returned_shape(f"dynamics of {env.name}", env.dynamics, x, u, t, shape=x.shape)
-    returned_shape(f"cost of {env.name}", env.cost, x, u, t, shape=())
+    functions: list[tuple[Any, ...]] = [("dynamics", x.shape, env.dynamics, x, u, t)]
+    functions.append(("cost", (), env.cost, x, u, t))
     if env.terminal_cost is not None:
-        returned_shape(f"terminal_cost of {env.name}", env.terminal_cost, x, shape=())
+        functions.append(("terminal_cost", (), env.terminal_cost, x))
+    for name, shape, function, *arguments in functions:
+        returned_shape(f"{name} of {env.name}", function, *arguments, shape=shape)
+        check_reproducible(f"{name} of {env.name}", function, *arguments)

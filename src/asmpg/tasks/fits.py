@@ -1,6 +1,5 @@
 """Whether what a public function was given fits the task: one line that names the argument and what is allowed."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +11,7 @@ from jaxtyping import Array, Float, PyTree
 
 from ..core.types import one_line, UsageError
 from .spec import Spec
+from .validation import check_task
 
 
 # Actions of float32 arithmetic may pass the bounds by a few roundings.
@@ -20,7 +20,7 @@ _METHODS = ("initial_state", "transition", "reward", "terminal_reward")
 
 
 def check_env(function: str, env: Any) -> None:
-    """Raises a UsageError unless this is a task: an environment with all its methods."""
+    """Raises a UsageError unless this is a task: an environment with all its methods, see `check_task`."""
     if hasattr(env, "observation_size") and not isinstance(env, type):
         raise UsageError(
             f"{function}: {env.name} is a simulator, and this needs a task, an asmpg.AbstractEnvironment: of a "
@@ -29,6 +29,7 @@ def check_env(function: str, env: Any) -> None:
     if isinstance(env, type) or not all(callable(getattr(env, name, None)) for name in _METHODS):
         kind = f"the class {env.__name__}" if isinstance(env, type) else f"a {type(env).__name__}"
         raise UsageError(f"{function}: env: must be an asmpg.AbstractEnvironment, got {kind}")
+    check_task(env)
 
 
 def check_actions(
@@ -156,8 +157,3 @@ def shown(value: object) -> str:
     except Exception:  # whatever a user's object does there
         return f"a {type(value).__name__}"
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def episode_numbers(env: Spec) -> int:
-    """Numbers in one episode."""
-    return math.prod((env.horizon + 1, env.state_size + env.action_size + 1))

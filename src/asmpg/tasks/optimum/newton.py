@@ -42,7 +42,7 @@ def improve(problem: Problem, state: np.ndarray, actions: np.ndarray, unit: floa
         unit: of the return; a gain below 1e-13 of it ends the search.
     """
     horizon, origin = len(actions), actions
-    growth = min(amplification(problem, state, actions), 1e300)
+    growth = min(np.nan_to_num(amplification(problem, state, actions), nan=1.0), 1e300)
     stages = max(1, math.ceil(math.log(max(growth, 1.0)) / math.log(_STAGE))) if growth > UNSTABLE else 1
     if stages > 1:
         # Away from the bounds, where an action could not answer the state, and from where others ran away to.
@@ -170,7 +170,10 @@ def _step_back(env: Any, value: tuple[Array, Array], x: tuple[Array, ...], dampi
 
 
 def amplification(problem: Problem, state: np.ndarray, actions: np.ndarray) -> float:
-    """By how much the worst perturbation of the initial state grows until any later one."""
+    """By how much the worst perturbation of the initial state grows until any later one.
+
+    NaN where that cannot be known, since a derivative is not finite although nothing grew.
+    """
 
     def make() -> Callable[..., Any]:
         def growth(actions: Array, start: Array, multipliers: Any) -> Array:
@@ -186,9 +189,11 @@ def amplification(problem: Problem, state: np.ndarray, actions: np.ndarray) -> f
                 return (after, product), jnp.abs(product).max()
 
             first = start, jnp.eye(start.shape[0])
-            return jax.lax.scan(body, first, (actions, jnp.arange(env.horizon)))[1].max()
+            return jax.lax.scan(body, first, (actions, jnp.arange(env.horizon)))[1]
 
         return growth
 
-    value = float(problem.program("amplification", make)(actions, state, problem.multipliers))
-    return value if np.isfinite(value) else np.inf
+    series = np.asarray(problem.program("amplification", make)(actions, state, problem.multipliers))
+    known = series[: np.isfinite(series).argmin() if not np.isfinite(series).all() else None]
+    largest = float(known.max(initial=1.0))
+    return largest if len(known) == len(series) else (np.inf if largest > HOPELESS else np.nan)

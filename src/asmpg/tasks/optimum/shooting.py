@@ -236,7 +236,11 @@ class _Search:
         _, states = problem.replay(state, best.actions)
         residual = self.residual(best.actions, unit)
         notes = [f"{num_best} of {len(candidates)} starts reached the best return{given_up}"]
-        if not residual <= _STATIONARY:
+        if not np.isfinite(residual):
+            notes.append(
+                "not optimised, its gradient is not finite here: asmpg.locate_nonfinite names the place"
+            )
+        elif residual > _STATIONARY:
             notes.append(
                 f"not a stationary point (residual {residual:.2g}): a kink, or the search stopped short"
             )
@@ -281,7 +285,7 @@ class _Search:
         problem, state = self.problem, self.state
         if not self.newtonian or problem.env.identity() is not None:
             return False
-        if newton.amplification(problem, state, candidate.actions) < newton.UNSTABLE:
+        if not newton.amplification(problem, state, candidate.actions) >= newton.UNSTABLE:
             return False
         gains = newton.feedback(problem, state, candidate.actions)
         return problem.replay_error(state, candidate.actions, gains) <= tolerance
@@ -289,7 +293,7 @@ class _Search:
     def _sensitivity(self, best: Candidate, residual: float) -> list[str]:
         """What there is to say about a plant that amplifies every perturbation."""
         growth = newton.amplification(self.problem, self.state, best.actions)
-        if growth < newton.UNSTABLE:
+        if not growth >= newton.UNSTABLE:
             return []
         verdict = "the solution needs feedback to be followed"
         if residual > _STATIONARY or growth > newton.HOPELESS:
