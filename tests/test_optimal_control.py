@@ -10,6 +10,7 @@ from asmpg.core.types import UsageError
 from asmpg.tasks.environment import AbstractEnvironment, evaluation_states, rollout
 from asmpg.tasks.optimum import best_constant_return, optimal, random_return, score, scores, shooting
 from asmpg.tasks.optimum import cache as solution_cache
+from asmpg.tasks.optimum.problem import double_precision, Problem
 from probes import DelayedReward, RewardIsAction, RewardIsState
 
 
@@ -79,9 +80,9 @@ def test_timber_is_its_backward_recursion(horizon, rate, growth):
 
 def test_timber_is_found_from_a_start_that_is_far_from_bang_bang():
     env = envs.make("timber_harvest", 37)
-    with shooting.double_precision():
-        problem = shooting.Problem(env)
-        found = shooting._ascend(problem, problem.starts[0], np.zeros((37, 1)), lambda actions: 1000.0)
+    with double_precision():
+        problem = Problem(env)
+        found = shooting.ascend(problem, problem.starts[0], np.zeros((37, 1)), lambda states, actions: 1000.0)
     np.testing.assert_allclose(found.episode_return, timber_recursion(37, 0, 1)[0], rtol=1e-9)
 
 

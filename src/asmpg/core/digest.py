@@ -5,13 +5,14 @@ changed is not taken for the one that the run was started with.
 """
 
 import dataclasses
+import dis
 import functools
 import hashlib
 import importlib.util
 import inspect
 import sys
 from collections.abc import Iterable
-from types import CodeType, FunctionType, MethodType, ModuleType
+from types import CodeType, FunctionType, MappingProxyType, MethodType, ModuleType
 from typing import Any
 
 import jax
@@ -19,17 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 
 
-_PLAIN = (type(None), bool, int, float, complex, str, bytes)
+_PLAIN = type(None) | bool | int | float | complex | str | bytes
+_COMPILED = (type(jax.jit(lambda: 0)), functools._lru_cache_wrapper)
 # Attributes of a class that say nothing about what it computes.
-_NOT_CODE = {
-    "__dict__",
-    "__weakref__",
-    "__doc__",
-    "__module__",
-    "__qualname__",
-    "__annotations__",
-    "__slots__",
-}
+_NOT_CODE = {"_abc_impl", "_is_protocol", "_is_runtime_protocol"}
 
 
 def digest(thing: object) -> str:
@@ -43,7 +37,46 @@ def digest(thing: object) -> str:
     return state.hexdigest()
 
 
-def _feed(state: Any, thing: object, seen: dict[int, Any]) -> None:
+def settled(thing: Any) -> Any:
+    """What of a thing stays as it is while a program runs: numbers, texts, arrays, code, and containers of them.
+
+    Of anything else, such as an open file or a simulator, the class.
+    """
+    if isinstance(thing, list | tuple | set | frozenset) and type(thing).__module__ == "builtins":
+        return [
+            settled(part)
+            for part in (thing if isinstance(thing, list | tuple) else sorted(thing, key=_order))
+        ]
+    if isinstance(thing, dict):
+        return {
+            settled(key) if isinstance(key, _PLAIN) else digest(key): settled(thing[key]) for key in thing
+        }
+    arrays = np.ndarray | np.generic | jax.Array
+    code = FunctionType | MethodType | functools.partial | type
+    frozen = dataclasses.is_dataclass(thing) and type(thing).__dataclass_params__.frozen
+    return thing if isinstance(thing, _PLAIN | arrays | code) or frozen else type(thing)
+
+
+def constants_of(thing: Any) -> dict[str, Any]:
+    """The attributes of an object that no method but its constructor assigns, and that cannot change otherwise."""
+    functions = [
+        value
+        for kind in type(thing).__mro__
+        for name, value in vars(kind).items()
+        if isinstance(value, FunctionType) and name not in ("__init__", "__new__")
+    ]
+    codes = [code for function in functions for code in _codes(function.__code__)]
+    assigned = {
+        instruction.argval
+        for code in codes
+        for instruction in dis.get_instructions(code)
+        if instruction.opname == "STORE_ATTR"
+    }
+    known = {name: value for name, value in vars(thing).items() if name not in assigned}
+    return {name: value for name, value in known.items() if isinstance(value, _PLAIN)}
+
+
+def _feed(state: Any, thing: Any, seen: dict[int, Any]) -> None:
     if isinstance(thing, _PLAIN):
         return state.update(f"{type(thing).__name__} {thing!r};".encode())
     if isinstance(thing, jax.Array) and jnp.issubdtype(thing.dtype, jax.dtypes.prng_key):
@@ -51,8 +84,8 @@ def _feed(state: Any, thing: object, seen: dict[int, Any]) -> None:
     if isinstance(thing, np.ndarray | np.generic | jax.Array):
         return _feed_array(state, np.asarray(thing))
     if id(thing) in seen:
-        return state.update(b"seen;")
-    seen[id(thing)] = thing  # kept, so that no other object gets its id
+        return state.update(f"seen {seen[id(thing)][0]};".encode())
+    seen[id(thing)] = len(seen), thing  # kept, so that no other object gets its id
     state.update(type(thing).__name__.encode())
     for part in _parts(thing):
         _feed(state, part, seen)
@@ -68,11 +101,11 @@ def _feed_array(state: Any, array: np.ndarray) -> None:
 
 def _parts(thing: object) -> Iterable[Any]:
     """What an object consists of, in an order that does not depend on the process."""
-    if isinstance(thing, dict):
-        return [part for key in sorted(thing, key=repr) for part in (key, thing[key])]
-    if isinstance(thing, set | frozenset):
-        return sorted(thing, key=repr)
-    if isinstance(thing, list | tuple):
+    if type(thing) in (dict, MappingProxyType):
+        return [part for key in sorted(thing, key=_order) for part in (key, thing[key])]
+    if type(thing) in (set, frozenset):
+        return sorted(thing, key=_order)
+    if type(thing) in (list, tuple):
         return thing
     if isinstance(thing, ModuleType):
         return [thing.__name__]
@@ -84,14 +117,46 @@ def _parts(thing: object) -> Iterable[Any]:
         return [thing.__func__]
     if isinstance(thing, property):
         return [thing.fget]
+    if isinstance(thing, functools.cached_property):
+        return [thing.func]
     if isinstance(thing, FunctionType):
         return _parts_of_function(thing)
     if isinstance(thing, type):
         return _parts_of_class(thing)
+    if isinstance(thing, _COMPILED):  # besides the function, what it remembers
+        return [thing.__wrapped__]
+    return [type(thing), *_state_of(thing)]
+
+
+def _order(key: Any) -> str:
+    return repr(key) if isinstance(key, _PLAIN) else digest(key)
+
+
+def _state_of(thing: Any) -> list[Any]:
+    """What tells an object from another of its class: its attributes, and what a copy of it would be made of."""
+    attributes = dict(getattr(thing, "__dict__", {}))
     if dataclasses.is_dataclass(thing):
-        fields = [(field.name, getattr(thing, field.name, None)) for field in dataclasses.fields(thing)]
-        return [type(thing), *fields]
-    return [type(thing), dict(getattr(thing, "__dict__", {}))]
+        attributes |= {field.name: getattr(thing, field.name, None) for field in dataclasses.fields(thing)}
+    kind = type(thing)
+    # What is only remembered says nothing, and may not be there yet.
+    known = {
+        name: value
+        for name, value in attributes.items()
+        if not isinstance(getattr(kind, name, None), functools.cached_property)
+    }
+    if dataclasses.is_dataclass(thing):
+        return [known]
+    try:
+        made, given, *rest = thing.__reduce_ex__(2)
+    except Exception:  # what cannot be copied, such as a lock, or is a name, such as a builtin function
+        return [known, getattr(thing, "__qualname__", None)]
+    # The second of the rest is its attributes, as above, or those and its slots.
+    state, *items = [*rest, None, None, None][:3]
+    slots = state[1] if isinstance(state, tuple) and len(state) == 2 else None
+    own_state = (
+        state if not isinstance(state, dict | tuple) or (type(state) is tuple and slots is None) else slots
+    )
+    return [known, getattr(made, "__qualname__", None), given, own_state, *map(list, filter(None, items))]
 
 
 def _parts_of_function(function: FunctionType) -> list[Any]:
@@ -107,7 +172,15 @@ def _parts_of_function(function: FunctionType) -> list[Any]:
         return parts
     names = {name for code in _codes(function.__code__) for name in code.co_names}
     known = {name: function.__globals__[name] for name in names if name in function.__globals__}
-    return [*parts, _source(function), known]
+    return [*parts, _source(function), {name: _used(value, names) for name, value in known.items()}]
+
+
+def _used(thing: Any, names: set[str]) -> Any:
+    """A global name's value; of a module of the user's own, what some names stand for in it."""
+    if not isinstance(thing, ModuleType) or is_installed(thing.__name__):
+        return thing
+    inner = {name: vars(thing)[name] for name in names if name in vars(thing)}
+    return [thing.__name__, {name: _used(value, names - {name}) for name, value in inner.items()}]
 
 
 def _codes(code: CodeType) -> list[CodeType]:
@@ -134,7 +207,7 @@ def _parts_of_class(kind: type) -> list[Any]:
     own = {
         name: value
         for name, value in vars(kind).items()
-        if name not in _NOT_CODE and (not name.startswith("_") or isinstance(value, FunctionType))
+        if name not in _NOT_CODE and (not name.startswith("__") or isinstance(value, FunctionType))
     }
     return [kind.__qualname__, [base for base in kind.__bases__ if base is not object], own]
 

@@ -168,7 +168,8 @@ class OdeEnvironment(AbstractEnvironment):
 
 def _floating(numbers: Any) -> Array:
     """What may be a list, or an array of integers, as an array of floating-point numbers."""
-    return jnp.asarray(numbers, jnp.result_type(numbers, float))
+    array = jnp.asarray(numbers)
+    return jnp.asarray(array, jnp.result_type(array, float))
 
 
 def from_ode(

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from ..core.digest import digest, settled
 from ..core.types import one_line, Trajectory, UsageError, vector_text
 
 
@@ -42,6 +43,7 @@ class HostEnvironment(abc.ABC):
         time_limit: seconds that one call of `reset` or `step` may take.
         known_reward: a method `known_reward(observation, action, step)` in JAX that gives the reward of a step, where
             that depends on nothing else; imagination then uses it, and no reward is learned.
+        made_from: a hash of the arguments it was made from.
     """
 
     name: str
@@ -53,6 +55,7 @@ class HostEnvironment(abc.ABC):
     num_evaluations: int = 10
     time_limit: float = 60.0
     known_reward: Callable[..., Any] | None = None
+    made_from: str = ""
 
     def __init_subclass__(cls, **arguments: Any):
         """Names the class; `state_size`, if that is what a subclass declares, is the size of an observation."""
@@ -63,6 +66,12 @@ class HostEnvironment(abc.ABC):
         if declared is not None:
             cls.observation_size = declared
             delattr(cls, "state_size")
+
+    def __new__(cls, *arguments: Any, **options: Any) -> "HostEnvironment":
+        """Keeps a hash of what it is made from, which with its code tells it from another of its class."""
+        world = super().__new__(cls)
+        world.made_from = digest(settled([arguments, options]))
+        return world
 
     @property
     def state_size(self) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..core import user_code as user_files
 from ..core.checks import check, check_choice, field_types
-from ..core.digest import digest
+from ..core.digest import constants_of, digest
 from ..core.types import UsageError
 from ..models.files import split_family
 from ..tasks import files as task_files
@@ -84,8 +84,8 @@ def _plain(known: Recording) -> dict[str, Any]:
 
 
 def _digest_of(env: World) -> str:
-    """Of a task; of a simulator outside JAX its class alone, since its attributes change as it runs."""
-    return digest(type(env) if isinstance(env, HostEnvironment) else env)
+    """Of a task; of a simulator outside JAX, whose state changes as it runs, its class and what it was made from."""
+    return digest([type(env), constants_of(env)] if isinstance(env, HostEnvironment) else env)
 
 
 def _model_source(model: ModelLike, method: Method) -> dict[str, Any]:

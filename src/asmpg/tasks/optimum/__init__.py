@@ -2,7 +2,7 @@
 
 from .differences import check_gradient, GradientWarning, warn_of_gradient
 from .scores import best_constant_return, doubts, optimal, random_return, score, ScoreWarning
-from .shooting import Solution
+from .solution import Solution
 
 
 __all__ = [

@@ -3,11 +3,8 @@
 Source: Nocedal and Wright, "Numerical Optimization" (2006), Framework 17.3.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +12,8 @@ import numpy as np
 
 from ..constraints import Multipliers
 from .problem import Problem
+from .solution import Candidate
 
-
-if TYPE_CHECKING:
-    from .shooting import Candidate
 
 # Violations below this, in the constraints' own units, are none.
 FEASIBLE = 1e-5
@@ -31,8 +26,8 @@ def meet(
     problem: Problem,
     state: np.ndarray,
     start: np.ndarray,
-    ascend: Callable[[np.ndarray], Candidate],
-    unit: Callable[[np.ndarray], float],
+    ascend: Callable[[np.ndarray, np.ndarray | None], Candidate],
+    unit: Callable[[np.ndarray, np.ndarray], float],
 ) -> Candidate:
     """The best actions found from a start that meet the task's constraints.
 
@@ -40,21 +35,23 @@ def meet(
         problem: the task; its multipliers change on the way.
         state: the initial state.
         start: actions [H, m].
-        ascend: finds the best actions at the current multipliers.
+        ascend: finds the best actions at the current multipliers, from actions and, with multiple shooting, states.
         unit: of the return.
     """
-    _, equalities, inequalities = problem.free(state, start)
-    before, actions = np.inf, start
+    begin = problem.replay(state, start)[1]
+    _, equalities, inequalities = problem.free(begin, start)
+    before, actions, states = np.inf, start, None
     # The constraints' own size, slack included: where the start meets them all, violations have none yet.
     scale = max(np.abs(equalities).max(initial=0.0), np.abs(inequalities[1:]).max(initial=0.0), 1e-6)
-    weight = 10 * unit(start) / scale**2
+    weight = 10 * unit(begin, start) / scale**2
     problem.multipliers = Multipliers(
         terminal=jnp.zeros(len(equalities)), path=jnp.zeros(inequalities.shape), weight=jnp.asarray(weight)
     )
     for _ in range(_MAX_TURNS):
-        found = ascend(actions)
+        found = ascend(actions, states)
         actions, used = found.actions, problem.multipliers
-        value, equalities, inequalities = problem.free(state, actions)
+        states = found.states if found.method == "multiple shooting" else None
+        value, equalities, inequalities = problem.free(found.states, actions)
         # An inequality that is slack while its multiplier is not zero has not settled either.
         slack = np.maximum(inequalities, -np.asarray(used.path) / float(used.weight))
         violation, unsettled = _size(equalities, inequalities), _size(equalities, np.abs(slack))

@@ -1,11 +1,12 @@
 """Newton's method on whole episodes with feedback: differential dynamic programming within the bounds of the actions.
 
-A step corrects actions by `k_t + K_t (s_t - old s_t)`: what is improved is a policy, so that the sensitivity of an
-unstable plant to its early actions, which defeats single shooting, is not met. Source: Jacobson and Mayne (1970); with
-clamped actions Tassa, Mansard and Todorov (2014).
+Both the states and the actions of an episode are unknowns (multiple shooting): a step corrects actions by
+`k_t + K_t (s_t - old s_t)`, and closes the gaps between a state and what the one before it leads to. What is improved
+is thus a policy, so that the sensitivity of an unstable plant to its early actions, which defeats single shooting, is
+not met. Source: Jacobson and Mayne (1970); with clamped actions Tassa, Mansard and Todorov (2014); with gaps
+Giftthaler et al. (2018) and Mastalli et al. (2020).
 """
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -24,115 +25,101 @@ _MAX_TURNS = 150
 UNSTABLE = 1e7
 # And from here on not even float64 follows a sequence of actions.
 HOPELESS = 1e12
-# By how much one may grow in a part of the episode that is solved at once.
-_STAGE = 1e3
+# Gaps below this share of the states' size are closed.
+CLOSED = 1e-9
 _ALPHAS = 0.5 ** np.arange(14.0)
 
 
-def improve(problem: Problem, state: np.ndarray, actions: np.ndarray, unit: float) -> np.ndarray:
-    """Better actions [H, m], or the same ones where no step gains.
-
-    Where the plant is unstable, the first part of the episode is solved first, so that the part after it begins where
-    it can still be controlled.
+def improve(
+    problem: Problem, states: np.ndarray, actions: np.ndarray, unit: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Better states [H+1, n] and actions [H, m], or the same ones where no step gains.
 
     Args:
         problem: the task.
-        state: the initial state.
+        states: where to begin; there may be gaps between what a state leads to and the next one.
         actions: where to begin.
         unit: of the return; a gain below 1e-13 of it ends the search.
     """
-    horizon, origin = len(actions), actions
-    growth = min(np.nan_to_num(amplification(problem, state, actions), nan=1.0), 1e300)
-    stages = max(1, math.ceil(math.log(max(growth, 1.0)) / math.log(_STAGE))) if growth > UNSTABLE else 1
-    if stages > 1:
-        # Away from the bounds, where an action could not answer the state, and from where others ran away to.
-        actions = np.zeros_like(actions)
-    for stage in range(1, min(stages, horizon) + 1):
-        length = math.ceil(horizon * stage / min(stages, horizon))
-        actions = _improve(problem, state, actions, unit, length)
-    better = problem.replay(state, actions)[0] > problem.replay(state, origin)[0]
-    return actions if better else _improve(problem, state, origin, unit, horizon)
-
-
-def _improve(
-    problem: Problem, state: np.ndarray, actions: np.ndarray, unit: float, length: int
-) -> np.ndarray:
-    """Better actions for the rewards of the first `length` steps."""
     sweep = problem.program("sweep", lambda: _sweep(problem))
-    best, damping, idle = -np.inf, 1e-9, 0
+    damping, idle, weight = 1e-9, 0, 0.0
     for _ in range(_MAX_TURNS):
-        values, tried, old, _ = sweep(actions, state, damping, length, problem.multipliers)
-        values = np.nan_to_num(np.asarray(values), nan=-np.inf)
-        best = float(old)
-        i = int(values.argmax())
-        gain = values[i] - best if np.isfinite(best) else np.inf
+        values, tried, old, gaps, prices, _ = sweep(states, actions, damping, problem.multipliers)
+        # An exact penalty: a gap costs more than the most that it could gain.
+        weight = max(weight, 2 * float(np.nan_to_num(prices)))
+        gaps = float(gaps)
+        merits = np.nan_to_num(np.asarray(values) - weight * (1 - _ALPHAS) * gaps, nan=-np.inf)
+        best = float(old) - weight * gaps
+        i = int(merits.argmax())
+        gain = merits[i] - best if np.isfinite(best) else np.inf
         if gain > 1e-13 * unit:
-            idle = 0 if gain > 1e-10 * unit else idle + 1
-            actions = np.asarray(tried[i])
+            idle = 0 if gain > 1e-10 * unit or gaps > 0 else idle + 1
+            states, actions = (np.asarray(leaf[i]) for leaf in tried)
             damping = max(damping / 10, 1e-12) if i < 4 else damping
         else:
             damping, idle = max(10 * damping, 1e-6), idle + 1
         if damping > 1e3 or idle >= 6:
             break
-    return actions
+    return states, actions
 
 
-def step_size(problem: Problem, state: np.ndarray, actions: np.ndarray) -> float:
+def step_size(problem: Problem, states: np.ndarray, actions: np.ndarray) -> float:
     """By how much Newton's method would still move an action."""
-    sweep = problem.program("sweep", lambda: _sweep(problem))
-    feedforward, _ = sweep(actions, state, 1e-9, len(actions), problem.multipliers)[3]
+    feedforward, _ = _gains(problem, states, actions)
     moved = np.clip(actions + np.asarray(feedforward), -1, 1) - actions
     return float(np.nan_to_num(np.abs(moved), nan=np.inf).max())
 
 
-def feedback(problem: Problem, state: np.ndarray, actions: np.ndarray) -> np.ndarray:
+def feedback(problem: Problem, states: np.ndarray, actions: np.ndarray) -> np.ndarray:
     """How actions should answer a deviation of the state, at [t]: da_t/ds_t."""
+    return np.asarray(_gains(problem, states, actions)[1])
+
+
+def _gains(problem: Problem, states: np.ndarray, actions: np.ndarray) -> Any:
     sweep = problem.program("sweep", lambda: _sweep(problem))
-    return np.asarray(sweep(actions, state, 1e-9, len(actions), problem.multipliers)[3][1])
+    return sweep(states, actions, 1e-9, problem.multipliers)[-1]
 
 
 def _sweep(problem: Problem) -> Callable[..., Any]:
-    """A function of actions, initial state, damping, steps that count, and multipliers.
+    """A function of states, actions, damping and multipliers.
 
-    Gives the returns and actions of steps of 14 lengths, the return before them, and the gains.
+    Gives the returns of steps of 14 lengths, their states and actions, the return before them, the sum of the gaps, the
+    most that closing one is worth per unit, and the gains.
     """
 
-    def sweep(actions: Array, start: Array, damping: Array, length: Array, multipliers: Any) -> Any:
+    def sweep(states: Array, actions: Array, damping: Array, multipliers: Any) -> Any:
         env = problem.penalised(multipliers)
         steps = jnp.arange(env.horizon)
+        move = lambda s, a, t: jnp.asarray(env.transition(s, a, t), s.dtype)  # noqa: E731
+        gaps = jax.vmap(move)(states[:-1], actions, steps) - states[1:]
 
-        def total(rewards: Array, end: Array) -> Array:
-            last = jnp.where(length == env.horizon, env.terminal_reward(end), 0.0)
-            return jnp.where(steps < length, rewards, 0.0).sum() + last
-
-        def move(state: Array, x: tuple[Array, Array]) -> tuple[Array, tuple[Array, Array]]:
-            action, step = x
-            after = jnp.asarray(env.transition(state, action, step), state.dtype)
-            return after, (state, env.reward(state, action, step))
-
-        last, (states, rewards) = jax.lax.scan(move, start, (actions, steps))
+        def total(states: Array, actions: Array) -> Array:
+            return jax.vmap(env.reward)(states[:-1], actions, steps).sum() + env.terminal_reward(states[-1])
 
         def back(value: tuple[Array, Array], x: tuple[Array, ...]) -> tuple[Any, Any]:
-            found = _step_back(env, value, x, damping)
-            return jax.tree.map(lambda new: jnp.where(x[2] < length, new, jnp.zeros_like(new)), found)
+            *here, gap = x
+            slope, curvature = value
+            price = jnp.abs(slope).max()
+            value, gains = _step_back(env, (slope + curvature @ gap, curvature), tuple(here), damping)
+            return value, (gains, price)
 
+        last = states[-1]
         value = jax.grad(env.terminal_reward)(last), jax.hessian(env.terminal_reward)(last)
-        value = jax.tree.map(lambda leaf: jnp.where(length == env.horizon, leaf, jnp.zeros_like(leaf)), value)
-        _, gains = jax.lax.scan(back, value, (states, actions, steps), reverse=True)
+        given = (states[:-1], actions, steps, gaps)
+        _, (gains, prices) = jax.lax.scan(back, value, given, reverse=True)
 
-        def forward(alpha: Array) -> tuple[Array, Array]:
-            def body(state: Array, x: PyTree) -> tuple[Array, tuple[Array, Array]]:
-                (feedforward, feedback), old, action, step = x
-                correction = alpha * feedforward + feedback @ (state - old)
-                # Beyond the steps that count, states may have run away.
-                action = jnp.clip(action + jnp.where(step < length, correction, 0.0), -1.0, 1.0)
-                after = jnp.asarray(env.transition(state, action, step), state.dtype)
-                return after, (action, env.reward(state, action, step))
+        def forward(alpha: Array) -> tuple[Array, tuple[Array, Array]]:
+            def body(state: Array, x: Any) -> tuple[Array, tuple[Array, Array]]:
+                (feedforward, feedback), old, action, step, gap = x
+                action = jnp.clip(action + alpha * feedforward + feedback @ (state - old), -1.0, 1.0)
+                return move(state, action, step) - (1 - alpha) * gap, (state, action)
 
-            end, (tried, rewards) = jax.lax.scan(body, start, (gains, states, actions, steps))
-            return total(rewards, end), tried
+            end, (visited, tried) = jax.lax.scan(body, states[0], (gains, *given))
+            visited = jnp.concatenate([visited, end[None]])
+            return total(visited, tried), (visited, tried)
 
-        return *jax.vmap(forward)(jnp.asarray(_ALPHAS)), total(rewards, last), gains
+        values, tried = jax.vmap(forward)(jnp.asarray(_ALPHAS))
+        return values, tried, total(states, actions), jnp.abs(gaps).sum(), prices.max(), gains
 
     return sweep
 
@@ -169,31 +156,30 @@ def _step_back(env: Any, value: tuple[Array, Array], x: tuple[Array, ...], dampi
     return (slope, (curvature + curvature.T) / 2), (feedforward, feedback)
 
 
-def amplification(problem: Problem, state: np.ndarray, actions: np.ndarray) -> float:
+def amplification(problem: Problem, states: np.ndarray, actions: np.ndarray) -> float:
     """By how much the worst perturbation of the initial state grows until any later one.
 
     NaN where that cannot be known, since a derivative is not finite although nothing grew.
     """
 
     def make() -> Callable[..., Any]:
-        def growth(actions: Array, start: Array, multipliers: Any) -> Array:
+        def growth(states: Array, actions: Array, multipliers: Any) -> Array:
             env = problem.penalised(multipliers)
 
-            def body(carry: PyTree, x: tuple[Array, Array]) -> tuple[Any, Array]:
-                state, product = carry
-                action, step = x
-                after, tangents = jax.linearize(
+            def body(product: Array, x: tuple[Array, ...]) -> tuple[Array, Array]:
+                state, action, step = x
+                _, tangents = jax.linearize(
                     lambda s: jnp.asarray(env.transition(s, action, step), s.dtype), state
                 )
                 product = jax.vmap(tangents, in_axes=1, out_axes=1)(product)
-                return (after, product), jnp.abs(product).max()
+                return product, jnp.abs(product).max()
 
-            first = start, jnp.eye(start.shape[0])
-            return jax.lax.scan(body, first, (actions, jnp.arange(env.horizon)))[1]
+            given = (states[:-1], actions, jnp.arange(env.horizon))
+            return jax.lax.scan(body, jnp.eye(states.shape[1]), given)[1]
 
         return growth
 
-    series = np.asarray(problem.program("amplification", make)(actions, state, problem.multipliers))
-    known = series[: np.isfinite(series).argmin() if not np.isfinite(series).all() else None]
-    largest = float(known.max(initial=1.0))
-    return largest if len(known) == len(series) else (np.inf if largest > HOPELESS else np.nan)
+    series = np.asarray(problem.program("amplification", make)(states, actions, problem.multipliers))
+    finite = np.isfinite(series)
+    largest = float(series[: None if finite.all() else finite.argmin()].max(initial=1.0))
+    return largest if finite.all() else (np.inf if largest > HOPELESS else np.nan)

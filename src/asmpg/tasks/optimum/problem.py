@@ -14,7 +14,14 @@ from jaxtyping import Array, PyTree
 from ...core.precision import double
 from ..constraints import Multipliers
 from ..control import OdeEnvironment
-from ..environment import AbstractEnvironment, cpu_device, evaluation_states, play, rollout
+from ..environment import (
+    AbstractEnvironment,
+    cpu_device,
+    evaluation_states,
+    play,
+    rollout,
+    trajectory_rewards,
+)
 
 
 _BATCH = 128
@@ -51,10 +58,16 @@ class Problem:
         def episode_return(actions: Array, state: Array, multipliers: Multipliers | None) -> Array:
             return rollout(penalised(multipliers), actions, initial_state=state).rewards.sum()
 
-        def free_return(actions: Array, state: Array) -> Any:
+        def along(states: Array, actions: Array, multipliers: Multipliers | None) -> Array:
+            return trajectory_rewards(penalised(multipliers), states, actions).sum()
+
+        def free(states: Array, actions: Array) -> Any:
             env = _with_multipliers(exact, None)
-            trajectory = rollout(env, actions, initial_state=state)
-            return trajectory.rewards.sum(), env.constraint_values(trajectory.states, actions)
+            return along(states, actions, None), env.constraint_values(states, actions)
+
+        def gaps(states: Array, actions: Array) -> Array:
+            follow = jax.vmap(exact.transition)(states[:-1], actions, jnp.arange(exact.horizon))
+            return jnp.abs(follow - states[1:]).max(axis=0) / (jnp.abs(states).max(axis=0) + 1e-300)
 
         def replayed(actions: Array, state: Array, multipliers: Multipliers | None) -> Any:
             return rollout(penalised(multipliers), actions, initial_state=state)
@@ -63,7 +76,7 @@ class Problem:
         self._value_and_grad = jax.jit(jax.value_and_grad(episode_return))
         self._returns = jax.jit(jax.vmap(episode_return, (0, 0, None)))
         self._rollout = jax.jit(replayed)
-        self._free_return = jax.jit(free_return)
+        self._along, self._free, self._gaps = jax.jit(along), jax.jit(free), jax.jit(gaps)
         self._rollout_single: Callable[..., Array] | None = None
         self._own_unit = jax.jit(lambda *given: _local_units(exact, *given))
         self._programs: dict[str, Callable[..., Any]] = {}
@@ -99,27 +112,35 @@ class Problem:
         trajectory = self._rollout(actions, state, self.multipliers)
         return float(trajectory.rewards.sum()), np.asarray(trajectory.states, np.float64)
 
-    def free(self, state: np.ndarray, actions: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+    def value_along(self, states: np.ndarray, actions: np.ndarray) -> float:
+        """The return of a trajectory."""
+        return float(self._along(states, actions, self.multipliers))
+
+    def free(self, states: np.ndarray, actions: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
         """The return without what violations cost, and the constraints' values: equalities, inequalities."""
-        value, (equalities, inequalities) = self._free_return(actions, state)
+        value, (equalities, inequalities) = self._free(states, actions)
         return float(value), np.asarray(equalities), np.asarray(inequalities)
 
-    def units(self, state: np.ndarray, actions: np.ndarray) -> np.ndarray:
-        """How much rewards differ over what the trajectory of these actions visits, see `_local_units`."""
-        return np.asarray(self._own_unit(self.replay(state, actions)[1], actions))
+    def largest_gap(self, states: np.ndarray, actions: np.ndarray) -> float:
+        """How far a state is from what the one before leads to, as a share of the component's size, or NaN."""
+        return float(np.asarray(self._gaps(states, actions)).max())
 
-    def replay_error(self, state: np.ndarray, actions: np.ndarray, gains: np.ndarray | None = None) -> float:
+    def units(self, states: np.ndarray, actions: np.ndarray) -> np.ndarray:
+        """How much rewards differ over what a trajectory visits, see `_local_units`."""
+        return np.asarray(self._own_unit(states, actions))
+
+    def replay_error(self, states: np.ndarray, actions: np.ndarray, gains: np.ndarray | None = None) -> float:
         """How far the return of actions [H, m] in float32 is from that in float64.
 
         Args:
-            state: the initial state.
+            states: where they lead in float64.
             actions: the actions.
-            gains: how they answer deviations from the states in float64, if they do.
+            gains: how they answer deviations from the states, if they do.
         """
-        exact, states = self.replay(state, actions)
+        exact = self.value_along(states, actions)
         if gains is None:
-            gains = np.zeros((*actions.shape, len(state)))
-        given = (actions, gains, states[:-1], state, self.multipliers)
+            gains = np.zeros((*actions.shape, states.shape[-1]))
+        given = (actions, gains, states[:-1], states[0], self.multipliers)
         with double(False):
             if self._rollout_single is None:
                 self._rollout_single = jax.jit(lambda *given: _followed(self.env, *given))

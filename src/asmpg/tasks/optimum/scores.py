@@ -16,7 +16,9 @@ from . import cache as solution_cache
 from .cache import is_number, same_number
 from .differences import warn_of_gradient
 from .problem import double_precision, problem_of
-from .shooting import constants, controls_of, Solution, solve
+from .search import solve
+from .shooting import constants
+from .solution import controls_of, Solution
 
 
 _CHUNK = 512
