@@ -20,7 +20,7 @@ from probes import RewardIsState
 
 
 ENV = asmpg.make("harvest", 5)
-MODEL, OTHER = asmpg.Simulator(ENV), asmpg.make("harvest", 7)
+MODEL, OTHER, TIMBER = asmpg.Simulator(ENV), asmpg.make("harvest", 7), asmpg.make("timber_harvest", 5)
 KEY = jax.random.key(0)
 POLICY = asmpg.TanhGaussianPolicy(ENV, key=KEY)
 ACTIONS = np.zeros((5, 1))
@@ -84,6 +84,19 @@ WRONG = {
         asmpg.TanhGaussianPolicy(OTHER, key=KEY), MODEL, ENV, START
     ),
     "other sequence": lambda: asmpg.policy_gradient(asmpg.ActionSequence(OTHER, key=KEY), MODEL, ENV, START),
+    "rollout of another horizon": lambda: asmpg.rollout(ENV, asmpg.TanhGaussianPolicy(OTHER, key=KEY)),
+    "rollout of another sequence": lambda: asmpg.rollout(ENV, asmpg.ActionSequence(OTHER, key=KEY)),
+    "rollout of another task": lambda: asmpg.rollout(ENV, asmpg.TanhGaussianPolicy(TIMBER, key=KEY)),
+    "sequence of another task": lambda: asmpg.rollout(ENV, asmpg.ActionSequence(TIMBER, key=KEY)),
+    "model of another task": lambda: asmpg.action_gradient(
+        asmpg.OneStepModel(TIMBER, key=KEY), ENV, START, ACTIONS
+    ),
+    "sequence model of another task": lambda: asmpg.action_gradient(
+        asmpg.ActionSequenceModel(TIMBER, "rnn", key=KEY), ENV, START, ACTIONS
+    ),
+    "policy of another task": lambda: asmpg.policy_gradient(
+        asmpg.TanhGaussianPolicy(TIMBER, key=KEY), MODEL, ENV, START
+    ),
     "other task": lambda: asmpg.policy_gradient(
         POLICY, asmpg.Simulator(asmpg.make("cancer_treatment", 5)), ENV, START
     ),
@@ -117,6 +130,11 @@ def test_models_check_the_values_they_are_given(name):
             assert "\n" not in str(caught.value)
     with pytest.raises(asmpg.UsageError, match=r"^backbone: .*did you mean lstm"):
         asmpg.HistoryModel(ENV, "lstn", key=KEY)
+
+
+def test_a_policy_may_be_tried_where_a_parameter_of_its_task_has_changed():
+    richer = asmpg.make("timber_harvest", 5, k=2.0)
+    assert np.isfinite(asmpg.rollout(richer, asmpg.TanhGaussianPolicy(TIMBER, key=KEY)).rewards.sum())
 
 
 def test_plain_lists_and_numpy_arrays_are_taken():

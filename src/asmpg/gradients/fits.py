@@ -8,7 +8,7 @@ from jaxtyping import Array
 from ..core.types import Given, one_line, UsageError
 from ..models import AbstractDynamicsModel, Simulator
 from ..tasks.environment import AbstractEnvironment
-from ..tasks.fits import check_action_of
+from ..tasks.fits import check_action_of, check_made_for
 from ..tasks.spec import Spec
 from .policies import AbstractPolicy
 
@@ -25,13 +25,14 @@ def check_fits(model: Given[AbstractDynamicsModel], env: Given[Spec]) -> None:
     """
     if not isinstance(model, AbstractDynamicsModel):
         raise UsageError(f"model: must be an asmpg.AbstractDynamicsModel, got a {type(model).__name__}")
+    check_made_for("model", model, env)
     horizon = getattr(model, "horizon", env.horizon)
     if isinstance(model, Simulator):
         if model.env.name != env.name:
             raise UsageError(f"model: is of the task {model.env.name}, not of {env.name}")
         horizon = model.env.horizon
     if horizon != env.horizon:
-        raise UsageError(f"model: is of horizon {horizon}, the task has horizon {env.horizon}")
+        raise UsageError(f"model: is of horizon {horizon}, {env.name} has horizon {env.horizon}")
     shape = predicted_shape(model, (env.state_size,), (env.horizon, env.action_size), env.name)
     if shape != (env.horizon, env.state_size):
         wanted = (env.horizon, env.state_size)
@@ -62,11 +63,7 @@ def check_policy_fits(policy: object, env: AbstractEnvironment, state: Array) ->
     """
     if not isinstance(policy, AbstractPolicy):
         raise UsageError(f"policy: must be an asmpg.AbstractPolicy, got a {type(policy).__name__}")
-    horizon = getattr(policy, "horizon", None)
-    actions = getattr(policy, "means", None)
-    horizon = actions.shape[0] if horizon is None and actions is not None else horizon
-    if horizon is not None and horizon != env.horizon:
-        raise UsageError(f"policy: is of horizon {horizon}, {env.name} has horizon {env.horizon}")
+    check_made_for("policy", policy, env)
     noise = jnp.zeros(env.action_size, state.dtype)
     check_action_of(
         "policy_gradient",

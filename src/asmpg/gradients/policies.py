@@ -15,7 +15,7 @@ from ..core.linear import Layers, network, run_network
 from ..core.types import PRNGKey, Scalar, Step
 from ..models.normalisation import Normaliser
 from ..tasks.environment import AbstractActor
-from ..tasks.spec import Spec
+from ..tasks.spec import Spec, task_name
 
 
 HIDDEN_SIZE, NUM_LAYERS = 64, 2
@@ -116,6 +116,7 @@ class TanhGaussianPolicy(AbstractTanhGaussianPolicy):
     layers: Layers
     normaliser: Normaliser
     horizon: int = eqx.field(static=True)
+    made_for: str = eqx.field(static=True)
     observe_time: bool = eqx.field(static=True, default=True)
     min_log_std: float = eqx.field(static=True, default=MIN_LOG_STD)
     max_log_std: float = eqx.field(static=True, default=MAX_LOG_STD)
@@ -151,7 +152,7 @@ class TanhGaussianPolicy(AbstractTanhGaussianPolicy):
         features = env.state_size + 1
         self.layers = network(features, width, num_layers, 2 * env.action_size, keys=keys, last=0.01)
         self.normaliser = Normaliser.from_random_episodes(env) if normaliser is None else normaliser
-        self.horizon, self.observe_time = env.horizon, observe_time
+        self.horizon, self.observe_time, self.made_for = env.horizon, observe_time, task_name(env)
 
     def distribution(self, state: Float[Array, " state"], step: Step) -> distributions.Normal:
         """The normal distribution before the squashing, one independent component per action component."""
@@ -174,6 +175,7 @@ class ActionSequence(AbstractTanhGaussianPolicy):
 
     means: Float[Array, "horizon action"]
     log_stds: Float[Array, "horizon action"]
+    made_for: str = eqx.field(static=True)
     # Adam moves every parameter by about its learning rate, and a network's output thereby by many times that, since
     # all weights move together. These parameters are the output.
     learning_rate_factor: ClassVar[float] = 30.0
@@ -187,7 +189,7 @@ class ActionSequence(AbstractTanhGaussianPolicy):
         """
         shape = (env.horizon, env.action_size)
         self.means = 0.1 * jax.random.normal(key, shape)
-        self.log_stds = jnp.zeros(shape)
+        self.log_stds, self.made_for = jnp.zeros(shape), task_name(env)
 
     def distribution(self, state: Float[Array, " state"], step: Step) -> distributions.Normal:
         """The normal distribution of this step."""

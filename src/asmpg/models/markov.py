@@ -12,7 +12,7 @@ from ..core.linear import Layers, network, run_network
 from ..core.types import PRNGKey, Scalar, Step, Trajectory
 from ..tasks.environment import AbstractEnvironment
 from ..tasks.fits import check_env
-from ..tasks.spec import Spec
+from ..tasks.spec import Spec, task_name
 from .base import AbstractDynamicsModel, free_run, HIDDEN_SIZE, layer_keys, NUM_LAYERS
 from .normalisation import DifferenceUnit, Normaliser
 
@@ -48,6 +48,7 @@ class OneStepModel(AbstractDynamicsModel):
     layers: Layers
     normaliser: Normaliser
     horizon: int = eqx.field(static=True)
+    made_for: str = eqx.field(static=True)
     first_step_flag: bool = eqx.field(static=True)
     difference_unit: DifferenceUnit = eqx.field(static=True)
     state_gradient_decay: float = eqx.field(static=True)
@@ -84,7 +85,7 @@ class OneStepModel(AbstractDynamicsModel):
         features = env.state_size + env.action_size + 1 + first_step_flag
         self.layers = network(features, width, num_layers, env.state_size, keys=keys)
         self.normaliser = Normaliser.from_random_episodes(env) if normaliser is None else normaliser
-        self.horizon = env.horizon
+        self.horizon, self.made_for = env.horizon, task_name(env)
         self.first_step_flag = check("first_step_flag", first_step_flag, bool)
         self.difference_unit = check("difference_unit", difference_unit, DifferenceUnit)
         self.state_gradient_decay = check("state_gradient_decay", state_gradient_decay, Share)

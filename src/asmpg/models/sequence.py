@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PyTree
 from ..core.checks import check, NotNegative, Width
 from ..core.linear import Linear
 from ..core.types import PRNGKey, Scalar, Step, Trajectory
-from ..tasks.spec import Spec
+from ..tasks.spec import Spec, task_name
 from .backbones import AbstractBackbone, create_backbone, CreateBackbone
 from .backbones.linear_recurrence import linear_recurrence
 from .base import AbstractDynamicsModel, free_run, HIDDEN_SIZE, layer_keys
@@ -106,6 +106,7 @@ class ActionSequenceModel(AbstractDynamicsModel):
     decoder: Decoder
     normaliser: Normaliser
     horizon: int = eqx.field(static=True)
+    made_for: str = eqx.field(static=True)
     difference_loss: float = eqx.field(static=True)
     decoder_output: DecoderOutput = eqx.field(static=True)
 
@@ -146,7 +147,7 @@ class ActionSequenceModel(AbstractDynamicsModel):
         self.decoder_output = check("decoder_output", decoder_output, DecoderOutput)
         self.decoder = self._new_decoder(env, decoder, key=decoder_key)
         self.normaliser = Normaliser.from_random_episodes(env) if normaliser is None else normaliser
-        self.horizon = env.horizon
+        self.horizon, self.made_for = env.horizon, task_name(env)
         self.difference_loss = check("difference_loss", difference_loss, NotNegative)
 
     def _new_decoder(self, env: Spec, kind: DecoderKind, *, key: PRNGKey) -> Decoder:
@@ -265,6 +266,7 @@ class HistoryModel(AbstractDynamicsModel):
     decoder: Decoder
     normaliser: Normaliser
     horizon: int = eqx.field(static=True)
+    made_for: str = eqx.field(static=True)
     cut_state_gradient: bool = eqx.field(static=True)
     difference_unit: DifferenceUnit = eqx.field(static=True)
 
@@ -305,7 +307,7 @@ class HistoryModel(AbstractDynamicsModel):
         self.encoder = Linear(features, backbone.input_size, key=encoder_key)
         self.decoder = Decoder(backbone.output_size, env.state_size, decoder, key=decoder_key)
         self.normaliser = Normaliser.from_random_episodes(env) if normaliser is None else normaliser
-        self.horizon = env.horizon
+        self.horizon, self.made_for = env.horizon, task_name(env)
         self.cut_state_gradient = check("cut_state_gradient", cut_state_gradient, bool)
         self.difference_unit = check("difference_unit", difference_unit, DifferenceUnit)
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from ..core.precision import double
 from ..core.types import Given, PRNGKey, Scalar, Step, Trajectory, UsageError
-from .fits import check_action_of, check_actions, check_env, check_initial_state, check_key
+from .fits import check_action_of, check_actions, check_env, check_initial_state, check_key, check_made_for
 
 
 NUM_EVALUATION_STATES = 64
@@ -170,6 +170,7 @@ def rollout(
     start = env.initial_state(key=state_key) if initial_state is None else initial_state
     start = check_initial_state("rollout", env, start)
     keys = None if policy_key is None else jax.random.split(policy_key, env.horizon)
+    check_made_for("rollout: policy", policy, env)
     if callable(policy):
         deterministic: Callable[..., Any] = getattr(policy, "mode", policy)
         _refuse_seed_axis(policy, start)

@@ -82,6 +82,23 @@ def check_numbers(function: str, argument: str, value: Any, ndim: int) -> Array:
     return _numbers(function, argument, value, shape, "")
 
 
+def check_made_for(argument: str, thing: Any, env: Spec) -> None:
+    """Raises a UsageError for a network of ours that was made for another task or horizon, though its sizes may fit.
+
+    What was made for a task of the same name with other parameters fits: how a policy does there is worth knowing.
+    """
+    made_for = getattr(thing, "made_for", None)
+    if not isinstance(made_for, str):
+        return
+    if made_for not in ("", env.name):
+        raise UsageError(f"{argument}: is of the task {made_for}, not of {env.name}")
+    horizon = getattr(thing, "horizon", env.horizon) if getattr(thing, "observe_time", True) else env.horizon
+    means = getattr(thing, "means", None)
+    horizon = horizon if means is None else means.shape[-2]
+    if horizon != env.horizon:
+        raise UsageError(f"{argument}: is of horizon {horizon}, {env.name} has horizon {env.horizon}")
+
+
 def check_action_of(function: str, env: Spec, act: Callable[[Any], Any], state: Array) -> None:
     """Raises a UsageError unless a policy, called with a state, gives an action of the task.
 
@@ -91,9 +108,6 @@ def check_action_of(function: str, env: Spec, act: Callable[[Any], Any], state: 
         act: the policy at step 0.
         state: a state.
     """
-    horizon = getattr(act, "horizon", env.horizon)
-    if horizon != env.horizon:
-        raise UsageError(f"{function}: policy: is of horizon {horizon}, {env.name} has horizon {env.horizon}")
     try:
         shape = jax.eval_shape(act, state).shape
     except Exception as error:  # whatever the shapes break, what the user did is give another policy

@@ -60,6 +60,11 @@ def ends_early(spec: Spec) -> bool:
     return bool(getattr(spec, "ends_early", False))
 
 
+def task_name(spec: Spec) -> str:
+    """The name of a task, which a network made for it keeps; empty for windows and recorded episodes."""
+    return spec.name if callable(getattr(spec, "transition", None)) else ""
+
+
 def sizes_of_windows(spec: Spec, window: int) -> Sizes:
     """The same world seen through windows of a length."""
     return Sizes(spec.name, window, spec.state_size, spec.action_size, ends_early(spec))
