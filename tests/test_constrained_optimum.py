@@ -316,6 +316,32 @@ def test_a_constant_that_is_nearly_optimal_is_a_doubt_on_ones_own_task_alone():
     assert doubts(asmpg.make("bioreactor", 5)) == []
 
 
+def integrator(scale=1.0, cost=1.0, bound=10.0):
+    """`x' = u` from x = 1, in other units: of length, of cost, and with another share of useful controls."""
+    return asmpg.from_ode(
+        lambda x, u, t: u,
+        lambda x, u, t: cost * ((x[0] / scale) ** 2 + (u[0] / scale) ** 2),
+        initial_state=[scale],
+        duration=4.0,
+        horizon=20,
+        control_bounds=(-bound * scale, bound * scale),
+        name="integrator",
+    )
+
+
+@pytest.mark.parametrize(
+    "units", [{"scale": 1e-9}, {"scale": 1e9}, {"cost": 1e-9}, {"cost": 1e9}, {"bound": 1e9}]
+)
+def test_an_optimum_is_the_same_in_any_units(units):
+    value = 0.0
+    for _ in range(20):
+        value = 0.2 + value - 0.04 * value**2 / (0.2 + 0.04 * value)
+    solution = asmpg.optimal(integrator(**units), num_starts=2)
+    np.testing.assert_allclose(solution.episode_return, -value * units.get("cost", 1.0), rtol=1e-7)
+    assert solution.starts_agree
+    assert solution.trusted
+
+
 def test_one_start_of_many_is_said_to_be_one():
     solution = asmpg.optimal(cake(terminal_cost=lambda x: 10 * jnp.maximum(-x[0], 0.0)), num_starts=3)
     assert solution.num_agree == sum(

@@ -74,6 +74,7 @@ def test_one_wrong_argument_is_a_usage_error_of_one_line(call, data):
 WRONG = {
     "flat": lambda: asmpg.rollout(ENV, np.zeros(5)),
     "beyond": lambda: asmpg.rollout(ENV, np.full((5, 1), 5.0)),
+    "a policy beyond": lambda: asmpg.rollout(ENV, lambda state, step, key=None: jnp.array([1.5])),
     "complex": lambda: asmpg.rollout(ENV, np.full((5, 1), 1j)),
     "not finite": lambda: asmpg.rollout(ENV, np.full((5, 1), np.nan)),
     "state": lambda: asmpg.rollout(ENV, ACTIONS, initial_state=np.zeros(3)),

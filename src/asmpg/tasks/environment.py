@@ -14,7 +14,15 @@ from jaxtyping import Array, Float
 
 from ..core.precision import double
 from ..core.types import Given, PRNGKey, Scalar, Step, Trajectory, UsageError
-from .fits import check_action_of, check_actions, check_env, check_initial_state, check_key, check_made_for
+from .fits import (
+    check_action_of,
+    check_actions,
+    check_actions_taken,
+    check_env,
+    check_initial_state,
+    check_key,
+    check_made_for,
+)
 
 
 NUM_EVALUATION_STATES = 64
@@ -180,13 +188,13 @@ def rollout(
 
         one_key = None if keys is None else keys[0]
         check_action_of("rollout", env, lambda state: call(None, state, jnp.asarray(0), one_key), start)
-        return play(env, call, keys, start)
+        return check_actions_taken("rollout", env, play(env, call, keys, start))
     if isinstance(policy, AbstractActor):
         shape = (env.action_size,)
         noise = None if keys is None else jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
         actor = policy
         check_action_of("rollout", env, lambda state: actor.act(actor.begin(), state, jnp.asarray(0)), start)
-        return play(env, policy.act, noise, start, policy)
+        return check_actions_taken("rollout", env, play(env, policy.act, noise, start, policy))
     actions = check_actions("rollout", env, policy)
     return play(env, lambda carry, state, step, action: action, actions, start)
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from ..core.types import one_line, UsageError
+from ..core.types import one_line, Trajectory, UsageError
 from .spec import Spec
 from .validation import check_task
 
@@ -55,6 +55,23 @@ def check_actions(
                 f"{function}: actions: must be within [-1, 1], the largest has size {largest:.4g}"
             )
     return array
+
+
+def check_actions_taken(function: str, env: Spec, trajectory: Trajectory) -> Trajectory:
+    """The trajectory, once it is known that the policy's actions are within [-1, 1] where their numbers are.
+
+    Raises:
+        UsageError: names the first step at which they are not.
+    """
+    if not isinstance(trajectory.actions, jax.core.Tracer):
+        sizes = np.abs(np.asarray(trajectory.actions)).max(axis=-1)
+        if (sizes > 1 + _SLACK).any():
+            step = int((sizes > 1 + _SLACK).argmax())
+            raise UsageError(
+                f"{function}: policy: actions must be within [-1, 1], at step {step} of {env.name} one has size "
+                f"{sizes[step]:.4g}"
+            )
+    return trajectory
 
 
 def check_initial_state(function: str, env: Spec, state: PyTree) -> Float[Array, " state"]:

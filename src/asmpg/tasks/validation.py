@@ -92,6 +92,8 @@ def check_task(env: Any) -> None:
 
 
 def _check_sizes(env: Any) -> None:
+    if not isinstance(env.name, str):
+        raise UsageError(f"name of {type(env).__name__}: must be a string, got {env.name!r}")
     check_horizon(env.horizon)
     for attribute in ("state_size", "action_size"):
         size = getattr(env, attribute)

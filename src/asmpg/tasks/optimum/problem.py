@@ -25,12 +25,15 @@ from ..environment import (
 
 
 _BATCH = 128
+# A smaller share of the range of controls is none.
+_SMALLEST_RANGE = 1e-10
 
 
 @contextlib.contextmanager
 def double_precision() -> Iterator[None]:
     """float64, on the CPU: thousands of short dependent steps leave an accelerator idle."""
-    with double(), jax.default_device(cpu_device()):
+    # Actions that were not optimised may have any return.
+    with double(), jax.default_device(cpu_device()), np.errstate(invalid="ignore", over="ignore"):
         yield
 
 
@@ -168,7 +171,8 @@ def _local_units(env: AbstractEnvironment, states: Array, actions: Array) -> Arr
     """Sums over the episode of how much rewards differ if states and actions came at other times; three of them.
 
     Rewards are looked at one by one, at states that the trajectory does visit, so that nothing is amplified by the
-    dynamics: with other actions of the same trajectory, with uniform random actions, and all rewards in size.
+    dynamics: with other actions of the same trajectory, with uniform random actions as large as those (most of a wide
+    range of controls may be of no use), and all rewards in size.
     """
     if isinstance(env, OdeEnvironment):
         env = env.with_multipliers(None)
@@ -176,6 +180,7 @@ def _local_units(env: AbstractEnvironment, states: Array, actions: Array) -> Arr
     rng = np.random.default_rng(2)
     times = rng.integers(0, horizon, (num, horizon))
     uniform = jnp.asarray(rng.uniform(-1, 1, (num, horizon, env.action_size)))
+    uniform = uniform * jnp.clip(jnp.abs(actions).max(), _SMALLEST_RANGE, 1.0)
     steps = jnp.arange(horizon)
     reward = jax.vmap(env.reward)
     own = reward(states[:-1], actions, steps)
