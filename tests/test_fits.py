@@ -16,6 +16,7 @@ import asmpg
 from asmpg.tasks.environment import AbstractEnvironment
 from asmpg.tasks.optimum import GradientWarning
 from asmpg.tasks.validation import TaskWarning, validate
+from asmpg.training.stored_config import _digest_of
 from probes import RewardIsState
 
 
@@ -136,6 +137,21 @@ def test_models_check_the_values_they_are_given(name):
 def test_a_policy_may_be_tried_where_a_parameter_of_its_task_has_changed():
     richer = asmpg.make("timber_harvest", 5, k=2.0)
     assert np.isfinite(asmpg.rollout(richer, asmpg.TanhGaussianPolicy(TIMBER, key=KEY)).rewards.sum())
+
+
+def test_sizes_may_be_numpy_integers():
+    class Sized(RewardIsState):
+        horizon: int = eqx.field(default_factory=lambda: np.int64(4))
+        state_size: int = eqx.field(default_factory=lambda: np.int32(1))
+
+    env, digest = Sized(), _digest_of(Sized())
+    policy = asmpg.TanhGaussianPolicy(env, key=KEY)
+    assert asmpg.rollout(env, policy).actions.shape == (4, 1)
+    np.testing.assert_allclose(asmpg.optimal(env, num_starts=1).episode_return, 1.5)
+    settings = {"model_batch_size": 2, "policy_batch_size": 2, "warmup_steps": 4}
+    asmpg.TrainConfig(env, model="simulator", steps=np.int64(8), overrides=settings).checked()
+    assert type(env.horizon) is int
+    assert _digest_of(env) == digest
 
 
 def test_plain_lists_and_numpy_arrays_are_taken():

@@ -18,7 +18,13 @@ def main() -> int:
     usual = signal.getsignal(signal.SIGINT)
     if usual is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, _leave)
-    from .cli import main
+    try:
+        from .cli import main
+    except ValueError as error:  # an environment variable of JAX's, which it reads when it is imported
+        if not any(name.startswith("JAX_") and name in str(error) for name in os.environ):
+            raise
+        os.write(sys.stderr.fileno(), f"asmpg: {error}\n".encode())
+        return 2
 
     signal.signal(signal.SIGINT, usual)
     return main()

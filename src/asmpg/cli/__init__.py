@@ -36,6 +36,7 @@ _COMMANDS = {
     options.Completion: ("completion", "run_completion"),
     options.Sweep: ("sweep", "run_sweep_command"),
 }
+_COMPUTING = (options.Train, options.Evaluate, options.Optimal, options.Diagnose, options.Export, options.Fit)
 # In bytes; what usual systems allow.
 _LONGEST_NAME, _LONGEST_PATH = 255, 3000
 OUT_OF_MEMORY = (
@@ -73,9 +74,27 @@ def _run(arguments: list[str]) -> int:
     module, function = _COMMANDS[type(command)]
     run = getattr(importlib.import_module(f".{module}", __name__), function)
     command = _with_paths(command)
+    if isinstance(command, _COMPUTING):
+        _check_jax()
     if not isinstance(command, options.Train):
         gc.enable()
     return run(command)
+
+
+def _check_jax() -> None:
+    """Raises a UsageError where the environment asks JAX for what it cannot do here."""
+    import jax
+
+    if jax.config.jax_disable_jit:
+        raise UsageError(
+            "JAX_DISABLE_JIT: the command line runs compiled programs alone; unset it, or debug from Python"
+        )
+    platforms = os.environ.get("JAX_PLATFORMS")
+    try:
+        jax.devices() if platforms else None
+    except (RuntimeError, AssertionError) as error:  # the latter where there is no such device
+        reason = str(error).partition("(")[0].strip() or "JAX finds no such device here"
+        raise UsageError(f"JAX_PLATFORMS: {platforms!r}: {reason}") from error
 
 
 def _with_paths(command: Any) -> Any:

@@ -77,6 +77,8 @@ def constants_of(thing: Any) -> dict[str, Any]:
 
 
 def _feed(state: Any, thing: Any, seen: dict[int, Any]) -> None:
+    if isinstance(thing, np.integer):
+        thing = int(thing)
     if isinstance(thing, _PLAIN):
         return state.update(f"{type(thing).__name__} {thing!r};".encode())
     if isinstance(thing, jax.Array) and jnp.issubdtype(thing.dtype, jax.dtypes.prng_key):

@@ -107,7 +107,8 @@ def check_run(label: str, function: Callable[..., Any], *arguments: Any) -> None
         program = jax.jit(checkify.checkify(function, errors=checkify.index_checks))
         # It runs once: compiled for speed of compilation.
         options: Any = {"xla_backend_optimization_level": 0}
-        error = program.lower(*arguments).compile(options)(*arguments)[0].get_exception()
+        with jax.disable_jit(False):
+            error = program.lower(*arguments).compile(options)(*arguments)[0].get_exception()
     except Exception:  # what cannot be looked at in this way is not known to be wrong
         return
     place = "" if error is None else _own_place(str(getattr(error, "traceback_info", "")))

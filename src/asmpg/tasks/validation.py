@@ -99,6 +99,10 @@ def _check_sizes(env: Any) -> None:
         size = getattr(env, attribute)
         if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
             raise UsageError(f"{attribute} of {env.name}: must be an integer >= 1, got {size!r}")
+    for attribute in ("horizon", "state_size", "action_size"):
+        if isinstance(vars(env).get(attribute), np.integer):
+            # The same number, as what is hashed, compared and written to files.
+            object.__setattr__(env, attribute, int(getattr(env, attribute)))
     for name in [field.name for field in dataclasses.fields(env) if field.metadata.get("static")]:
         if isinstance(getattr(env, name, None), np.ndarray | jax.Array):
             raise UsageError(

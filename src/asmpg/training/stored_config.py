@@ -63,7 +63,7 @@ def to_json(config: TrainConfig) -> dict[str, Any]:
     identity = env.identity()
     if identity is not None:
         return content | {"task": env.name, "task_source": {"kind": "built-in", "parameters": dict(identity)}}
-    source = {"kind": "object", "state_size": env.state_size, "action_size": env.action_size}
+    source = {"kind": "object", "state_size": int(env.state_size), "action_size": int(env.action_size)}
     if isinstance(env, Recording):
         return content | {"task": env.name, "task_source": source | {"kind": "recording"}}
     if isinstance(config.task, str) and task_files.is_gymnasium(config.task):

@@ -33,7 +33,8 @@ _SMALLEST_RANGE = 1e-10
 def double_precision() -> Iterator[None]:
     """float64, on the CPU: thousands of short dependent steps leave an accelerator idle."""
     # Actions that were not optimised may have any return.
-    with double(), jax.default_device(cpu_device()), np.errstate(invalid="ignore", over="ignore"):
+    quiet = np.errstate(invalid="ignore", over="ignore")
+    with double(), jax.default_device(cpu_device()), jax.disable_jit(False), quiet:
         yield
 
 
