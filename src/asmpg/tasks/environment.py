@@ -72,6 +72,12 @@ class AbstractEnvironment(AbstractReward):
         """Good actions, where the task knows some: one of the starts of `asmpg.optimal`."""
         return None
 
+    def violation(
+        self, states: Float[Array, "horizon_plus_1 state"], actions: Float[Array, "horizon action"]
+    ) -> Scalar | None:
+        """The largest violation of the task's constraints in an episode, in their own units; None where it has none."""
+        return None
+
     def identity(self) -> tuple[tuple[str, float], ...] | None:
         """What, with name and horizon, says which task this is, so that results can be kept on disk.
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..core.types import Scalar, Step
+from . import adaptive
 
 
 Vector = Float[Array, " state"]
@@ -85,9 +86,14 @@ STABILITY = MappingProxyType(
 )
 
 
+def _adaptive(method: str) -> Method:
+    return lambda field, x, t, h: adaptive.integrate(field, x, t, h, method)
+
+
 def integrate(field: Field, x: Vector, t: Scalar, dt: float, method: str, substeps: int) -> Vector:
     """The state after `dt` seconds from time t, in equal substeps of a method."""
-    step, h = METHODS[method], dt / substeps
+    h = dt / substeps
+    step = METHODS.get(method) or _adaptive(method)
     if substeps == 1:
         return step(field, x, t, h)
     # A loop rather than stages written out: compiles many times faster.

@@ -53,8 +53,8 @@ def warn_if_unstable(env: Any, dt: float) -> None:
         reason = (
             "a constant control drives the state to a non-finite value; substeps make steps shorter, "
             'method="implicit" is for stiff equations'
-            if env.method != "implicit"
-            else "Newton's method fails under a constant control; more substeps make it easier"
+            if env.method in STABILITY
+            else f"{env.method} steps fail under a constant control; more substeps make them easier"
         )
         warn_once(env.name, env.horizon, reason, what=what)
         return
@@ -65,7 +65,7 @@ def warn_if_unstable(env: Any, dt: float) -> None:
         )
         warn_once(env.name, env.horizon, reason, what=what)
         return
-    if env.method == "implicit":
+    if env.method not in STABILITY:
         return
     factors, rates = _factors(env, jacobians, dt)
     growth = np.log(np.maximum(factors, 1e-300)).sum(axis=-1)

@@ -185,6 +185,9 @@ def record(
     if counts is not None:
         counts = counts.add(episodes, evaluation=jnp.asarray(num_steps, jnp.int32).sum())
         metrics |= {"simulated_steps": counts.training, "evaluation_steps": counts.evaluation}
+    if isinstance(learner.env, AbstractEnvironment):
+        violations = jax.vmap(learner.env.violation)(episodes.states, episodes.actions)
+        metrics |= {} if violations is None else {"violation": violations.max()}
     return SeedState(learner_state, state.replay, state.key, counts), metrics
 
 

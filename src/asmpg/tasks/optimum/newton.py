@@ -57,8 +57,8 @@ def improve(
             states, actions = (np.asarray(leaf[i]) for leaf in tried)
             damping = max(damping / 10, 1e-12) if i < 4 else damping
         else:
-            damping, idle = max(10 * damping, 1e-6), idle + 1
-        if damping > 1e3 or idle >= 6:
+            damping = max(30 * damping, 1e-6)
+        if damping > 1e5 or idle >= 6:
             break
     return states, actions
 

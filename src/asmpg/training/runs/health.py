@@ -61,6 +61,20 @@ def falls(metrics: Metrics, first_seed: int) -> list[str]:
     return found
 
 
+# Violations of constraints by less than this, in their own units, are none.
+NOTABLE_VIOLATION = 1e-3
+
+
+def violations(metrics: Metrics, first_seed: int) -> list[str]:
+    """A line about every seed whose last policy violates the task's constraints."""
+    last = metrics["violation"][-1] if "violation" in metrics else np.zeros(0)
+    return [
+        f"seed {first_seed + index}: the last policy violates the constraints by up to {value:.3g}"
+        for index, value in enumerate(last)
+        if not value <= NOTABLE_VIOLATION
+    ]
+
+
 def best_records(metrics: Metrics) -> tuple[Float[np.ndarray, " num_seeds"], Real[np.ndarray, " num_seeds"]]:
     """Each seed's highest return, and the steps after which it was evaluated."""
     returns = np.where(np.isfinite(metrics["return"]), metrics["return"], -np.inf)

@@ -222,9 +222,18 @@ class Result(Generic[Policy, Model]):
         return health.learned_nothing(self.metrics)
 
     def problems(self) -> list[str]:
-        """What is wrong with the run, a line each: nothing was learned, or a policy became much worse at the end."""
+        """What is wrong with the run, a line each.
+
+        Nothing was learned, or a policy became much worse at the end, or violates the constraints of its task.
+        """
         nothing = ["every policy update was skipped, since its gradient is not finite: nothing was learned"]
-        return nothing if self.learned_nothing else health.falls(self.metrics, self.config.seed)
+        if self.learned_nothing:
+            return nothing
+        return [
+            line
+            for found in (health.falls, health.violations)
+            for line in found(self.metrics, self.config.seed)
+        ]
 
     def evaluate(self, env: World | None = None) -> Float[np.ndarray, " num_seeds"]:
         """The returns of the deterministic policies, computed again: means over the fixed evaluation states.
