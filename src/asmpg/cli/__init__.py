@@ -85,7 +85,7 @@ def _check_jax() -> None:
     """Raises a UsageError where the environment asks JAX for what it cannot do here."""
     import jax
 
-    if jax.config.jax_disable_jit:
+    if getattr(jax.config, "jax_disable_jit", False):
         raise UsageError(
             "JAX_DISABLE_JIT: the command line runs compiled programs alone; unset it, or debug from Python"
         )

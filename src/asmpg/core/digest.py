@@ -53,7 +53,7 @@ def settled(thing: Any) -> Any:
         }
     arrays = np.ndarray | np.generic | jax.Array
     code = FunctionType | MethodType | functools.partial | type
-    frozen = dataclasses.is_dataclass(thing) and type(thing).__dataclass_params__.frozen
+    frozen = getattr(getattr(thing, "__dataclass_params__", None), "frozen", False)
     return thing if isinstance(thing, _PLAIN | arrays | code) or frozen else type(thing)
 
 
@@ -101,7 +101,7 @@ def _feed_array(state: Any, array: np.ndarray) -> None:
     state.update(f"array {array.dtype.kind} {array.shape};".encode() + np.ascontiguousarray(array).tobytes())
 
 
-def _parts(thing: object) -> Iterable[Any]:
+def _parts(thing: Any) -> Iterable[Any]:
     """What an object consists of, in an order that does not depend on the process."""
     if type(thing) in (dict, MappingProxyType):
         return [part for key in sorted(thing, key=_order) for part in (key, thing[key])]
@@ -126,7 +126,7 @@ def _parts(thing: object) -> Iterable[Any]:
     if isinstance(thing, type):
         return _parts_of_class(thing)
     if isinstance(thing, _COMPILED):  # besides the function, what it remembers
-        return [thing.__wrapped__]
+        return [inspect.unwrap(thing)]
     return [type(thing), *_state_of(thing)]
 
 
