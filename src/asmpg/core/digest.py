@@ -13,7 +13,7 @@ import inspect
 import sys
 from collections.abc import Iterable
 from types import CodeType, FunctionType, MappingProxyType, MethodType, ModuleType
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -126,7 +126,7 @@ def _parts(thing: Any) -> Iterable[Any]:
     if isinstance(thing, type):
         return _parts_of_class(thing)
     if isinstance(thing, _COMPILED):  # besides the function, what it remembers
-        return [inspect.unwrap(thing)]
+        return [cast(Any, thing).__wrapped__]
     return [type(thing), *_state_of(thing)]
 
 
