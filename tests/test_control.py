@@ -51,7 +51,7 @@ def test_every_method_has_its_order_in_steps_and_in_substeps(method, order):
 
 
 def test_the_table_of_orders_names_every_method():
-    assert set(METHODS) == {"euler", "heun", "rk4", "implicit"}
+    assert set(METHODS) == {"euler", "heun", "rk4", "implicit", "adaptive"}
 
 
 def test_one_euler_step_is_bit_for_bit_what_it_says():

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from ..core.checks import check_choice, check_integer
 from ..core.types import Given, one_line, PRNGKey, Scalar, Step, UsageError
-from .adaptive import load, SOLVERS
+from .adaptive import load
 from .constraints import Constraints, Multipliers
 from .environment import AbstractEnvironment
 from .functions import check_indices, check_reproducible, returned_shape
@@ -37,7 +37,7 @@ class OdeEnvironment(AbstractEnvironment):
         duration: T, in seconds.
         controls: lower and upper bound of every control component.
         bounds: lower and upper bound of every state component, to which each step clips the state; or None.
-        method: how a step is integrated, one of `integrators.METHODS` or `adaptive.SOLVERS`.
+        method: how a step is integrated, one of `integrators.METHODS`.
         substeps: steps of the method in a step of the task.
         constraints: what has to hold, or None.
         multipliers: what a violation costs in the reward; None without constraints.
@@ -231,8 +231,8 @@ def from_ode(
     """
     if not isinstance(name, str):
         raise UsageError(f"name: must be a string, got {name!r}")
-    check_choice("method", method, (*METHODS, *SOLVERS))
-    if method in SOLVERS:
+    check_choice("method", method, tuple(METHODS))
+    if method == "adaptive":
         load()
     check_integer("substeps", substeps, 1)
     optional = {"terminal_cost": terminal_cost, "terminal_constraint": terminal_constraint}

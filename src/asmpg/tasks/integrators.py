@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..core.types import Scalar, Step
-from . import adaptive
+from .adaptive import adaptive
 
 
 Vector = Float[Array, " state"]
@@ -76,7 +76,7 @@ def _stage(field: Field, base: Vector, guess: Vector, t: Scalar, h: float) -> Ve
 
 
 METHODS: MappingProxyType[str, Method] = MappingProxyType(
-    {"euler": euler, "heun": heun, "rk4": rk4, "implicit": implicit}
+    {"euler": euler, "heun": heun, "rk4": rk4, "implicit": implicit, "adaptive": adaptive}
 )
 
 # Coefficients c_k of the stability function R(z) = sum c_k z^k of the explicit methods: a mode of rate lambda is
@@ -86,14 +86,10 @@ STABILITY = MappingProxyType(
 )
 
 
-def _adaptive(method: str) -> Method:
-    return lambda field, x, t, h: adaptive.integrate(field, x, t, h, method)
-
-
 def integrate(field: Field, x: Vector, t: Scalar, dt: float, method: str, substeps: int) -> Vector:
     """The state after `dt` seconds from time t, in equal substeps of a method."""
     h = dt / substeps
-    step = METHODS.get(method) or _adaptive(method)
+    step = METHODS[method]
     if substeps == 1:
         return step(field, x, t, h)
     # A loop rather than stages written out: compiles many times faster.
