@@ -197,20 +197,19 @@ def test_a_plant_that_fails_late_loses_nothing_before_it(tmp_path):
     """Its last checkpoint is loaded, and once it is mended the run goes on."""
 
     class Late(Walk):
-        broken = True
-
         def step(self, actions):
-            if self.broken and self.num_steps > 100:
+            if self.faults and self.num_steps > 100:
                 raise RuntimeError("out of fuel")
             return super().step(actions)
 
     env = Late()
+    env.faults = ["no fuel"]  # in what it holds, which is no parameter of it
     given = config(env, steps=60, out=str(tmp_path / "run")).checked()
     with pytest.raises(asmpg.UsageError, match="out of fuel"):
         start(given, lambda progress: None)
     kept = asmpg.load(tmp_path / "run", task=env)
     assert 0 < kept.steps < 60 and not kept.finished
-    env.broken = False
+    env.faults.clear()
     assert asmpg.resume(tmp_path / "run", task=env).finished
 
 
