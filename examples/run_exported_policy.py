@@ -22,10 +22,9 @@ class Pendulum(asmpg.AbstractEnvironment):
     action_high = property(lambda self: np.array([2.0]))
 
     def initial_state(self, *, key=None):
+        low, high = jnp.array([-jnp.pi, -1.0]), jnp.array([jnp.pi, 1.0])
         key = jax.random.key(0) if key is None else key
-        angle, velocity = jax.random.uniform(
-            key, (2,), minval=jnp.array([-jnp.pi, -1]), maxval=jnp.array([jnp.pi, 1])
-        )
+        angle, velocity = jax.random.uniform(key, (2,), minval=low, maxval=high)
         return jnp.stack([jnp.cos(angle), jnp.sin(angle), velocity])
 
     def transition(self, state, action, step):
@@ -47,11 +46,11 @@ def main(steps=10_000, num_episodes=10):
     for seed in range(num_episodes):
         observation, _ = env.reset(seed=seed)
         policy.reset()
-        rewards, ended, cut = [], False, False
+        total, ended, cut = 0.0, False, False
         while not (ended or cut):
             observation, reward, ended, cut, _ = env.step(policy.predict(observation))
-            rewards.append(reward)
-        returns.append(sum(rewards))
+            total += reward
+        returns.append(total)
     print(f"in JAX {result.returns.mean():.0f}, in Gymnasium {np.mean(returns):.0f}")
     return result, returns
 

@@ -705,7 +705,12 @@ STORED = sorted((pathlib.Path(__file__).parents[1] / "results" / "cpu").glob("*/
 def test_stored_verdicts_are_those_of_the_stored_tables(path):
     content = json.loads(path.read_text())
     verdicts = EXPERIMENTS[content["figure"]].judge(read_tables(path.parent))
-    assert [verdict.as_json() for verdict in verdicts] == content["verdicts"]
+    found = [verdict.as_json() for verdict in verdicts]
+    words = [[verdict[key] for key in ("id", "claim", "verdict")] for verdict in found]
+    assert words == [[verdict[key] for key in ("id", "claim", "verdict")] for verdict in content["verdicts"]]
+    # Another machine rounds differently.
+    leaves, stored = (jax.tree.leaves(each) for each in (found, content["verdicts"]))
+    assert leaves == [pytest.approx(x, rel=1e-9) if isinstance(x, float) else x for x in stored]
 
 
 @pytest.mark.parametrize("path", STORED, ids=lambda path: path.parent.name)

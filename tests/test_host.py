@@ -17,6 +17,7 @@ from asmpg.learners.replay import ReplayBuffer
 from asmpg.learners.window_value import Bootstrapped
 from asmpg.models.normalisation import Normaliser, RewardScale, spread
 from asmpg.models.reward import LearnedReward, Network
+from asmpg.tasks.environment import AbstractActor
 from asmpg.tasks.host import episode_seed, evaluation_seeds, play, Watched
 from asmpg.tasks.spec import Sizes
 from asmpg.training.methods import find_method, window_of
@@ -252,8 +253,17 @@ def test_policies_in_numpy_do_what_they_do_in_jax(kind, observe_time, normaliser
 
 
 def test_a_policy_of_the_users_own_acts_in_compiled_calls():
-    class Own(eqx.Module):
+    class Own(AbstractActor):
         arrays: jax.Array
+
+        def begin(self):
+            return None
+
+        def act(self, carry, state, step):
+            return jnp.tanh(self.arrays)
+
+        def observe(self, carry, state, step, action, reward):
+            return carry
 
     assert numpy_act(Own(jnp.zeros(2)), 3) is None
 

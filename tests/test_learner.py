@@ -373,7 +373,7 @@ def test_adam_its_clip_and_its_decay():
 
 def test_the_average_policy_is_what_is_kept_and_nothing_else_sees_it():
     """After every update it goes an n-th of the way to the new policy; the policy itself goes on as without it."""
-    learner, plain = make_learner(policy_average=4), make_learner()
+    learner, plain = make_learner(policy_average=4), make_learner(policy_average=0)
     states = [start(learner)]
     for _ in range(3):
         states.append(run(learner, states[-1], POLICY_STEP))

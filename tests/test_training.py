@@ -145,7 +145,7 @@ state, records = train(trainer)
 numbers = {name: value[:5].tolist() for name, value in records[-1].items()}
 shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
 index = jax.ShapeDtypeStruct((), jnp.asarray(0).dtype)
-program = trainer._advance.lower(shapes, {}, index, index).compile().as_text()
+program = trainer._advance.lower(shapes, index, index).compile().as_text()
 collective = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter"
 inner = [part for part in program.split("\\n\\n") if not part.lstrip().startswith("ENTRY")]
 assert sum("while(" in part for part in inner) > 3, "the updates are loops within loops"
@@ -219,7 +219,7 @@ def test_statistics_come_from_the_warm_up_and_stay(five):
 
 def test_the_recorded_return_is_the_deterministic_policys_over_the_evaluation_states(five):
     trainer, state, records = five
-    env, policies = trainer.learner.env, trainer.combine(state).learner.policy
+    env, policies = trainer.learner.env, trainer.combine(state).learner.average
     starts = evaluation_states(env)
     assert len(np.unique(starts, axis=0)) == len(starts) > 10
 
@@ -341,7 +341,7 @@ def test_exploration_acts_with_the_policy_and_beyond_it():
         state = eqx.filter_jit(lambda key, learner=learner: learner.init(unknown, key=key))(jax.random.key(1))
         bound = state.policy.layers[-1].bias.at[:2].set(8.0)  # a policy that has settled at the upper bound
         state = eqx.tree_at(lambda s: s.policy.layers[-1].bias, state, bound)
-        run = eqx.filter_jit(lambda state, key, learner=learner: collect(learner, env, state, key=key))
+        run = eqx.filter_jit(lambda state, key, learner=learner: collect(learner, env, state, key=key)[0])
         keys = jax.random.split(jax.random.key(2), 8)
         episodes = [run(state, key) for key in keys]
         assert bits(run(state, keys[0])) == bits(episodes[0])
