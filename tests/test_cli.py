@@ -771,7 +771,7 @@ def test_a_closed_pipe_is_quiet(command):
 
 
 def test_an_interrupt_while_it_starts_is_one_line():
-    process = start("optimal", "harvest", how=("-X", "importtime", "-m", "asmpg"))
+    process = start("optimal harvest", how=("-X", "importtime", "-m", "asmpg"))
     assert process.stderr is not None
     # The interpreter writes a line for every import.
     for line in process.stderr:

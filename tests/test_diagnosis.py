@@ -341,7 +341,7 @@ def test_the_model_before_training_is_the_one_the_run_began_with(run):
         ("own.py:fixed --horizons 9", "--horizon", "6"),
         ("own.py:Own --model own.py:three --horizons 6", "--model", "AbstractDynamicsModel"),
         ("own.py:Own --model own.py:nothing --horizons 6", "--model", "three"),
-        ("own.py:Own --model own.py:other_horizon --horizons 6", "--model", "is of horizon 7"),
+        ("own.py:Own --model own.py:other_horizon --horizons 6", "--model", "is of the task harvest"),
         ("harvest --run RUN", "--run", "of the task bioreactor"),
         ("bioreactor --run RUN --model lstm", "--run", "of the model one-step"),
         ("bioreactor --run RUN --horizons 3,7", "--horizons", "horizon 6"),

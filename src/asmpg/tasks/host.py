@@ -5,7 +5,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, final, TypeVar
+from typing import Any, final, Self, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -67,7 +67,7 @@ class HostEnvironment(abc.ABC):
             cls.observation_size = declared
             delattr(cls, "state_size")
 
-    def __new__(cls, *arguments: Any, **options: Any) -> "HostEnvironment":
+    def __new__(cls, *arguments: Any, **options: Any) -> Self:
         """Keeps a hash of what it is made from, which with its code tells it from another of its class."""
         world = super().__new__(cls)
         world.made_from = digest(settled([arguments, options]))
