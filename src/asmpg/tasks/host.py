@@ -5,7 +5,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, final, Self, TypeVar
+from typing import Any, final, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from ..core.types import one_line, Trajectory, UsageError, vector_text
 
 
 Result = TypeVar("Result")
+OfWorld = TypeVar("OfWorld", bound="HostEnvironment")
 
 # Seeds of the evaluation episodes begin here; those of training episodes are spread over 31 bits.
 FIRST_EVALUATION_SEED = 10_000
@@ -67,9 +68,9 @@ class HostEnvironment(abc.ABC):
             cls.observation_size = declared
             delattr(cls, "state_size")
 
-    def __new__(cls, *arguments: Any, **options: Any) -> Self:
+    def __new__(cls: type[OfWorld], *arguments: Any, **options: Any) -> OfWorld:
         """Keeps a hash of what it is made from, which with its code tells it from another of its class."""
-        world = super().__new__(cls)
+        world = object.__new__(cls)
         world.made_from = digest(settled([arguments, options]))
         return world
 
