@@ -49,7 +49,7 @@ def main(steps=10_000, num_episodes=10):
         total, ended, cut = 0.0, False, False
         while not (ended or cut):
             observation, reward, ended, cut, _ = env.step(policy.predict(observation))
-            total += reward
+            total += float(reward)
         returns.append(total)
     print(f"in JAX {result.returns.mean():.0f}, in Gymnasium {np.mean(returns):.0f}")
     return result, returns

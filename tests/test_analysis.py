@@ -166,7 +166,7 @@ def test_models_that_do_not_fit_are_refused():
     cases = {
         "horizon": OneStepModel(Memory(5), key=jax.random.key(0), normaliser=unit_normaliser(fitting)),
         "task": Simulator(Drift()),
-        "states": ActionSequenceModel(
+        "of the task": ActionSequenceModel(
             Drift(4), "rnn", key=jax.random.key(0), normaliser=unit_normaliser(Drift())
         ),
     }

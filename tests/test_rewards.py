@@ -288,7 +288,7 @@ def test_training_never_differentiates_the_true_reward(model, kind):
 
 
 @pytest.mark.parametrize("closed", [False, True])
-@pytest.mark.parametrize("kind", [OneStepModel, Simulator])
+@pytest.mark.parametrize("kind", [OneStepModel])
 def test_updates_never_ask_for_the_true_reward(kind, closed):
     """Once the episodes are in the buffer, what was paid in them is all there is to know. Traced, not run."""
     learner = dataclasses.replace(make_learner(kind, Unpaid()), loop="closed" if closed else "open")

@@ -66,7 +66,7 @@ class OdeEnvironment(AbstractEnvironment):
         """Length of a step, in seconds."""
         return self.duration / self.horizon
 
-    def control(self, action: Float[Array, " action"] | Any) -> Float[Array, " action"]:
+    def control(self, action: Given[Float[Array, " action"]]) -> Float[Array, " action"]:
         """The control a normalised action stands for: affine, -1 the lower bound, +1 the upper one."""
         action = _floating(action)
         low, high = (jnp.asarray(bound, action.dtype) for bound in self.controls)
@@ -79,7 +79,7 @@ class OdeEnvironment(AbstractEnvironment):
         return jnp.asarray(self.start(jax.random.key(0) if key is None else key), float)
 
     def transition(
-        self, state: Float[Array, " state"] | Any, action: Float[Array, " action"] | Any, step: Step
+        self, state: Given[Float[Array, " state"]], action: Given[Float[Array, " action"]], step: Step
     ) -> Float[Array, " state"]:
         """The state a step later, clipped to the bounds; the control is constant, the time runs."""
         state = self.unclipped(state, action, step)
@@ -89,7 +89,7 @@ class OdeEnvironment(AbstractEnvironment):
         return jnp.clip(state, low, high)
 
     def unclipped(
-        self, state: Float[Array, " state"] | Any, action: Float[Array, " action"] | Any, step: Step
+        self, state: Given[Float[Array, " state"]], action: Given[Float[Array, " action"]], step: Step
     ) -> Float[Array, " state"]:
         """The state a step later, before it is clipped."""
         state = _floating(state)
@@ -105,7 +105,7 @@ class OdeEnvironment(AbstractEnvironment):
         return jnp.asarray(step, state.dtype) * self.dt
 
     def reward(
-        self, state: Float[Array, " state"] | Any, action: Float[Array, " action"] | Any, step: Step
+        self, state: Given[Float[Array, " state"]], action: Given[Float[Array, " action"]], step: Step
     ) -> Scalar:
         """`-cost(s, u, t) dt`, or minus the integral of the cost over the step by the method that moves the state.
 
@@ -132,7 +132,7 @@ class OdeEnvironment(AbstractEnvironment):
         both = jnp.concatenate([jnp.zeros(1, state.dtype), state])
         return integrate(field, both, time, self.dt, self.method, self.substeps)[0]
 
-    def terminal_reward(self, state: Float[Array, " state"] | Any) -> Scalar:
+    def terminal_reward(self, state: Given[Float[Array, " state"]]) -> Scalar:
         """`-terminal_cost(s_H)`, not multiplied by dt, less what the constraints at the end cost."""
         state = _floating(state)
         reward = jnp.zeros((), state.dtype)

@@ -118,8 +118,7 @@ def _jacobians_along_trajectories(env: Any) -> tuple[np.ndarray, np.ndarray]:
         return jax.lax.scan(body, env.initial_state(), jnp.arange(env.horizon))[1]
 
     # Run once, so compiled for speed of compilation: a loop over the controls, and no optimisation.
-    # Concrete even where a task is made inside of somebody's program.
-    with jax.ensure_compile_time_eval(), jax.default_device(cpu_device()), jax.disable_jit(False):
+    with jax.default_device(cpu_device()), jax.disable_jit(False):
         actions = jnp.array(_PROBED_ACTIONS)
         compiler_options: Any = {"xla_backend_optimization_level": 0}
         program = jax.jit(lambda actions: jax.lax.map(episode, actions)).lower(actions)
