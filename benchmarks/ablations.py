@@ -36,6 +36,9 @@ VARIANTS = {
     "summed": {"decoder_output": "differences"},
     "average": {"policy_average": 100},
 }
+# Ideas of `prototypes.py`, on top of the best.
+IDEAS = ("growth_units", "move_limit", "ensemble", "varied_warmup")
+VARIANTS |= dict.fromkeys(IDEAS, VARIANTS["gated+loss+average"])
 TASKS = ("timber_harvest", "invasive_plant", "bacteria", "harvest")
 # Steps and interval of records at a horizon.
 LENGTHS = {50: (5_000, 250), 100: (5_000, 500), 500: (10_000, 500)}
@@ -56,20 +59,26 @@ def run_item(
     if core is not None and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {core})
     import asmpg
+    from prototypes import PROTOTYPES
 
     steps, interval = LENGTHS[horizon]
+    idea = PROTOTYPES[variant]() if variant in IDEAS else {}
+    env = asmpg.make(task, horizon=horizon)
     config = asmpg.TrainConfig(
-        task,
-        horizon=horizon,
-        model=model,
+        idea.get("wrap", lambda env: env)(env),
+        model=idea.get("model", model),
         steps=steps,
         seed=seed,
         preset=preset,
         chunk_steps=interval,
         record_cosine=True,
-        overrides=BASE | VARIANTS[variant],
+        overrides=BASE | VARIANTS[variant] | idea.get("overrides", {}),
     )
     result = asmpg.train(config, progress=False)
+    if "score" not in result.metrics:
+        result.metrics["score"] = np.vectorize(lambda value: asmpg.score(env, value))(
+            result.metrics["return"]
+        )
     kept = ("steps", "score", "cosine", "model_loss_on_policy", "state_growth")
     metrics = {
         name: np.asarray(values)[:, 0].astype(float).round(5).tolist()

@@ -30,6 +30,9 @@ SUITES = {
     "transformer-50": ("transformer", 50, 10_000, 250),
     "lstm-100": ("lstm", 100, 10_000, 500),
     "lstm-500": ("lstm", 500, 20_000, 500),
+    "one-step-50": ("one-step", 50, 10_000, 250),
+    "one-step-100": ("one-step", 100, 10_000, 500),
+    "one-step-500": ("one-step", 500, 20_000, 500),
 }
 
 
@@ -146,6 +149,28 @@ def table(items: list[dict]) -> str:
             + " steps.",
             "",
         ]
+    return "\n".join([*lines, ratios(items)])
+
+
+def ratios(items: list[dict]) -> str:
+    """Steps after which every seed had reached 0.95: the LSTM's over the one-step model's, a column a horizon."""
+    steps = {(item["suite"], item["task"]): reached(item, 0.95) for item in join(items)}
+    horizons = [50, 100, 500]
+    tasks = sorted({task for suite, task in steps if suite.startswith("one-step")})
+    lines = ["### Steps to 0.95: the LSTM's over the one-step model's (worst of the seeds of each)", ""]
+    lines += ["| task | " + " | ".join(f"H = {h}" for h in horizons) + " |", "|---" * 4 + "|"]
+    for task in tasks:
+        cells = []
+        for horizon in horizons:
+            names = [(f"{model}-{horizon}", task) for model in ("lstm", "one-step")]
+            hits = [steps.get(name) for name in names]
+            told = [
+                f"{hit[0]:,.0f}" if hit else "never" if name in steps else "not run"
+                for name, hit in zip(names, hits, strict=True)
+            ]
+            lstm, one_step = hits
+            cells.append(" / ".join(told) + (f" = {lstm[0] / one_step[0]:.2f}" if lstm and one_step else ""))
+        lines.append(f"| {task} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
