@@ -16,13 +16,15 @@ from asmpg.learners.base import AbstractLearner
 from asmpg.learners.replay import ReplayBuffer
 from asmpg.models import ActionSequenceModel
 from asmpg.models.normalisation import Normaliser
+from asmpg.tasks.environment import AbstractActor
 
 
 def _patch(name: str, method: Callable[..., Any]) -> None:
     setattr(model_based.ModelBasedLearner, name, method)
 
 
-class Shifted(eqx.Module):
+@final
+class Shifted(AbstractActor):
     """An actor whose actions are all moved by the same, clipped to the bounds."""
 
     actor: Any
