@@ -28,7 +28,7 @@ TASKS = {
     "chaos": ("RippledGreen", {}, "chaos: a putt over a rippled green"),
     "contacts": ("BouncingBall", {}, "three contacts: a bouncing ball"),
 }
-PICTURED = ("rugged", "contact", "smooth")
+PICTURED = ("chaos", "contacts", "smooth")
 MODELS = ("lstm", "one-step", "simulator")
 
 
@@ -98,7 +98,7 @@ def draw(items: list[dict]) -> bytes:
                 low, middle, high = scores.min(0), np.median(scores, axis=0), scores.max(0)
                 lines.append(Series(model, own[0]["steps"], *(x.tolist() for x in (middle, low, high))))
         if lines:
-            panels.append(Panel(title, "environment steps", "score", lines, y_limits=(-1.0, 1.1)))
+            panels.append(Panel(title, "environment steps", "score", lines))
     title = "The gradient through a sequence model, through a one-step model and through the true simulator"
     return encode(render(Chart("why", "why", title, panels), "default"), "png")
 
