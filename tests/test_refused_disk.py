@@ -115,7 +115,7 @@ EVERY = [pytest.param(for_ever, 0, marks=pytest.mark.slow) for for_ever in (Fals
 
 
 @pytest.mark.filterwarnings("ignore::asmpg.training.runs.RunWarning")
-@pytest.mark.parametrize(("for_ever", "quick"), [(False, 6), (True, 4), *EVERY])
+@pytest.mark.parametrize(("for_ever", "quick"), [(False, 4), (True, 2), *EVERY])
 def test_a_run_survives_the_refusal_of_any_operation(for_ever, quick, whole, tmp_path, monkeypatch):
     disk = Disk(monkeypatch, tmp_path)
     with disk.refusing(None):
@@ -133,7 +133,7 @@ def test_a_run_survives_the_refusal_of_any_operation(for_ever, quick, whole, tmp
 
 
 @pytest.mark.filterwarnings("ignore::asmpg.training.runs.RunWarning")
-@pytest.mark.parametrize("quick", [4, pytest.param(0, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("quick", [2, pytest.param(0, marks=pytest.mark.slow)])
 def test_a_resume_survives_it_too(quick, whole, tmp_path, monkeypatch):
     longer = asmpg.train(dataclasses.replace(CONFIG, steps=80, out=tmp_path / "longer"))
     disk = Disk(monkeypatch, tmp_path)
