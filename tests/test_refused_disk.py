@@ -12,6 +12,7 @@ import shutil
 import pytest
 
 import asmpg
+import sweeping
 from asmpg.core.files import from_lines, unseal
 from asmpg.training.runs import StorageError
 from probes import RewardIsState
@@ -151,3 +152,24 @@ def test_a_resume_survives_it_too(quick, whole, tmp_path, monkeypatch):
         asmpg.load(folder, task=TASK, model=Wanderer)
         assert resume(folder).finished
         assert_same(longer.path, folder)
+
+
+@pytest.mark.filterwarnings("ignore::asmpg.training.runs.RunWarning")
+@pytest.mark.parametrize(("for_ever", "quick"), [(False, 5), (True, 2), *EVERY])
+def test_a_sweep_survives_it_too(for_ever, quick, tmp_path, monkeypatch):
+    with sweeping.pretending(monkeypatch):
+        whole = tmp_path / "whole"
+        file = sweeping.write_suite(tmp_path)
+        sweeping.sweep(file, whole)
+        disk = Disk(monkeypatch, tmp_path)
+        with disk.refusing(None):
+            sweeping.sweep(file, tmp_path / "counted")
+        said = set()
+        for number in numbers(disk.calls, quick):
+            out = tmp_path / f"out{number}"
+            with disk.refusing(number, for_ever):
+                said.add(one_line(lambda out=out: sweeping.sweep(file, out))[:20])
+            state = sweeping.sweep(file, out, retry_failed=True)
+            assert len(state.finished) == sweeping.NUM_ITEMS
+            assert sweeping.table(out) == sweeping.table(whole)
+        assert any(said)
