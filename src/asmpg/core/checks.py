@@ -69,7 +69,7 @@ def check(option: str, value: object, kind: object) -> Any:
     plain = value.item() if isinstance(value, np.generic) else value
     try:
         return msgspec.convert(plain, kind)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, UnicodeEncodeError) as error:
         raise UsageError(f"{option}: must be {allowed(kind)}, got {_shown(value)}") from error
 
 
@@ -81,7 +81,7 @@ def parse(option: str, text: str, kind: object) -> Any:
     """
     try:
         return msgspec.convert(text, kind, strict=False)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, UnicodeEncodeError) as error:  # the latter of bytes that are no text
         choices = [value for value in _choices(inspect.type_info(kind)) if isinstance(value, str)]
         raise UsageError(
             f"{option}: must be {allowed(kind)}, got {_shown(text)}{did_you_mean(text, choices)}"

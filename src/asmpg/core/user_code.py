@@ -139,7 +139,9 @@ def _import(option: str, name: str) -> ModuleType:
     sys.path.insert(0, str(pathlib.Path.cwd()))
     try:
         return importlib.import_module(name)
-    except (Exception, SystemExit) as error:  # whatever the user's module raises, the message names it
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever the user's module raises, the message names it
         raise UsageError(f"{option}: importing {name} raised {one_line(error)}") from error
     finally:
         sys.path.pop(0)
@@ -164,7 +166,9 @@ def run(option: str, path: pathlib.Path) -> ModuleType:
     sys.path.insert(0, str(path.resolve().parent))
     try:
         spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:  # whatever the user's file raises, the message names the file
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever the user's file raises, the message names the file
         raise UsageError(f"{option}: running {path} raised {one_line(error)}") from error
     finally:
         sys.path.pop(0)

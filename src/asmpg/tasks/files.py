@@ -103,8 +103,12 @@ def build(task: str, definition: object, horizon: int | None) -> World:
     if not isinstance(env, World):
         wanted = "not an asmpg.AbstractEnvironment, AbstractSimulator or HostEnvironment"
         raise UsageError(f"task: {task} gives a {type(env).__name__}, {wanted}")
-    if horizon is not None and env.horizon != horizon:
-        raise UsageError(f"horizon: {task} has the horizon {env.horizon}, got {horizon}")
+    try:
+        _, _, _, found = env.name, env.state_size, env.action_size, env.horizon
+    except Exception as error:
+        raise UsageError(f"task: the sizes of {task} raised {one_line(error)}") from error
+    if horizon is not None and found != horizon:
+        raise UsageError(f"horizon: {task} has the horizon {found}, got {horizon}")
     return env
 
 
@@ -124,7 +128,7 @@ def _call(task: str, definition: Callable[..., Any], horizon: int | None) -> Any
         if len(required) == 1:
             return definition(_DEFAULT_HORIZON if horizon is None else horizon)
         return definition()
-    except UsageError:
+    except (UsageError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         raise UsageError(f"task: {task} raised {one_line(error)}") from error

@@ -86,6 +86,9 @@ def check_task(env: Any) -> None:
     ):
         returned_shape(label, function, *arguments, shape=shape)
         check_reproducible(label.split(",")[0], function, *arguments)
+    known, wanted = env.known_actions(), (env.horizon, env.action_size)
+    if known is not None and np.shape(known) != wanted:
+        raise UsageError(f"known_actions of {env.name}: must have the shape {wanted}, got {np.shape(known)}")
     if not is_traced(env) and not isinstance(jnp.zeros(()) + 0, jax.core.Tracer):
         check_run(env.name, functools.partial(_play, env), key, _random_actions(env, 1)[0])
         with contextlib.suppress(TypeError):  # a class without weak references
