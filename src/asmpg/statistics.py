@@ -5,6 +5,7 @@ statistical precipice", recommend. Runs and tasks are different things: they com
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,7 +13,8 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from .core.types import PRNGKey, UsageError
+from .core.arguments import a_count, a_function, a_key, between, numbers, shown, takes
+from .core.types import Given, PRNGKey, UsageError
 
 
 # Takes values [*batch, runs, tasks], gives one number or vector for each of the batch.
@@ -49,8 +51,11 @@ class Scores:
             UsageError: names of the wrong kind, used twice or not as many as there are rows or columns; no values; or
                 values that are not finite.
         """
-        shape = np.shape(self.values)
+        object.__setattr__(self, "values", numbers(finite=False)("Scores: values", self.values))
+        shape = self.values.shape
         for axis, names, kind in (("runs", self.runs, int | np.integer), ("tasks", self.tasks, str)):
+            if not isinstance(names, tuple | list):
+                raise UsageError(f"Scores: {axis} must be a tuple of names, got {shown(names)}")
             if not all(isinstance(name, kind) and not isinstance(name, bool) for name in names):
                 raise UsageError(
                     f"Scores: {axis} must be named by {'words' if axis == 'tasks' else 'integers'}"
@@ -92,6 +97,16 @@ class Scores:
         return cls(np.array([[table[run_, task] for task in tasks] for run_ in runs]), tasks, runs)
 
 
+def _scores(about: str, value: Any) -> Scores:
+    if not isinstance(value, Scores):
+        raise UsageError(f"{about}: must be asmpg.Scores, got {shown(value)}")
+    return value
+
+
+_RESAMPLING = {"confidence": between(0.0, 1.0), "num_resamples": a_count, "key": a_key}
+_BOTH = {"better": _scores, "than": _scores}
+
+
 def iqm(values: Float[np.ndarray, "*batch runs tasks"]) -> Float[np.ndarray, "*batch"]:
     """The mean of the middle half of all runs of all tasks together."""
     from scipy import stats
@@ -99,7 +114,8 @@ def iqm(values: Float[np.ndarray, "*batch runs tasks"]) -> Float[np.ndarray, "*b
     return np.asarray(stats.trim_mean(values.reshape(*values.shape[:-2], -1), 0.25, axis=-1))
 
 
-def interquartile_mean(scores: Scores) -> float:
+@takes(scores=_scores)
+def interquartile_mean(scores: Given[Scores]) -> float:
     """The mean of the middle half of all runs of all tasks together: robust like a median, but of half the runs.
 
     Args:
@@ -108,9 +124,10 @@ def interquartile_mean(scores: Scores) -> float:
     return float(iqm(scores.values))
 
 
+@takes(scores=_scores, statistic=a_function, **_RESAMPLING)
 def bootstrap_interval(
-    scores: Scores,
-    statistic: Statistic = iqm,
+    scores: Given[Scores],
+    statistic: Given[Statistic] = iqm,
     *,
     confidence: float = 0.95,
     num_resamples: int = 2000,
@@ -128,13 +145,13 @@ def bootstrap_interval(
     Raises:
         UsageError: a confidence outside (0, 1), or fewer than one resample.
     """
-    _check_resampling(confidence, num_resamples)
     resamples = _resample(scores.values, num_resamples, _generator(key))
     return _percentiles(statistic(resamples), confidence)
 
 
+@takes(scores=_scores, thresholds=numbers(finite=False, least=1, axes=1))
 def performance_profile(
-    scores: Scores, thresholds: Float[np.ndarray, " thresholds"]
+    scores: Given[Scores], thresholds: Given[Float[np.ndarray, " thresholds"]]
 ) -> Float[np.ndarray, " thresholds"]:
     """The share of runs with a score above each threshold, averaged over tasks.
 
@@ -155,7 +172,8 @@ def profile_statistic(thresholds: Float[np.ndarray, " thresholds"]) -> Statistic
     return profile
 
 
-def probability_of_improvement(better: Scores, than: Scores) -> float:
+@takes(**_BOTH)
+def probability_of_improvement(better: Given[Scores], than: Given[Scores]) -> float:
     """The chance that a run of one method beats a run of the other on the same task, averaged over tasks; ties half.
 
     Args:
@@ -169,9 +187,10 @@ def probability_of_improvement(better: Scores, than: Scores) -> float:
     return float(_improvement(better.values, than.values))
 
 
+@takes(**_BOTH, **_RESAMPLING)
 def improvement_interval(
-    better: Scores,
-    than: Scores,
+    better: Given[Scores],
+    than: Given[Scores],
     *,
     confidence: float = 0.95,
     num_resamples: int = 2000,
@@ -190,16 +209,16 @@ def improvement_interval(
         UsageError: the tasks differ, a confidence outside (0, 1), or fewer than one resample.
     """
     _check_same_tasks(better, than)
-    _check_resampling(confidence, num_resamples)
     generator = _generator(key)
     drawn = [_resample(scores.values, num_resamples, generator) for scores in (better, than)]
     return _percentiles(_improvement(*drawn), confidence)
 
 
+@takes(**_BOTH, statistic=a_function, **_RESAMPLING)
 def difference_interval(
-    better: Scores,
-    than: Scores,
-    statistic: Statistic = iqm,
+    better: Given[Scores],
+    than: Given[Scores],
+    statistic: Given[Statistic] = iqm,
     *,
     confidence: float = 0.95,
     num_resamples: int = 2000,
@@ -219,14 +238,14 @@ def difference_interval(
         UsageError: the tasks differ, a confidence outside (0, 1), or fewer than one resample.
     """
     _check_same_tasks(better, than)
-    _check_resampling(confidence, num_resamples)
     generator = _generator(key)
     drawn = [statistic(_resample(scores.values, num_resamples, generator)) for scores in (better, than)]
     return _percentiles(drawn[0] - drawn[1], confidence)
 
 
+@takes(steps=numbers(least=2), values=numbers(finite=False))
 def area_under_curve(
-    steps: Sequence[int | float] | np.ndarray, values: Float[np.ndarray, " records *batch"]
+    steps: Given[Sequence[int | float] | np.ndarray], values: Given[Float[np.ndarray, " records *batch"]]
 ) -> Float[np.ndarray, "*batch"]:
     """The mean height of learning curves between the first and the last record, by the trapezoidal rule.
 
@@ -241,8 +260,11 @@ def area_under_curve(
     return np.asarray(np.trapezoid(values, steps, axis=0) / (steps[-1] - steps[0]))
 
 
+@takes(steps=numbers(least=1), values=numbers(finite=False), score=between(-math.inf, math.inf))
 def steps_to_score(
-    steps: Sequence[int | float] | np.ndarray, values: Float[np.ndarray, " records *batch"], score: float
+    steps: Given[Sequence[int | float] | np.ndarray],
+    values: Given[Float[np.ndarray, " records *batch"]],
+    score: Given[float],
 ) -> Float[np.ndarray, "*batch"]:
     """Environment steps at the first record with at least this score; infinite where none has.
 
@@ -271,13 +293,6 @@ def _check_steps(steps: object, values: np.ndarray, least: int) -> np.ndarray:
 def _check_same_tasks(one: Scores, other: Scores) -> None:
     if one.tasks != other.tasks:
         raise UsageError(f"Scores: both must be of the same tasks, got {one.tasks} and {other.tasks}")
-
-
-def _check_resampling(confidence: float, num_resamples: int) -> None:
-    if not 0.0 < confidence < 1.0:
-        raise UsageError(f"confidence: must be between 0 and 1, got {confidence!r}")
-    if num_resamples < 1:
-        raise UsageError(f"num_resamples: must be >= 1, got {num_resamples!r}")
 
 
 def _generator(key: PRNGKey | None) -> np.random.Generator:

@@ -32,6 +32,8 @@ def _multiply(x: Array, w: Array) -> Array:
 
 
 def _shape(x: Any, w: Any) -> ShapedArray:
+    if x.shape[-1] != w.shape[0]:
+        raise TypeError(f"multiply needs {w.shape[0]} numbers, got {x.shape[-1]}")
     return ShapedArray((*x.shape[:-1], w.shape[1]), x.dtype)
 
 

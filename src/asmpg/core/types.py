@@ -31,6 +31,9 @@ else:
 class UsageError(ValueError):
     """A mistake of the user's: one line that names the option or function and what is allowed."""
 
+    def __init__(self, message: str):
+        super().__init__(" ".join(message.split()) if "\n" in message else message)
+
 
 def vector_text(vector: np.ndarray) -> str:
     """The first eight numbers of an array, on one line."""

@@ -12,10 +12,10 @@ from jaxtyping import Array, Float
 
 from ..core.checks import check, NumLayers, Width
 from ..core.linear import Layers, network, run_network
-from ..core.types import PRNGKey, Scalar, Step
+from ..core.types import Given, PRNGKey, Scalar, Step
 from ..models.normalisation import Normaliser
 from ..tasks.environment import AbstractActor
-from ..tasks.spec import Spec, task_name
+from ..tasks.spec import check_new, Spec, task_name
 
 
 HIDDEN_SIZE, NUM_LAYERS = 64, 2
@@ -123,9 +123,9 @@ class TanhGaussianPolicy(AbstractTanhGaussianPolicy):
 
     def __init__(
         self,
-        env: Spec,
+        env: Given[Spec],
         *,
-        key: PRNGKey,
+        key: Given[PRNGKey],
         normaliser: Normaliser | None = None,
         observe_time: bool = True,
         width: int = HIDDEN_SIZE,
@@ -147,6 +147,7 @@ class TanhGaussianPolicy(AbstractTanhGaussianPolicy):
         Raises:
             UsageError: a size is not allowed.
         """
+        check_new("TanhGaussianPolicy", env, key)
         width, num_layers = check("width", width, Width), check("num_layers", num_layers, NumLayers)
         keys = jax.random.split(key, 1 + num_layers)
         features = env.state_size + 1
@@ -180,13 +181,14 @@ class ActionSequence(AbstractTanhGaussianPolicy):
     # all weights move together. These parameters are the output.
     learning_rate_factor: ClassVar[float] = 30.0
 
-    def __init__(self, env: Spec, *, key: PRNGKey):
+    def __init__(self, env: Given[Spec], *, key: Given[PRNGKey]):
         """Centred, as a network is at first, with a standard deviation of one before the squashing.
 
         Args:
             env: gives the horizon and the size of an action.
             key: for the first means.
         """
+        check_new("ActionSequence", env, key)
         shape = (env.horizon, env.action_size)
         self.means = 0.1 * jax.random.normal(key, shape)
         self.log_stds, self.made_for = jnp.zeros(shape), task_name(env)

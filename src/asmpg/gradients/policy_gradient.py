@@ -8,11 +8,12 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from ..core.arguments import check_key
 from ..core.checks import check_choice
 from ..core.types import Given, PRNGKey, Scalar, UsageError
 from ..models import AbstractDynamicsModel
 from ..tasks.environment import AbstractEnvironment, AbstractReward, trajectory_rewards
-from ..tasks.fits import check_actions, check_env, check_initial_state, check_key
+from ..tasks.fits import check_actions, check_env, check_initial_state
 from .fits import check_fits, check_policy_fits
 from .imagination import imagine, imagine_in_two_passes, Imagined, Loop
 from .policies import AbstractPolicy

@@ -315,6 +315,7 @@ class Settings(AbstractSettings):
         the ablation is in docs/ablations.md. The evaluated policy is averaged over a few dozen updates, since late in
         training the last one swings across a ridge of the return.
         """
+        check("horizon", horizon, Count)
         return cls(
             warmup_steps=max(500, 4 * horizon),
             model_update_every=1,

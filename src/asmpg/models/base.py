@@ -9,9 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from ..core.loops import scan
-from ..core.types import Given, PRNGKey, Scalar, Step, Trajectory, UsageError
-from ..tasks.fits import check_key
-from ..tasks.spec import Spec
+from ..core.types import Given, PRNGKey, Scalar, Step, Trajectory
+from ..tasks.spec import check_new, Spec
 
 
 HIDDEN_SIZE, NUM_LAYERS = 64, 2
@@ -74,12 +73,7 @@ def layer_keys(model: AbstractDynamicsModel, env: Given[Spec], key: Given[PRNGKe
     Raises:
         UsageError: what was given has not the sizes of a world, or is no key.
     """
-    name = type(model).__name__
-    if isinstance(env, type) or not isinstance(env, Spec):
-        raise UsageError(f"{name}: env: must be a task, or what has its sizes, got a {type(env).__name__}")
-    if key is None:
-        raise UsageError(f"{name}: key: must be a JAX PRNG key such as jax.random.key(0), got None")
-    check_key(name, key)
+    check_new(type(model).__name__, env, key)
     return jax.random.split(key, number)
 
 

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..core.linear import Layers, network, run_network
-from ..core.types import PRNGKey, Scalar, Step, Trajectory
+from ..core.types import Given, PRNGKey, Scalar, Step, Trajectory
 from ..tasks.environment import AbstractReward, trajectory_rewards
-from ..tasks.spec import ends_early, Spec
+from ..tasks.spec import check_new, ends_early, Spec
 from . import AbstractDynamicsModel
 from .normalisation import Normaliser, RewardScale
 
@@ -55,9 +55,9 @@ class LearnedReward(AbstractReward):
 
     def __init__(
         self,
-        env: Spec,
+        env: Given[Spec],
         *,
-        key: PRNGKey,
+        key: Given[PRNGKey],
         normaliser: Normaliser | None = None,
         scale: RewardScale | None = None,
         observe_time: bool = True,
@@ -71,6 +71,7 @@ class LearnedReward(AbstractReward):
             scale: frozen statistics of the rewards.
             observe_time: whether the time is an input; without it, no step is the last and there is no terminal reward.
         """
+        check_new("LearnedReward", env, key)
         running_key, terminal_key = jax.random.split(key)
         self.running = Network(env.state_size + env.action_size + 2, key=running_key)
         self.terminal = Network(env.state_size, key=terminal_key)

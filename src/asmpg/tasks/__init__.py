@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from types import MappingProxyType
 
+from ..core.arguments import shown
 from ..core.types import Given, UsageError
 from ..core.user_code import installed
 from . import mechanics, myriad, toy
@@ -50,7 +51,7 @@ TASKS: MappingProxyType[str, Callable[..., AbstractEnvironment]] = MappingProxyT
 MYRIAD_TASKS = tuple(TASKS)[:8]
 
 
-def make(name: str, horizon: Given[int] = 100, **parameters: Given[float]) -> AbstractEnvironment:
+def make(name: Given[str], horizon: Given[int] = 100, **parameters: Given[float]) -> AbstractEnvironment:
     """A built-in task, or one that an installed package adds (entry points `asmpg.tasks`).
 
     The same arguments give the same object, so that what JAX compiled for it is found again.
@@ -63,6 +64,8 @@ def make(name: str, horizon: Given[int] = 100, **parameters: Given[float]) -> Ab
     Raises:
         UsageError: an unknown task or parameter, a value that is not allowed, or a task that is outside JAX.
     """
+    if not isinstance(name, str):
+        raise UsageError(f"name: must be one of {', '.join(TASKS)}, got {shown(name)}")
     horizon = check_horizon(horizon)
     added = installed("asmpg.tasks")
     if name not in TASKS and name in added:

@@ -319,8 +319,11 @@ def _check_callable(required: Mapping[str, Any], optional: Mapping[str, Any]) ->
 def _check_initial_state(initial_state: Any) -> tuple[Any, int]:
     """The start as an `OdeEnvironment` keeps it, and the number of state components."""
     if callable(initial_state):
-        drawn: Any = initial_state(jax.random.key(0))
-        shape = np.shape(drawn)
+        try:
+            drawn: Any = initial_state(jax.random.key(0))
+            shape = np.shape(drawn)
+        except Exception as error:  # whatever the user's function raises
+            raise UsageError(f"initial_state: the function raised {one_line(error)}") from error
         if len(shape) != 1 or shape[0] == 0:
             raise UsageError(f"initial_state: the function must return a vector, got shape {shape}")
         return initial_state, shape[0]

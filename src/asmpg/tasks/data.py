@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from ..core.arguments import shown
 from ..core.types import Trajectory, UsageError, vector_text
 from .recording import Recording
 
@@ -210,6 +211,8 @@ def _numbers(name: str, key: str, value: Any, ndim: int) -> np.ndarray:
         array = np.asarray(value)
     except ValueError as error:  # NumPy's own word for rows of different lengths
         raise UsageError(f"data: {name}: {key} is ragged: {str(error).splitlines()[0]}") from error
+    except TypeError as error:
+        raise UsageError(f"data: {name}: {key} must hold numbers, got {shown(value)}") from error
     if array.dtype.kind not in _NUMBERS:
         raise UsageError(f"data: {name}: {key} must hold numbers, it has the type {array.dtype}")
     if array.ndim != ndim:
@@ -239,7 +242,10 @@ def _check_sizes(
 def _lengths(name: str, lengths: Any, num_episodes: int, horizon: int) -> np.ndarray:
     if lengths is None:
         return np.full(num_episodes, horizon)
-    given = np.asarray(lengths)
+    try:
+        given = np.asarray(lengths)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"data: {name}: lengths must be integers, one an episode") from error
     if given.shape != (num_episodes,) or given.dtype.kind not in "iu":
         raise UsageError(
             f"data: {name}: lengths must be {num_episodes} integers, one an episode, "

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from ..core import files
+from ..core.arguments import a_path, of, takes
 from ..core.extras import require
-from ..core.types import one_line, UsageError
+from ..core.types import Given, one_line, UsageError
 from .data import Episodes
 
 
@@ -29,8 +30,12 @@ _MINARI_NAME = re.compile(r"[\w./-]+-v\d+")
 _FORMATS = "FILE.npz, FILE.parquet, or a Minari data set such as pendulum/random-v0"
 
 
+@takes(source=a_path)
 def load_episodes(
-    source: str | pathlib.Path, *, horizon: int | None = None, action_bounds: tuple[Any, Any] | None = None
+    source: Given[str | pathlib.Path],
+    *,
+    horizon: int | None = None,
+    action_bounds: tuple[Any, Any] | None = None,
 ) -> Episodes:
     """Reads recorded episodes.
 
@@ -64,7 +69,8 @@ def load_episodes(
     return episodes if horizon is None else episodes.first_steps(horizon)
 
 
-def save_episodes(target: str | pathlib.Path, episodes: Episodes) -> None:
+@takes(target=a_path, episodes=of(Episodes))
+def save_episodes(target: Given[str | pathlib.Path], episodes: Given[Episodes]) -> None:
     """Writes recorded episodes in one of the formats that `load_episodes` reads, whole or not at all.
 
     Args:

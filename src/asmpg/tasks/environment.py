@@ -12,6 +12,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from ..core.arguments import check_key
 from ..core.precision import double
 from ..core.types import Given, PRNGKey, Scalar, Step, Trajectory, UsageError
 from .fits import (
@@ -20,7 +21,6 @@ from .fits import (
     check_actions_taken,
     check_env,
     check_initial_state,
-    check_key,
     check_made_for,
 )
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import jax
 import jax.core
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from ..core.arguments import as_numbers
 from ..core.types import one_line, Trajectory, UsageError
 from .spec import Spec
 from .validation import check_task
@@ -47,7 +47,7 @@ def check_actions(
         UsageError: not numbers of shape [horizon, action], not finite, or out of bounds.
     """
     wanted = (env.horizon, env.action_size)
-    array = _numbers(function, "actions", actions, wanted, f"{env.name} needs {wanted}")
+    array = as_numbers(function, "actions", actions, wanted, f"{env.name} needs {wanted}")
     if not isinstance(array, jax.core.Tracer) and bounded:
         largest = float(np.abs(np.asarray(array)).max(initial=0.0))
         if largest > 1 + _SLACK:
@@ -81,22 +81,7 @@ def check_initial_state(function: str, env: Spec, state: PyTree) -> Float[Array,
         UsageError: not finite numbers of shape [state].
     """
     wanted = (env.state_size,)
-    return _numbers(function, "initial_state", state, wanted, f"{env.name} needs {wanted}")
-
-
-def check_numbers(function: str, argument: str, value: Any, ndim: int) -> Array:
-    """A value as a floating-point array of a number of axes.
-
-    Raises:
-        UsageError: it is not one of finite numbers.
-    """
-    try:
-        shape = value.shape if isinstance(value, jax.Array) else np.shape(value)
-    except ValueError as error:  # a ragged list
-        raise UsageError(f"{function}: {argument}: must be numbers, got {shown(value)}") from error
-    if len(shape) != ndim:
-        raise UsageError(f"{function}: {argument}: must have {ndim} axes, got shape {shape}")
-    return _numbers(function, argument, value, shape, "")
+    return as_numbers(function, "initial_state", state, wanted, f"{env.name} needs {wanted}")
 
 
 def check_made_for(argument: str, thing: Any, env: Spec) -> None:
@@ -136,55 +121,3 @@ def check_action_of(function: str, env: Spec, act: Callable[[Any], Any], state: 
         raise UsageError(
             f"{function}: policy: gives actions of shape {shape}, {env.name} needs {(env.action_size,)}"
         )
-
-
-def check_key(function: str, key: Any) -> None:
-    """Raises a UsageError unless this is one PRNG key, typed or legacy, or None."""
-    if key is None:
-        return
-    try:
-        typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ()
-        legacy = key.dtype == jnp.uint32 and key.shape == (2,)
-    except (AttributeError, TypeError):
-        typed = legacy = False
-    if not (typed or legacy):
-        raise UsageError(
-            f"{function}: key: must be a JAX PRNG key such as jax.random.key(0), got {shown(key)}"
-        )
-
-
-def _numbers(function: str, argument: str, value: Any, shape: tuple[int, ...], wanted: str) -> Array:
-    """A value as an array of finite floating-point numbers of a shape."""
-    array = value
-    if not isinstance(value, jax.core.Tracer | jax.Array):
-        try:
-            array = np.asarray(value)
-        except Exception as error:  # whatever a user's object does when it is made an array
-            raise UsageError(f"{function}: {argument}: must be numbers, got {one_line(error)}") from error
-    if not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)):
-        what = f"dtype {array.dtype}" if array.dtype != object else shown(value)
-        raise UsageError(f"{function}: {argument}: must be real numbers, got {what}")
-    if array.shape != shape:
-        raise UsageError(
-            f"{function}: {argument} have shape {tuple(array.shape)}, {wanted}".replace(
-                "initial_state have", "initial_state has"
-            )
-        )
-    if not isinstance(array, jax.core.Tracer) and not np.isfinite(np.asarray(array, np.float64)).all():
-        raise UsageError(f"{function}: {argument}: must be finite, {_where(np.asarray(array))}")
-    return jnp.asarray(array, jnp.result_type(array, float))
-
-
-def _where(array: np.ndarray) -> str:
-    """The first number that is not finite, and its place."""
-    place = tuple(int(i) for i in np.argwhere(~np.isfinite(np.asarray(array, np.float64)))[0])
-    return f"got {array[place]} at {place[0] if len(place) == 1 else place}"
-
-
-def shown(value: object) -> str:
-    """A value on one short line."""
-    try:
-        text = " ".join(repr(value).split())
-    except Exception:  # whatever a user's object does there
-        return f"a {type(value).__name__}"
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,5 +1,6 @@
 """A task of which networks see only some components of the state."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import final
 
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from ..core.arguments import shown
 from ..core.types import Given, PRNGKey, Scalar, Step, UsageError
 from .environment import AbstractEnvironment, evaluation_states, random_episodes
 from .fits import check_env
@@ -34,7 +36,12 @@ def observe(env: Given[AbstractEnvironment], components: Given[int | Sequence[in
         UsageError: there is no such component, or one is named twice.
     """
     check_env("observe", env)
-    listed = [components] if isinstance(components, int | np.integer) else list(components)
+    listed: list[int] = []
+    if isinstance(components, int | np.integer):
+        listed = [components]
+    else:
+        with contextlib.suppress(TypeError):  # what cannot be listed has no component
+            listed = list(components)
     wanted = f"must be different indices from 0 to {env.state_size - 1} of {env.name}, at least one"
     whole = all(isinstance(index, int | np.integer) and not isinstance(index, bool) for index in listed)
     if (
@@ -43,7 +50,7 @@ def observe(env: Given[AbstractEnvironment], components: Given[int | Sequence[in
         or len(set(listed)) < len(listed)
         or not set(listed) <= set(range(env.state_size))
     ):
-        raise UsageError(f"observe: components: {wanted}, got {components!r}")
+        raise UsageError(f"observe: components: {wanted}, got {shown(components)}")
     seen, starts = tuple(map(int, listed)), evaluation_states(env)
     start = tuple(map(float, starts[0]))
     return ObservedTask(env, seen, start, _pays_for_what_is_seen(env, seen, start), len(starts))

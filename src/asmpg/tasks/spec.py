@@ -3,6 +3,9 @@
 import dataclasses
 from typing import Protocol, runtime_checkable
 
+from ..core.arguments import check_key
+from ..core.types import UsageError
+
 
 @runtime_checkable
 class Spec(Protocol):
@@ -53,6 +56,15 @@ class Sizes:
     state_size: int
     action_size: int
     ends_early: bool = False
+
+
+def check_new(network: str, env: object, key: object) -> None:
+    """Raises a UsageError unless a network can be made from this: a world's sizes, and a key."""
+    if isinstance(env, type) or not isinstance(env, Spec):
+        raise UsageError(f"{network}: env: must be a task, or what has its sizes, got a {type(env).__name__}")
+    if key is None:
+        raise UsageError(f"{network}: key: must be a JAX PRNG key such as jax.random.key(0), got None")
+    check_key(network, key)
 
 
 def ends_early(spec: Spec) -> bool:

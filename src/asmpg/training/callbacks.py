@@ -11,7 +11,9 @@ import numpy as np
 from jaxtyping import Shaped
 
 from ..core import files
+from ..core.arguments import a_path
 from ..core.extras import require
+from ..core.types import Given
 
 
 if TYPE_CHECKING:
@@ -43,13 +45,13 @@ class Callback(abc.ABC):
 class CSVLog(Callback):
     """Every record as one row a seed, for a spreadsheet. The file is whole after every record."""
 
-    def __init__(self, path: str | pathlib.Path):
+    def __init__(self, path: Given[str | pathlib.Path]):
         """Writes nothing yet.
 
         Args:
             path: the file, which is replaced.
         """
-        self.path = pathlib.Path(path)
+        self.path = pathlib.Path(a_path("CSVLog: path", path))
 
     def on_record(self, record: Record, result: "Result") -> None:
         """Writes all rows so far, those of the run before it was resumed too."""

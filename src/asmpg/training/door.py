@@ -93,7 +93,8 @@ def train(
 
 def check_callbacks(callbacks: Sequence[Any]) -> None:
     """Raises a UsageError unless they are instances: a class in their place is an easy mistake."""
-    for callback in callbacks:
+    listed = callbacks if isinstance(callbacks, list | tuple) else [callbacks]
+    for callback in listed:
         if not isinstance(callback, Callback):
             raise UsageError(f"callbacks: must be instances of asmpg.Callback, got {label_of(callback)}")
 

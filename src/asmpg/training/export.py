@@ -14,6 +14,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from ..core import files
+from ..core.arguments import a_path, takes
 from ..core.extras import require
 from ..core.types import Given, one_line, UsageError
 from ..gradients.policies import AbstractPolicy, ActionSequence, TanhGaussianPolicy
@@ -148,7 +149,8 @@ def write_policy(
     return path
 
 
-def load_policy(path: str | pathlib.Path) -> ExportedPolicy:
+@takes(path=a_path)
+def load_policy(path: Given[str | pathlib.Path]) -> ExportedPolicy:
     """Reads an exported policy, `.npz` or `.stablehlo`.
 
     Raises:

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from ..core.arguments import of, shown, takes
 from ..core.checks import check_integer
 from ..core.loops import loop
-from ..core.types import Trajectory, UsageError
+from ..core.types import Given, Trajectory, UsageError
 from ..gradients.analysis import first_action_jacobian, growth_fit, GrowthFit, operator_norm, reach
 from ..learners.model_based import ModelBasedLearner
 from ..learners.replay import ReplayBuffer
@@ -119,9 +120,10 @@ class Fit:
         return f"Fit of {self.data!r}, {len(self.held_out)} more held out. {self.finding()}"
 
 
+@takes(data=of(Episodes))
 def fit(
-    data: Episodes,
-    model: str = "lstm",
+    data: Given[Episodes],
+    model: Given[str] = "lstm",
     steps: int = 2_000,
     *,
     seed: int = 0,
@@ -143,7 +145,10 @@ def fit(
     Raises:
         UsageError: a model without anything to fit, too few episodes, or a value that is not allowed.
     """
+    if not isinstance(model, str):
+        raise UsageError(f"model: must be the name of one, see asmpg.MODELS, got {shown(model)}")
     check_integer("steps", steps, 1)
+    check_integer("seed", seed, 0)
     num_held_out = held_out_number(data, held_out)
     fitted, others = data.split(num_held_out, seed=seed)
     made_by = MadeBy(model, preset, overrides or {}, seed)

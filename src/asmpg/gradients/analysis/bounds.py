@@ -5,9 +5,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ...core.types import Scalar, Step
+from ...core.arguments import a_count, of, takes
+from ...core.types import Given, Scalar, Step
 from ...models import AbstractDynamicsModel
 from ...tasks.environment import AbstractEnvironment
+from ...tasks.fits import check_initial_state
+from ..fits import check_fits
 from ..policies import AbstractPolicy
 from ..policy_gradient import imagine, policy_gradient
 from .comparison import gradient_norm
@@ -65,11 +68,17 @@ def parameter_jacobian_norm(policy: AbstractPolicy, state: Float[Array, " state"
     return jnp.sqrt(jnp.linalg.eigvalsh(gram)[-1])
 
 
+@takes(
+    policy=of(AbstractPolicy),
+    model=of(AbstractDynamicsModel),
+    env=of(AbstractEnvironment),
+    chunk_size=a_count,
+)
 def theorem1_bound(
-    policy: AbstractPolicy,
-    model: AbstractDynamicsModel,
-    env: AbstractEnvironment,
-    initial_state: Float[Array, " state"],
+    policy: Given[AbstractPolicy],
+    model: Given[AbstractDynamicsModel],
+    env: Given[AbstractEnvironment],
+    initial_state: Given[Float[Array, " state"]],
     *,
     chunk_size: int = 32,
 ) -> GradientBound:
@@ -83,7 +92,12 @@ def theorem1_bound(
         env: gives the rewards.
         initial_state: `s_0`.
         chunk_size: see `action_jacobian`.
+
+    Raises:
+        UsageError: model or state are not of this task and horizon.
     """
+    check_fits(model, env)
+    initial_state = check_initial_state("theorem1_bound", env, initial_state)
     noise = jnp.zeros((env.horizon, env.action_size), initial_state.dtype)
     visited = imagine(policy, model, initial_state, noise)
     states, actions, steps = visited.states, visited.actions, jnp.arange(env.horizon)

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from ...core.types import Scalar
+from ...core.arguments import a_tree, takes
+from ...core.types import Scalar, UsageError
 from ...models import AbstractDynamicsModel, Simulator
 from ...tasks.environment import AbstractEnvironment, AbstractReward
 from ..policies import AbstractPolicy
@@ -29,19 +30,33 @@ def _norm(leaves: list[Array]) -> Scalar:
     return jnp.sqrt(sum((jnp.sum(jnp.square(leaf)) for leaf in leaves), start=jnp.zeros(())))
 
 
+def _shapes(tree: PyTree[Any]) -> list[tuple[int, ...]]:
+    return [leaf.shape for leaf in _leaves(tree)]
+
+
+def _check_shapes(about: str, given: list[tuple[int, ...]], wanted: list[tuple[int, ...]]) -> None:
+    if given != wanted:
+        raise UsageError(f"{about}: must have arrays of the shapes {wanted}, as the truth has, got {given}")
+
+
 def gradient_norm(gradient: PyTree[Any]) -> Scalar:
     """The 2-norm of a gradient taken as one vector; unlike a plain one it does not underflow."""
     unit, largest = _unit(gradient)
     return largest * _norm(unit)
 
 
+@takes(estimate=a_tree, truth=a_tree)
 def cosine_similarity(estimate: PyTree[Any], truth: PyTree[Any]) -> Scalar:
     """Cosine of the angle between two gradients, each taken as one vector; NaN where one of them is zero.
 
     Args:
         estimate: any tree of arrays; leaves that are not floating-point arrays are ignored.
         truth: a tree of the same structure.
+
+    Raises:
+        UsageError: there are no floating-point arrays in one of them, or others than in the other.
     """
+    _check_shapes("cosine_similarity: estimate", _shapes(estimate), _shapes(truth))
     (one, _), (other, _) = _unit(estimate), _unit(truth)
     product = sum((jnp.sum(a * b) for a, b in zip(one, other, strict=True)), start=jnp.zeros(()))
     return product / (_norm(one) * _norm(other))
@@ -86,13 +101,21 @@ class EstimatorError(eqx.Module):
     num_nonfinite: Int[Array, ""]
 
 
+@takes(estimates=a_tree, truth=a_tree)
 def estimator_error(estimates: PyTree[Any], truth: PyTree[Any]) -> EstimatorError:
     """Bias and variance of a gradient estimator.
 
     Args:
         estimates: one gradient a seed (of the model's fit, or of the policy's noise) along the leading axis.
         truth: the gradient they estimate.
+
+    Raises:
+        UsageError: there are no floating-point arrays in one of them, or others than in the other.
     """
+    given_shapes = _shapes(estimates)
+    if not all(given_shapes):
+        raise UsageError("estimator_error: estimates: must have one gradient a seed along the leading axis")
+    _check_shapes("estimator_error: estimates", [shape[1:] for shape in given_shapes], _shapes(truth))
     unit, scale = _unit(truth)
     given = [leaf / jnp.where(scale > 0, scale, 1.0) for leaf in _leaves(estimates)]
     finite = jnp.stack([jnp.isfinite(leaf).reshape(leaf.shape[0], -1).all(axis=1) for leaf in given]).all(

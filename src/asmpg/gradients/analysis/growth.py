@@ -7,7 +7,8 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float, Real
 
-from ...core.types import UsageError
+from ...core.arguments import numbers, takes
+from ...core.types import Given, UsageError
 
 
 # Two parameters and a variance are fitted; the criterion needs two observations more than that.
@@ -62,9 +63,10 @@ class GrowthFit:
         return f"{self.law}, {chosen}"
 
 
+@takes(horizons=numbers(), norms=numbers(finite=False))
 def growth_fit(
-    horizons: Real[np.ndarray, " horizons"] | Sequence[float | int],
-    norms: Float[np.ndarray, " horizons"] | Sequence[float | int],
+    horizons: Given[Real[np.ndarray, " horizons"] | Sequence[float | int]],
+    norms: Given[Float[np.ndarray, " horizons"] | Sequence[float | int]],
 ) -> GrowthFit:
     """Fits `c eta^H` and `c H^p` (Corollaries 1.1, 1.2) to a norm profile, by least squares on the norm's logarithm.
 
@@ -79,7 +81,7 @@ def growth_fit(
         UsageError: too few horizons, one that is not positive, not one norm for each, or norms that are zero or not
             finite.
     """
-    h, y = np.asarray(horizons, np.float64), np.asarray(norms, np.float64)
+    h, y = np.asarray(horizons), np.asarray(norms)
     if h.shape != y.shape or h.ndim != 1:
         raise UsageError(f"growth_fit: needs one norm a horizon, got shapes {h.shape} and {y.shape}")
     if len(np.unique(h)) < MIN_HORIZONS:

@@ -5,12 +5,13 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from ...core.arguments import a_count, check_numbers, of, takes
 from ...core.types import Given, Scalar, UsageError
 from ...models import AbstractDynamicsModel, free_run
-from ...tasks.fits import check_numbers
 from ..fits import predicted_shape
 
 
+@takes(model=of(AbstractDynamicsModel), chunk_size=a_count)
 def action_jacobian(
     model: Given[AbstractDynamicsModel],
     initial_state: Given[Float[ArrayLike, " state"]],
@@ -29,23 +30,27 @@ def action_jacobian(
     Raises:
         UsageError: the model does not take such a state and such actions, or they are not finite numbers.
     """
-    initial_state, actions = _checked(model, initial_state, actions)
+    initial_state, actions = _checked("action_jacobian", model, initial_state, actions)
     states, pullback = jax.vjp(lambda actions: model.predict(initial_state, actions), actions)
     basis = jnp.eye(states.size, dtype=states.dtype).reshape(-1, *states.shape)
     rows = jax.lax.map(lambda cotangent: pullback(cotangent)[0], basis, batch_size=chunk_size)
     return rows.reshape(*states.shape, *actions.shape)
 
 
-def _checked(model: object, initial_state: object, actions: object) -> tuple[Array, Array]:
+def _checked(
+    function: str, model: AbstractDynamicsModel, initial_state: object, actions: object
+) -> tuple[Array, Array]:
     """State and actions as arrays that the model takes."""
-    if not isinstance(model, AbstractDynamicsModel):
-        raise UsageError(f"model: must be an asmpg.AbstractDynamicsModel, got a {type(model).__name__}")
-    state = check_numbers("action_jacobian", "initial_state", initial_state, 1)
-    numbers = check_numbers("action_jacobian", "actions", actions, 2)
+    state = check_numbers(function, "initial_state", initial_state, 1)
+    numbers = check_numbers(function, "actions", actions, 2)
     horizon = getattr(model, "horizon", len(numbers))
     if horizon != len(numbers):
         raise UsageError(f"model: is of horizon {horizon}, the actions have horizon {len(numbers)}")
-    predicted_shape(model, state.shape, numbers.shape, "these shapes")
+    predicted = predicted_shape(model, state.shape, numbers.shape, "these shapes")
+    if predicted != (horizon, *state.shape):
+        raise UsageError(
+            f"{function}: model: predicts states of shape {predicted[1:]}, s_0 has {state.shape}"
+        )
     return state, numbers
 
 
@@ -116,10 +121,11 @@ def jacobian_norms(
     return operator_norm(jnp.swapaxes(blocks, 1, 2))
 
 
+@takes(model=of(AbstractDynamicsModel))
 def reach(
-    model: AbstractDynamicsModel,
-    initial_state: Float[Array, " state"],
-    actions: Float[Array, "horizon action"],
+    model: Given[AbstractDynamicsModel],
+    initial_state: Given[Float[ArrayLike, " state"]],
+    actions: Given[Float[ArrayLike, "horizon action"]],
 ) -> Scalar:
     """How far back the gradient reaches: `|ds_H/da_0|` in units of `|ds_H/da_{H-1}|`.
 
@@ -130,7 +136,11 @@ def reach(
         model: predicts the states.
         initial_state: `s_0`.
         actions: where to differentiate.
+
+    Raises:
+        UsageError: the model does not take such a state and such actions, or they are not finite numbers.
     """
+    initial_state, actions = _checked("reach", model, initial_state, actions)
     final = final_state_jacobian(model, initial_state, actions)
     return operator_norm(final[:, 0]) / operator_norm(final[:, -1])
 

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from ...core.types import global_norm, PRNGKey, Scalar, UsageError
+from ...core.arguments import a_count, a_function, a_tree, numbers, several, shown, takes
+from ...core.types import Given, global_norm, one_line, PRNGKey, Scalar, UsageError
 from ...models import AbstractDynamicsModel
 from ...models.normalisation import Normaliser
 from ...tasks.environment import AbstractEnvironment, trajectory_rewards
@@ -77,11 +78,12 @@ def random_direction(like: PyTree[Any], *, key: PRNGKey) -> PyTree[Any]:
     return jax.tree.map(lambda leaf: leaf / global_norm(direction), direction)
 
 
+@takes(objective=a_function, centre=a_tree, directions=several(a_tree), offsets=numbers(), chunk_size=a_count)
 def return_landscape(
-    objective: Callable[[Any], Scalar],
+    objective: Given[Callable[[Any], Scalar]],
     centre: PyTree[Any],
-    directions: Sequence[PyTree[Any]],
-    offsets: Float[Array, " offsets"],
+    directions: Given[Sequence[PyTree[Any]]],
+    offsets: Given[Float[Array, " offsets"]],
     *,
     chunk_size: int = 64,
 ) -> Float[Array, "*grid"]:
@@ -98,11 +100,11 @@ def return_landscape(
         [offsets] for one direction, [offsets, offsets] for two, the first direction along the first axis.
 
     Raises:
-        UsageError: neither one direction nor two.
+        UsageError: neither one direction nor two, one of another structure, or an objective that gives no number.
     """
     if len(directions) not in (1, 2):
         raise UsageError(f"return_landscape: needs one direction or two, got {len(directions)}")
-    grid = jnp.stack(jnp.meshgrid(*[offsets] * len(directions), indexing="ij"), axis=-1)
+    offsets = jnp.asarray(offsets, float).ravel()
     arrays, static = eqx.partition(centre, eqx.is_array)
 
     def value(coordinates: Array) -> Scalar:
@@ -111,5 +113,12 @@ def return_landscape(
             moved = eqx.apply_updates(moved, jax.tree.map(lambda x, c=coordinate: c * x, direction))
         return objective(moved)
 
+    try:
+        first = jax.eval_shape(value, jnp.zeros(len(directions)))
+    except Exception as error:  # whatever the user's objective raises, or the trees that do not match
+        raise UsageError(f"return_landscape: moving the centre raised {one_line(error)}") from error
+    if getattr(first, "shape", None) != ():
+        raise UsageError(f"return_landscape: objective: must give a number, got {shown(first)}")
+    grid = jnp.stack(jnp.meshgrid(*[offsets] * len(directions), indexing="ij"), axis=-1)
     values = jax.lax.map(value, grid.reshape(-1, len(directions)), batch_size=chunk_size)
     return values.reshape(grid.shape[:-1])

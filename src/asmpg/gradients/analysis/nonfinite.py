@@ -9,9 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from ...core.types import all_finite, PRNGKey, UsageError, vector_text
+from ...core.arguments import a_key, of, takes
+from ...core.types import all_finite, Given, PRNGKey, vector_text
 from ...models import AbstractDynamicsModel, Simulator
 from ...tasks.environment import AbstractEnvironment
+from ...tasks.fits import check_actions, check_initial_state
+from ..fits import check_fits
 from ..policies import AbstractPolicy
 
 
@@ -53,11 +56,12 @@ class _Pass(eqx.Module):
     finite: Array
 
 
+@takes(model=of(AbstractDynamicsModel), env=of(AbstractEnvironment), key=a_key)
 def locate_nonfinite(
-    model: AbstractDynamicsModel,
-    env: AbstractEnvironment,
-    initial_state: Float[Array, " state"],
-    behaviour: AbstractPolicy | Float[Array, "horizon action"],
+    model: Given[AbstractDynamicsModel],
+    env: Given[AbstractEnvironment],
+    initial_state: Given[Float[Array, " state"]],
+    behaviour: Given[AbstractPolicy | Float[Array, "horizon action"]],
     *,
     key: PRNGKey | None = None,
     loop: Literal["open", "closed"] = "open",
@@ -82,14 +86,14 @@ def locate_nonfinite(
     Raises:
         UsageError: an initial state that is not finite.
     """
-    if not bool(jnp.isfinite(initial_state).all()):
-        raise UsageError("locate_nonfinite: the initial state must be finite")
+    check_fits(model, env)
+    initial_state = check_initial_state("locate_nonfinite", env, initial_state)
     shape = (env.horizon, env.action_size)
     if isinstance(behaviour, AbstractPolicy):
         policy = behaviour
         inputs = jnp.zeros(shape) if key is None else jax.random.normal(key, shape)
     else:
-        policy, inputs = None, behaviour
+        policy, inputs = None, check_actions("locate_nonfinite", env, behaviour)
     forward = eqx.filter_jit(_forward)(model, env, policy, initial_state, inputs)
     last = env.terminal_reward(forward.next_states[-1])
     name = "transition" if isinstance(model, Simulator) else "model"

@@ -9,7 +9,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Key, UInt32
 
-from ...core.types import PRNGKey, UsageError
+from ...core.arguments import a_count, a_key, several, shown, takes
+from ...core.types import Given, PRNGKey, UsageError
 from ...models import AbstractDynamicsModel
 from ...tasks.environment import AbstractEnvironment, uniform_actions
 from ..fits import check_fits
@@ -110,8 +111,20 @@ class GradientNormProfile:
         }
 
 
+def _a_problem(about: str, value: Any) -> Any:
+    """A task and a model."""
+    try:
+        env, model = value
+    except (TypeError, ValueError):
+        env = model = None
+    if not isinstance(env, AbstractEnvironment) or not isinstance(model, AbstractDynamicsModel):
+        raise UsageError(f"{about}: must be a task and a dynamics model, got {shown(value)}")
+    return env, model
+
+
+@takes(problems=several(_a_problem), key=a_key, num_samples=a_count, chunk_size=a_count)
 def gradient_norm_profile(
-    problems: Sequence[tuple[AbstractEnvironment, AbstractDynamicsModel]],
+    problems: Given[Sequence[tuple[AbstractEnvironment, AbstractDynamicsModel]]],
     *,
     key: PRNGKey,
     policies: Sequence[AbstractPolicy] | None = None,

@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ...core.arguments import check_key, shown
 from ...core.checks import check_integer
 from ...core.types import Given, PRNGKey, UsageError
 from ..environment import AbstractEnvironment, draw_initial_states
-from ..fits import check_env, check_key
+from ..fits import check_env
 from . import cache as solution_cache
 from .cache import is_number, same_number
 from .differences import warn_of_gradient
@@ -141,11 +142,18 @@ def score(env: Given[AbstractEnvironment], episode_return: Any) -> Any:
     Raises:
         UsageError: the task cannot be solved, see `optimal` and `random_return`.
     """
+    check_env("score", env)
+    try:
+        returns = np.asarray(episode_return, np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UsageError(
+            f"score: episode_return: must be a number or an array of them, got {shown(episode_return)}"
+        ) from error
     low, high = random_return(env), optimal(env).episode_return
     for doubt in doubts(env):
         warnings.warn(f"score of {env.name}: {doubt}", ScoreWarning, stacklevel=2)
     gap = high - low if high > low else np.nan
-    scores = (np.asarray(episode_return, np.float64) - low) / gap
+    scores = (returns - low) / gap
     return float(scores) if scores.ndim == 0 else scores
 
 

@@ -9,10 +9,11 @@ from importlib import metadata
 
 import jax
 
+from ...core.arguments import a_path, takes
 from ...core.checks import check_integer
 from ...core.files import DamagedError, from_lines
 from ...core.precision import using
-from ...core.types import UsageError
+from ...core.types import Given, UsageError
 from ...tasks.data import Episodes
 from ...tasks.recording import Recording
 from ...tasks.world import World
@@ -68,8 +69,9 @@ def settle_model(config: TrainConfig, report: ProgressCallback) -> TrainConfig:
     return dataclasses.replace(config, model=choice.model)
 
 
+@takes(path=a_path)
 def resume(
-    path: str | pathlib.Path,
+    path: Given[str | pathlib.Path],
     *,
     steps: int | None = None,
     task: str | World | None = None,
@@ -100,8 +102,9 @@ def resume(
         return take_up(path, report, steps=steps, **own, callbacks=callbacks)
 
 
+@takes(path=a_path)
 def load(
-    path: str | pathlib.Path,
+    path: Given[str | pathlib.Path],
     *,
     task: str | World | None = None,
     model: ModelLike | None = None,
