@@ -37,7 +37,7 @@ VARIANTS = {
     "average": {"policy_average": 100},
 }
 # Ideas of `prototypes.py`, on top of the best.
-IDEAS = ("growth_units", "move_limit", "ensemble", "varied_warmup")
+IDEAS = ("growth_units", "short_tails_1", "short_tails_2", "move_limit", "ensemble", "varied_warmup")
 VARIANTS |= dict.fromkeys(IDEAS, VARIANTS["gated+loss+average"])
 TASKS = ("timber_harvest", "invasive_plant", "bacteria", "harvest")
 # Steps and interval of records at a horizon.

@@ -125,6 +125,56 @@ def ensemble() -> dict[str, Any]:
 
 
 @final
+class WithShortTails(asmpg.AbstractEnvironment):
+    """A task whose state is told as `c asinh(z / c)`, z being the state in units of its spread in random episodes."""
+
+    task: asmpg.AbstractEnvironment
+    mean: jax.Array
+    unit: jax.Array
+    horizon: int = eqx.field(static=True)
+    name: str = eqx.field(static=True)
+    state_size: int = eqx.field(static=True)
+    action_size: int = eqx.field(static=True)
+    tail: float = eqx.field(static=True)
+
+    def __init__(self, task: asmpg.AbstractEnvironment, tail: float):
+        shape = (16, task.horizon, task.action_size)
+        actions = jax.random.uniform(jax.random.key(0), shape, minval=-1.0, maxval=1.0)
+        states = jax.vmap(lambda each: asmpg.rollout(task, each).states)(actions)
+        self.task, self.mean, self.unit = task, states.mean((0, 1)), states.std((0, 1)) + 1e-12
+        self.horizon, self.name, self.tail = task.horizon, task.name + "_with_short_tails", tail
+        self.state_size, self.action_size = task.state_size, task.action_size
+
+    def _told(self, state):
+        return self.tail * jnp.arcsinh((state - self.mean) / self.unit / self.tail)
+
+    def _meant(self, told):
+        return self.mean + self.unit * self.tail * jnp.sinh(told / self.tail)
+
+    def initial_state(self, *, key=None):
+        return self._told(self.task.initial_state(key=key))
+
+    def transition(self, state, action, step):
+        return self._told(self.task.transition(self._meant(state), action, step))
+
+    def reward(self, state, action, step):
+        return self.task.reward(self._meant(state), action, step)
+
+    def terminal_reward(self, state):
+        return self.task.terminal_reward(self._meant(state))
+
+
+def short_tails_1() -> dict[str, Any]:
+    """States beyond one standard deviation of random episodes are told on a logarithmic scale."""
+    return {"wrap": lambda task: WithShortTails(task, 1.0)}
+
+
+def short_tails_2() -> dict[str, Any]:
+    """The same beyond two."""
+    return {"wrap": lambda task: WithShortTails(task, 2.0)}
+
+
+@final
 class InGrowthUnits(asmpg.AbstractEnvironment):
     """A task whose state is told as `asinh(s / unit)`, linear below a unit and logarithmic far above it."""
 
@@ -169,5 +219,9 @@ def growth_units() -> dict[str, Any]:
 
 
 PROTOTYPES: dict[str, Callable[[], dict[str, Any]]] = {
-    each.__name__: each for each in (varied_warmup, move_limit, ensemble, growth_units)
+    each.__name__: each
+    for each in (
+        *(varied_warmup, move_limit, ensemble, growth_units),
+        *(short_tails_1, short_tails_2),
+    )
 }

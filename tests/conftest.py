@@ -18,9 +18,12 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     # Most of the suite's time is spent on compiling small programs that run once: with less optimisation, half of it.
     # A flag that another version does not know would end the process.
     flags = ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true"]
+    flags += ["--xla_cpu_parallel_codegen_split_count=1"]
     if metadata.version("jaxlib").startswith("0.10."):
         flags += ["--xla_cpu_use_fusion_emitters=false"]
     os.environ.setdefault("XLA_FLAGS", " ".join(flags))
+    # Where a program was written is noted in it for every operation, which takes time and which nobody reads here.
+    os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 
 import jax
 import pytest

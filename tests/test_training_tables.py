@@ -476,7 +476,13 @@ def test_every_table_of_trained_policies_at_its_smallest(call, tmp_path, figure)
 
 
 @pytest.mark.usefixtures("quickly")
-@pytest.mark.parametrize("figure", TRAINED.values())
+@pytest.mark.parametrize(
+    "figure",
+    [
+        TRAINED["learned"],
+        *(pytest.param(TRAINED[name], marks=pytest.mark.slow) for name in ("myriad", "odt", "pendulum")),
+    ],
+)
 def test_every_table_really_trained_at_its_smallest(figure, tmp_path, monkeypatch):
     """The only test here that trains: every item is finished, and what it measured is finite."""
     monkeypatch.setattr(results, "encode", lambda *_: b"")
