@@ -19,7 +19,7 @@ from ..gradients.policy_gradient import imagined_return
 from ..models import AbstractDynamicsModel
 from ..models.known_reward import KnownReward, RewardUnits
 from ..models.normalisation import Normaliser, RewardScale, spread, with_normaliser
-from ..models.reward import fitting_loss, LearnedReward, RewardEnsemble
+from ..models.reward import fitting_loss, LearnedReward
 from ..tasks.environment import AbstractEnvironment, AbstractReward
 from ..tasks.spec import ends_early, sizes_of_windows, Spec
 from .base import AbstractLearner
@@ -54,7 +54,7 @@ class ModelBasedState(eqx.Module):
     policy_optimiser: optax.OptState
     return_scale: Scalar
     statistics: UpdateStatistics
-    reward: LearnedReward | RewardEnsemble | RewardUnits | None = None
+    reward: LearnedReward | RewardUnits | None = None
     reward_optimiser: Any = None
     average: AbstractTanhGaussianPolicy | None = None
     value: WindowValue | None = None
@@ -139,21 +139,12 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
             None if self.window is None else self._new_value(jax.random.fold_in(key, 4)),
         )
 
-    def _new_reward(
-        self, normaliser: Normaliser, key: PRNGKey
-    ) -> LearnedReward | RewardEnsemble | RewardUnits | None:
+    def _new_reward(self, normaliser: Normaliser, key: PRNGKey) -> LearnedReward | RewardUnits | None:
         """Untrained rewards, or the units of one that a simulator knows; None for a task's own."""
         scale, timed = RewardScale.unknown(), self.window is None
         if not self.learned_reward:
             return None if isinstance(self.env, AbstractReward) else RewardUnits(normaliser, scale)
-
-        def make(key: PRNGKey) -> LearnedReward:
-            return LearnedReward(
-                self._imagined, key=key, normaliser=normaliser, scale=scale, observe_time=timed
-            )
-
-        number = self.settings.reward_ensemble
-        return make(key) if number == 1 else RewardEnsemble.create(number, make, key=key)
+        return LearnedReward(self._imagined, key=key, normaliser=normaliser, scale=scale, observe_time=timed)
 
     def _new_policy(self, key: PRNGKey) -> AbstractTanhGaussianPolicy:
         """An untrained policy that knows nothing of the world's units yet."""
@@ -253,9 +244,8 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
         # At states that a model of a window predicts, unrolled models learn a wrong reward.
         share = self.settings.predicted_state_share if self.window is None else 0.0
 
-        def loss(reward: LearnedReward | RewardEnsemble, episode: Trajectory) -> tuple[Scalar, None]:
-            penalty = self.settings.reward_gradient_penalty
-            return fitting_loss(reward, state.model, episode, share, penalty), None
+        def loss(reward: LearnedReward, episode: Trajectory) -> tuple[Scalar, None]:
+            return fitting_loss(reward, state.model, episode, share), None
 
         grads, _ = mean_gradient(loss, state.reward, episodes)
         reward, optimiser_state, applied = apply_gradient(
@@ -335,7 +325,7 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
             return reward
         return Bootstrapped(reward, state.value.slow, self.settings.discount, self.window)
 
-    def _own_reward(self, state: ModelBasedState) -> LearnedReward | RewardEnsemble | KnownReward | None:
+    def _own_reward(self, state: ModelBasedState) -> LearnedReward | KnownReward | None:
         """The learned reward, or the simulator's; None where it is a task's."""
         if isinstance(state.reward, RewardUnits):
             return KnownReward(self.env, state.reward)

@@ -269,18 +269,6 @@ class Settings(AbstractSettings):
             "backbone's paths from the actions only"
         ),
     ] = False
-    reward_ensemble: Annotated[
-        int,
-        Meta(ge=1, le=100),
-        about("number of learned rewards, each fitted by itself, whose mean pays in imagination"),
-    ] = 1
-    reward_gradient_penalty: Annotated[
-        NotNegative,
-        about(
-            "weight of the mean squared gradient of a learned reward in its fit, in normalised units; a reward that is "
-            "flatter where nothing is known sends the policy less far"
-        ),
-    ] = 0.0
     cloning: Annotated[
         NotNegative,
         about(

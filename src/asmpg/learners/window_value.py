@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PyTree
 
 from ..core.types import PRNGKey, Scalar, Step
 from ..models.known_reward import KnownReward
-from ..models.reward import LearnedReward, Network, RewardEnsemble
+from ..models.reward import LearnedReward, Network
 from ..tasks.environment import AbstractReward
 from .optimisation import apply_gradient
 
@@ -69,7 +69,7 @@ class Bootstrapped(AbstractReward):
         horizon: steps of a window.
     """
 
-    reward_model: LearnedReward | RewardEnsemble | KnownReward
+    reward_model: LearnedReward | KnownReward
     value: Network
     discount: float | Scalar
     horizon: int = eqx.field(static=True)

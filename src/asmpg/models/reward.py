@@ -1,7 +1,5 @@
 """A learned reward in place of the task's own (Appendix C)."""
 
-from collections.abc import Callable
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -117,94 +115,12 @@ class LearnedReward(AbstractReward):
             return squares.mean() / before**2
         return (squares[:-1].mean() / before**2 + squares[-1] / last**2) / 2
 
-    def steepness(self, trajectory: Trajectory) -> Scalar:
-        """Mean squared norm of the rewards' gradient along an episode, in normalised units of states and rewards.
-
-        The gradient in the state and the action of every step, and that of the terminal reward in the last state. The
-        gradient in `alive`, which is the reward itself, is left out.
-        """
-        states, actions = trajectory.states, trajectory.actions
-        steps = jnp.arange(actions.shape[0])
-        scale = jax.lax.stop_gradient(self.normaliser.scale)
-        scale = scale.at[-1].set(0.0) if self.ends_early else scale
-        before, last = jax.lax.stop_gradient((self.scale.scale, self.scale.last_scale))
-        units = jnp.where((steps == self.horizon - 1) & self.observe_time, last, before)
-        by_state, by_action = jax.vmap(jax.grad(self.reward, (0, 1)))(states[:-1], actions, steps)
-        squares = jnp.square(by_state * scale).sum(axis=1) + jnp.square(by_action).sum(axis=1)
-        at_end = jnp.square(jax.grad(self.terminal_reward)(states[-1]) * scale / last).sum()
-        return (squares / units**2).mean() + at_end
-
-
-class RewardEnsemble(AbstractReward):
-    """The mean of several learned rewards, each fitted by itself.
-
-    They agree where there are data; elsewhere each errs in its own way, and the errors, those of the gradient above
-    all, partly cancel.
-
-    Attributes:
-        members: the rewards, along a leading axis of every array.
-    """
-
-    members: LearnedReward
-
-    @classmethod
-    def create(
-        cls, number: int, make: Callable[[PRNGKey], LearnedReward], *, key: PRNGKey
-    ) -> "RewardEnsemble":
-        """So many rewards, each with a key of its own."""
-        return cls(eqx.filter_vmap(make)(jax.random.split(key, number)))
-
-    @property
-    def one(self) -> LearnedReward:
-        """The first member: statistics are the same in all."""
-        return jax.tree.map(lambda x: x[0] if eqx.is_array(x) else x, self.members)
-
-    @property
-    def normaliser(self) -> Normaliser:
-        """Statistics of the states."""
-        return self.one.normaliser
-
-    @property
-    def scale(self) -> RewardScale:
-        """Statistics of the rewards."""
-        return self.one.scale
-
-    def _mean(self, of: Callable[[LearnedReward], Scalar]) -> Scalar:
-        return eqx.filter_vmap(of)(self.members).mean()
-
-    def with_statistics(self, normaliser: Normaliser, episodes: Trajectory) -> "RewardEnsemble":
-        """As for a member."""
-        return RewardEnsemble(
-            eqx.filter_vmap(lambda one: one.with_statistics(normaliser, episodes))(self.members)
-        )
-
-    def reward(self, state: Float[Array, " state"], action: Float[Array, " action"], step: Step) -> Scalar:
-        """The mean."""
-        return self._mean(lambda one: one.reward(state, action, step))
-
-    def terminal_reward(self, state: Float[Array, " state"]) -> Scalar:
-        """The mean."""
-        return self._mean(lambda one: one.terminal_reward(state))
-
-    def while_alive(self, state: Float[Array, " state"], value: Scalar) -> Scalar:
-        """As for a member."""
-        return self.one.while_alive(state, value)
-
-    def loss(self, trajectory: Trajectory) -> Scalar:
-        """The mean of the members' losses, not that of their mean: each is fitted by itself."""
-        return self._mean(lambda one: one.loss(trajectory))
-
-    def steepness(self, trajectory: Trajectory) -> Scalar:
-        """The mean of the members'."""
-        return self._mean(lambda one: one.steepness(trajectory))
-
 
 def fitting_loss(
-    reward: LearnedReward | RewardEnsemble,
+    reward: LearnedReward,
     model: AbstractDynamicsModel,
     episode: Trajectory,
     predicted_share: float,
-    gradient_penalty: float = 0.0,
 ) -> Scalar:
     """The loss of a learned reward on one episode, at the true states and at those that a model predicts instead.
 
@@ -215,11 +131,7 @@ def fitting_loss(
         model: is not.
         episode: what was done and paid.
         predicted_share: weight of the predicted states, from 0 to 1.
-        gradient_penalty: weight of the reward's steepness at the true states.
     """
-    if gradient_penalty:
-        loss = fitting_loss(reward, model, episode, predicted_share)
-        return loss + gradient_penalty * reward.steepness(episode)
     if predicted_share == 0:
         return reward.loss(episode)
     predicted = jax.lax.stop_gradient(model.predict(episode.states[0], episode.actions))
