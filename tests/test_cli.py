@@ -660,13 +660,18 @@ def test_garbage_is_collected_again_once_a_command_is_under_way(workplace, capfd
 # Programs of their own
 
 
-def start(line: str, how: tuple[str, ...] = ("-m", "asmpg")) -> subprocess.Popen:
-    """`asmpg`, which finds the method of the other tests."""
+def start(line: str, how: tuple[str, ...] = ("-m", "asmpg"), *, ignoring: bool = False) -> subprocess.Popen:
+    """`asmpg`, which finds the method of the other tests; ignoring Ctrl-C as in a script."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, *how, *line.split()]
-    return subprocess.Popen(
-        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    # What is ignored here is ignored there, whatever this process was started with.
+    former = signal.signal(signal.SIGINT, signal.SIG_IGN if ignoring else signal.default_int_handler)
+    try:
+        return subprocess.Popen(
+            command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+    finally:
+        signal.signal(signal.SIGINT, former)
 
 
 def wait_for_records(process: subprocess.Popen, path: pathlib.Path, number: int) -> None:
@@ -710,6 +715,24 @@ def test_ctrl_c_saves_and_says_how_to_go_on(workplace):
     assert process.returncode == 0, err
     assert only_json(out)["steps"] == content["steps"] + 32
     assert (workplace / "run" / "metrics.jsonl").read_bytes().splitlines()[: len(records)] == records
+
+
+def test_ctrl_c_counts_though_nobody_reads_standard_error(workplace):
+    process = start(f"train bioreactor {SMALL} --steps 100000 --out run")
+    assert process.stderr is not None
+    wait_for_records(process, workplace / "run" / "metrics.jsonl", 2)
+    process.stderr.close()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) in (1, 130)
+
+
+def test_an_ignored_ctrl_c_stays_ignored(workplace):
+    process = start(f"train bioreactor {SMALL} --steps 160 --out run --json", ignoring=True)
+    wait_for_records(process, workplace / "run" / "metrics.jsonl", 2)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert only_json(out)["finished"]
 
 
 def test_a_dry_run_says_how_long_and_writes_nothing(tmp_path, capfd):
