@@ -50,3 +50,26 @@ def quickly():
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+def pytest_configure(config):
+    """Warnings are errors, but for those below; a test that is about a warning asks for it."""
+    for line in (
+        "error",
+        "ignore::ResourceWarning",
+        # What asmpg says of tasks that are small, short or silly on purpose.
+        "ignore::asmpg.tasks.DiscretisationWarning",
+        "ignore::asmpg.tasks.optimum.GradientWarning",
+        "ignore::asmpg.tasks.optimum.ScoreWarning",
+        "ignore::asmpg.tasks.validation.TaskWarning",
+        "ignore::asmpg.training.runs.RunWarning",
+        # What other packages say of themselves and of each other.
+        "ignore:Brax System:UserWarning",
+        "ignore:Accessing `ncon` directly:DeprecationWarning",
+        "ignore:JAXopt is no longer maintained:DeprecationWarning",
+        "ignore:A JAX array is being set as static:UserWarning",
+        # Tests of locks and of killed processes fork on purpose.
+        "ignore:os.fork.. was called:RuntimeWarning",
+        "ignore:Do not use the `random` module inside strategies",
+    ):
+        config.addinivalue_line("filterwarnings", line)
