@@ -120,7 +120,7 @@ class OneStep(AbstractSweepExperiment):
             ):
                 panels.append(self._panel(own, task, label, value))
         steps = max((int(run.steps[-1]) for run in runs), default=0)
-        title = f"one-step model, preset default, {steps:,} steps: median and range of records of all seeds"
+        title = f"one-step model, preset default, {steps:,} steps: median and middle half of the records of all seeds"
         return [Chart("one_step", "one_step", title, panels, 3)]
 
     def _panel(self, table: Table, title: str, label: str, value: Value) -> Panel:
@@ -128,7 +128,7 @@ class OneStep(AbstractSweepExperiment):
         for name in (name_of(unit, decay) for unit in UNITS for decay in DECAYS):
             values = {horizon: self._of(table, name, horizon, value) for horizon in horizons}
             found = {horizon: part for horizon, part in values.items() if np.isfinite(part).all()}
-            bounds = [[float(f(part)) for part in found.values()] for f in (np.median, np.min, np.max)]
+            bounds = [[float(np.quantile(part, at)) for part in found.values()] for at in (0.5, 0.25, 0.75)]
             lines += [Series(name, list(found), *bounds)] * bool(found)
         return Panel(title, "horizon H", label, lines, x_log=True)
 
