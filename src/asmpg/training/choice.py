@@ -19,6 +19,8 @@ AUTO = "auto"
 ONE_STEP, SEQUENCE = "one-step", "lstm"
 # Updates of each model before they are compared: the better one is plain by then, on the tasks of docs/when.md.
 NUM_UPDATES = 300
+# Of the sequence model's error: at half of it the one-step model still needs four times the steps on one task.
+SHARE = 0.25
 # Of the one-step model's gradient over the whole horizon. On smooth tasks it grows less than a thousandfold.
 LARGEST_GROWTH = 1e4
 
@@ -39,8 +41,9 @@ class Choice:
 def choose_model(config: TrainConfig) -> Choice:
     """Fits both models on the warm-up episodes of the first seed, which are the same for both, and compares them.
 
-    The one-step model is the cheaper one. It is taken where it predicts held-out episodes at least as well, free
-    running over the whole horizon, and its gradient does not explode on the way. No step is simulated that the run
+    The sequence model needs about as few steps where both work, and fewer where only it does. The one-step model is
+    cheaper, and taken where it predicts held-out episodes much better, free running over the whole horizon, and
+    its gradient does not explode on the way. No step is simulated that the run
     itself does not make. Of recorded episodes alone, those are taken.
     """
     given = dataclasses.replace(config, model=ONE_STEP).checked()
@@ -58,10 +61,10 @@ def choose_model(config: TrainConfig) -> Choice:
 
 
 def compare(one_step: Fit, sequence: Fit) -> Choice:
-    """The one-step model, unless it predicts worse or its gradient explodes."""
+    """The one-step model where it predicts much better and its gradient does not explode."""
     errors = [float(np.mean(each.error)) for each in (one_step, sequence)]
     known = f"held-out error over {one_step.data.horizon} steps {errors[0]:.3g}, {SEQUENCE} {errors[1]:.3g}"
-    if not errors[0] <= errors[1]:
+    if not errors[0] <= SHARE * errors[1]:
         return Choice(SEQUENCE, f"the one-step model's {known}")
     if isinstance(one_step.growth, str):
         return Choice(
