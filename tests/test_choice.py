@@ -46,7 +46,9 @@ def with_numbers(fitted, error, factor):
         (0.1, "norms that are not finite", SEQUENCE, "not finite"),
     ],
 )
-def test_the_one_step_model_if_it_predicts_much_better_and_does_not_explode(fitted, error, factor, expected, words):
+def test_the_one_step_model_if_it_predicts_much_better_and_does_not_explode(
+    fitted, error, factor, expected, words
+):
     found = compare(with_numbers(fitted, error, factor), with_numbers(fitted, 0.5, 1.0))
     assert found.model == expected
     assert words in found.reason and "\n" not in found.reason

@@ -16,6 +16,7 @@ from asmpg.core.digest import digest
 from asmpg.models.backbones import scan_step
 from asmpg.models.base import free_run
 from asmpg.training.door import check_callbacks
+from asmpg.training.methods import MODELS
 from probes import RewardIsAction
 from wanderer import Wanderer
 
@@ -322,3 +323,15 @@ def test_the_examples_of_the_page_run(tmp_path, example):
     file.write_text(example)
     spec = importlib.util.spec_from_file_location("example_of_the_page", file)
     spec.loader.exec_module(importlib.util.module_from_spec(spec))
+
+
+def test_a_method_of_ones_own_is_asked_for_again(tmp_path):
+    built_in = MODELS["one-step"]
+    own = asmpg.Method("mine", built_in.settings, built_in.learner, imagines=True)
+    result = asmpg.train("harvest", horizon=6, model=own, out=tmp_path / "run", **SMALL)
+    with pytest.raises(asmpg.UsageError, match="give it again"):
+        asmpg.load(tmp_path / "run")
+    np.testing.assert_array_equal(asmpg.load(tmp_path / "run", model=own).scores, result.scores)
+    other = dataclasses.replace(own, learner=MODELS["simulator"].learner)
+    with pytest.raises(asmpg.UsageError, match="has changed"):
+        asmpg.load(tmp_path / "run", model=other)

@@ -287,7 +287,8 @@ def find_method(model: object, option: str = "model") -> Method:
         UsageError: an unknown model, or nothing that could be one.
     """
     if isinstance(model, Method):
-        return model
+        own = model.source is None and MODELS.get(model.name) is not model
+        return own_method(model, model.name, option) if own else model
     if not isinstance(model, str):
         return own_method(model, label_of(model), option)
     family, rest = split_family(model)
