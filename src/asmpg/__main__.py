@@ -4,7 +4,6 @@ import gc
 import os
 import signal
 import sys
-from typing import Any
 
 
 def main() -> int:
@@ -30,7 +29,7 @@ def main() -> int:
     return main()
 
 
-def _leave(*_: Any) -> None:
+def _leave(*_: object) -> None:
     os.write(sys.stderr.fileno(), b"asmpg: interrupted\n")
     os._exit(130)
 

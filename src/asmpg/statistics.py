@@ -97,7 +97,7 @@ class Scores:
         return cls(np.array([[table[run_, task] for task in tasks] for run_ in runs]), tasks, runs)
 
 
-def _scores(about: str, value: Any) -> Scores:
+def _scores(about: str, value: object) -> Scores:
     if not isinstance(value, Scores):
         raise UsageError(f"{about}: must be asmpg.Scores, got {shown(value)}")
     return value

@@ -184,10 +184,10 @@ def _fail_of_system(error: OSError) -> int:
     return _fail(f"{place}{error.strerror or error}", 1)
 
 
-def _show_warning(default: Any) -> Any:
+def _show_warning(default: object) -> Any:
     """Our own warnings as one line; all others as usual."""
 
-    def show(message: Any, category: type[Warning], filename: str, lineno: int, *rest: Any) -> None:
+    def show(message: object, category: type[Warning], filename: str, lineno: int, *rest: object) -> None:
         if issubclass(category, RunWarning | DiscretisationWarning | GradientWarning | ScoreWarning):
             sys.stderr.write(f"asmpg: {message}\n")
         else:

@@ -96,7 +96,7 @@ def _backbone(name: str) -> tuple[str, ...]:
     return name, f"{size:,}", _first_line(own)
 
 
-def _first_line(thing: Any) -> str:
+def _first_line(thing: object) -> str:
     return (inspect.getdoc(thing) or "").partition("\n")[0].replace("`", "")
 
 

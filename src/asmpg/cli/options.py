@@ -75,11 +75,11 @@ class Option:
         return listed or (["true", "false"] if self.kind is bool and self.metavar else [])
 
 
-def _is_literal(kind: Any) -> bool:
+def _is_literal(kind: object) -> bool:
     return typing.get_origin(kind) is Literal
 
 
-def _without(kind: Any) -> Any:
+def _without(kind: object) -> Any:
     """A type without None and without what describes it."""
     if typing.get_origin(kind) is Annotated:
         return _without(typing.get_args(kind)[0])
@@ -92,7 +92,7 @@ def _without(kind: Any) -> Any:
 _METAVARS = {int: "INTEGER", float: "NUMBER", str: "NAME"}
 
 
-def _metavar(kind: Any) -> str:
+def _metavar(kind: object) -> str:
     """The choices, or what kind of value it is."""
     kind = _without(kind)
     if _is_literal(kind):

@@ -3,7 +3,6 @@
 import dataclasses
 import sys
 from collections.abc import Iterator
-from typing import Any
 
 from ..core.checks import allowed, field_types, meaning
 from ..training.methods import MODELS
@@ -70,7 +69,7 @@ def settings_page() -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else f"{value}"
 
 

@@ -44,7 +44,7 @@ def takes(**kinds: Kind) -> Callable[[Callable[Parameters, Returned]], Callable[
 def of(*classes: type) -> Kind:
     """An object of one of these classes, not the class itself."""
 
-    def check(about: str, value: Any) -> Any:
+    def check(about: str, value: object) -> Any:
         if not isinstance(value, classes):
             names = " or ".join(f"asmpg.{each.__name__}" for each in classes)
             raise UsageError(f"{about}: must be an {names}, got {shown(value)}")
@@ -53,21 +53,21 @@ def of(*classes: type) -> Kind:
     return check
 
 
-def a_function(about: str, value: Any) -> Any:
+def a_function(about: str, value: object) -> Any:
     """Something to call."""
     if not callable(value) or isinstance(value, type):
         raise UsageError(f"{about}: must be a function, got {shown(value)}")
     return value
 
 
-def a_path(about: str, value: Any) -> Any:
+def a_path(about: str, value: object) -> Any:
     """The name of a file or a folder."""
     if not isinstance(value, str | os.PathLike) or not str(value):
         raise UsageError(f"{about}: must be the name of a file or folder, got {shown(value)}")
     return value
 
 
-def a_count(about: str, value: Any) -> int:
+def a_count(about: str, value: object) -> int:
     """A positive integer."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 1 <= value <= MAX_COUNT:
         raise UsageError(f"{about}: must be an integer from 1 to {MAX_COUNT:,}, got {shown(value)}")
@@ -86,7 +86,7 @@ def between(low: float, high: float) -> Kind:
     return check
 
 
-def a_key(about: str, value: Any) -> Any:
+def a_key(about: str, value: object) -> Any:
     """A PRNG key, or None for the usual one."""
     check_key(about.partition(":")[0], value)
     return value
@@ -98,7 +98,7 @@ def numbers(*, finite: bool = True, least: int = 0, axes: int | None = None) -> 
     Within a transformation of JAX's there are no numbers to look at.
     """
 
-    def check(about: str, value: Any) -> Any:
+    def check(about: str, value: object) -> Any:
         if isinstance(value, jax.core.Tracer):
             return value
         try:
@@ -121,7 +121,7 @@ def numbers(*, finite: bool = True, least: int = 0, axes: int | None = None) -> 
 def several(kind: Kind) -> Kind:
     """A list, a tuple or the like of at least one thing of a kind."""
 
-    def check(about: str, value: Any) -> list[Any]:
+    def check(about: str, value: object) -> list[Any]:
         if isinstance(value, str | dict | jax.Array) or not isinstance(value, Collection) or not len(value):
             raise UsageError(f"{about}: must be a list of at least one, got {shown(value)}")
         return [kind(f"{about}: [{i}]", each) for i, each in enumerate(value)]
@@ -129,7 +129,7 @@ def several(kind: Kind) -> Kind:
     return check
 
 
-def a_tree(about: str, value: Any) -> Any:
+def a_tree(about: str, value: object) -> Any:
     """A pytree with arrays of floating-point numbers in it."""
     leaves = [leaf for leaf in jax.tree.leaves(value) if hasattr(leaf, "dtype")]
     if not any(jnp.issubdtype(leaf.dtype, jnp.inexact) and leaf.size for leaf in leaves):

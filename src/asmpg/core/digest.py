@@ -37,7 +37,7 @@ def digest(thing: object) -> str:
     return state.hexdigest()
 
 
-def settled(thing: Any) -> Any:
+def settled(thing: object) -> Any:
     """What of a thing stays as it is while a program runs: numbers, texts, arrays, code, and containers of them.
 
     Of anything else, such as an open file or a simulator, the class.
@@ -57,7 +57,7 @@ def settled(thing: Any) -> Any:
     return thing if isinstance(thing, _PLAIN | arrays | code) or frozen else type(thing)
 
 
-def constants_of(thing: Any) -> dict[str, Any]:
+def constants_of(thing: object) -> dict[str, Any]:
     """The attributes of an object that no method but its constructor assigns, and that cannot change otherwise."""
     functions = [
         value
@@ -130,11 +130,11 @@ def _parts(thing: Any) -> Iterable[Any]:
     return [type(thing), *_state_of(thing)]
 
 
-def _order(key: Any) -> str:
+def _order(key: object) -> str:
     return repr(key) if isinstance(key, _PLAIN) else digest(key)
 
 
-def _state_of(thing: Any) -> list[Any]:
+def _state_of(thing: object) -> list[Any]:
     """What tells an object from another of its class: its attributes, and what a copy of it would be made of."""
     attributes = dict(getattr(thing, "__dict__", {}))
     if dataclasses.is_dataclass(thing):
@@ -177,7 +177,7 @@ def _parts_of_function(function: FunctionType) -> list[Any]:
     return [*parts, _source(function), {name: _used(value, names) for name, value in known.items()}]
 
 
-def _used(thing: Any, names: set[str]) -> Any:
+def _used(thing: object, names: set[str]) -> Any:
     """A global name's value; of a module of the user's own, what some names stand for in it."""
     if not isinstance(thing, ModuleType) or is_installed(thing.__name__):
         return thing

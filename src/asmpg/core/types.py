@@ -24,7 +24,7 @@ else:
     class Given:
         """`Given[int]` is an int to an editor; at run time anything: the function itself says what is wrong."""
 
-        def __class_getitem__(cls, kind: Any) -> Any:
+        def __class_getitem__(cls, kind: object) -> Any:
             return Any
 
 

@@ -70,7 +70,7 @@ def sizes(backbone: str | CreateBackbone) -> tuple[int, int]:
     return _count(parameters), _count(carry)
 
 
-def _count(tree: Any) -> int:
+def _count(tree: object) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 

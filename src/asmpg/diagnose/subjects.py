@@ -196,7 +196,7 @@ def _recorded(known: Recording, data: Episodes | str | None) -> ReplayBuffer:
 def _trained(result: Result, seed: int, episodes_of: ReplayBuffer, horizon: int) -> Subject:
     """Model and policy of one seed, episodes it was trained on, and the model it began with."""
 
-    def of_seed(tree: Any) -> Any:
+    def of_seed(tree: object) -> Any:
         return jax.tree.map(lambda x: x[seed - result.config.seed] if eqx.is_array(x) else x, tree)
 
     model, policy, replay = map(of_seed, (result.model, result.policy, episodes_of))

@@ -139,7 +139,7 @@ def add_maps(tables: Tables, name: str, result: Result) -> None:
                 add_matrix(tables["attention"], weights, "weight", model=name, layer=layer, head=head)
 
 
-def add_matrix(table: Table, matrix: np.ndarray, value: str, **names: Any) -> None:
+def add_matrix(table: Table, matrix: np.ndarray, value: str, **names: object) -> None:
     """One row an entry on and below the diagonal; what is above is not causal."""
     for row, column in zip(*np.tril_indices(len(matrix)), strict=True):
         table.add(**names, row=row, column=column, **{value: matrix[row, column]})

@@ -102,7 +102,7 @@ def measure(scale: Scale, report: Report) -> Tables:
     return tables
 
 
-def add_rewards(table: Table, setting: Setting, rewards: object, **names: Any) -> None:
+def add_rewards(table: Table, setting: Setting, rewards: object, **names: object) -> None:
     """One row an initial action."""
     for action, reward in zip(np.asarray(grid(setting)), np.asarray(rewards), strict=True):
         table.add(**names, initial_action=action, reward=reward)

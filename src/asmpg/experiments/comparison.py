@@ -106,7 +106,7 @@ def too_little(runs: Sequence[Run]) -> str | None:
 
 
 def decide_runs(
-    id: str, holds: bool | None, reason: str, numbers: Mapping[str, Any], runs: Sequence[Run], **words: Any
+    id: str, holds: bool | None, reason: str, numbers: Mapping[str, Any], runs: Sequence[Run], **words: object
 ) -> Verdict:
     """A verdict about runs, undecided where they are too short or too few or not all there are to be."""
     why = too_little(runs)

@@ -158,7 +158,7 @@ def seed_keys(num_seeds: int, parts: int) -> list[Key[Array, " seeds"]]:
     return [split[:, part] for part in range(parts)]
 
 
-def stacked(make: Callable[..., Any], *arguments: Any) -> Any:
+def stacked(make: Callable[..., Any], *arguments: object) -> Any:
     """What a function makes of one seed's arguments after the other, with a leading seed axis.
 
     Networks are made like this, outside the compiled programs: drawing their parameters inside takes longer to compile
@@ -178,7 +178,7 @@ def make_models(name: str, env: AbstractEnvironment, episodes: Trajectory, keys:
     return stacked(make, episodes.states, keys)
 
 
-def for_seeds(function: Callable[..., Any], *arguments: Any) -> Any:
+def for_seeds(function: Callable[..., Any], *arguments: object) -> Any:
     """Runs a function once a seed, sharded over the devices, compiled once.
 
     Args:
@@ -189,7 +189,7 @@ def for_seeds(function: Callable[..., Any], *arguments: Any) -> Any:
     return jax.jit(over_seeds(lambda given: function(*given), num_seeds))(arguments)
 
 
-def add_fit(table: Table, settings: Fit, results: Mapping[str, Any], **names: Any) -> None:
+def add_fit(table: Table, settings: Fit, results: Mapping[str, Any], **names: object) -> None:
     """Adds a row about one fitted model: how many updates, its loss, and how many updates were skipped."""
     numbers = {"loss": results["loss"], "num_nonfinite": results["num_nonfinite"]}
     table.add(**names, updates=settings.updates, **numbers)

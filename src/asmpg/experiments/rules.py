@@ -449,7 +449,7 @@ def rule_of(id: str) -> Rule | None:
 
 
 def judged(
-    id: str, holds: bool | None, reason: str, numbers: Mapping[str, Any] | None = None, **words: Any
+    id: str, holds: bool | None, reason: str, numbers: Mapping[str, Any] | None = None, **words: object
 ) -> Verdict:
     """The verdict on a claim that has a rule.
 

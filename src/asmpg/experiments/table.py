@@ -28,7 +28,7 @@ class Table:
         """The rows."""
         return iter(self.rows)
 
-    def add(self, **values: Any) -> None:
+    def add(self, **values: object) -> None:
         """One row more; numbers of NumPy and JAX become Python's."""
         self.rows.append({name: _plain(value) for name, value in values.items()})
 

@@ -154,7 +154,7 @@ def _number(value: Any) -> float:
     return math.nan if value is None else float(value)
 
 
-def pick(runs: Iterable[Run], **wanted: Any) -> list[Run]:
+def pick(runs: Iterable[Run], **wanted: object) -> list[Run]:
     """The runs that have these attributes; a tuple or list means any of it."""
 
     def fits(run: Run) -> bool:

@@ -107,7 +107,7 @@ class AbstractSettings(abc.ABC):
         ),
     ] = 0.0
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         jax.tree_util.register_pytree_with_keys(
             cls, _flatten, lambda fixed, numbers: _unflatten(cls, fixed, numbers)
@@ -133,7 +133,7 @@ class AbstractSettings(abc.ABC):
         check_choice("preset", name, typing.get_args(Preset))
         return cls.paper(horizon) if name == "paper" else cls.default(horizon)
 
-    def replace(self: OfKind, **changes: Any) -> OfKind:
+    def replace(self: OfKind, **changes: object) -> OfKind:
         """The same but for some settings.
 
         Raises:
@@ -144,7 +144,7 @@ class AbstractSettings(abc.ABC):
         )
 
     @classmethod
-    def checked(cls, name: str, value: Any) -> Any:
+    def checked(cls, name: str, value: object) -> Any:
         """One setting's value, as its type says.
 
         Raises:

@@ -47,7 +47,7 @@ def from_brax(
 
 
 def from_mjx(
-    environment: Any,
+    environment: object,
     horizon: int | None = None,
     *,
     name: str | None = None,
@@ -190,7 +190,7 @@ class StateSimulator(AbstractSimulator):
         return flat(_chosen(state.obs, self.entries))
 
     def transition(
-        self, state: Any, action: Float[Array, " action"], step: Step, *, key: PRNGKey
+        self, state: object, action: Float[Array, " action"], step: Step, *, key: PRNGKey
     ) -> tuple[Any, Scalar, Bool[Array, ""]]:
         """What `step` returns; randomness is in the environment's own state."""
         following = self.environment.step(state, scaled(action, self.low, self.high))

@@ -178,7 +178,7 @@ class OdeEnvironment(AbstractEnvironment):
         return self.parameters
 
 
-def _floating(numbers: Any) -> Array:
+def _floating(numbers: object) -> Array:
     """What may be a list, or an array of integers, as an array of floating-point numbers."""
     array = jnp.asarray(numbers)
     return jnp.asarray(array, jnp.result_type(array, float))
@@ -188,7 +188,7 @@ def from_ode(
     dynamics: Given[Callable[..., Any]],
     cost: Given[Callable[..., Any]],
     *,
-    initial_state: Any,
+    initial_state: object,
     duration: Given[float],
     horizon: Given[int],
     control_bounds: Given[tuple[Any, Any]],
@@ -293,7 +293,7 @@ def _constrained(
     return dataclasses.replace(env, constraints=constraints, multipliers=multipliers)
 
 
-def _length(label: str, function: Callable[..., Any], *arguments: Any) -> int:
+def _length(label: str, function: Callable[..., Any], *arguments: object) -> int:
     """How many numbers a constraint has, or a `UsageError` that names it."""
     try:
         shape = jax.eval_shape(lambda *given: jnp.asarray(function(*given), float), *arguments).shape
@@ -316,7 +316,7 @@ def _check_callable(required: Mapping[str, Any], optional: Mapping[str, Any]) ->
             raise UsageError(f"{option}: must be a function, got {function!r}")
 
 
-def _check_initial_state(initial_state: Any) -> tuple[Any, int]:
+def _check_initial_state(initial_state: object) -> tuple[Any, int]:
     """The start as an `OdeEnvironment` keeps it, and the number of state components."""
     if callable(initial_state):
         try:
@@ -354,7 +354,7 @@ def _check_bounds(
     return tuple(low.tolist()), tuple(high.tolist())
 
 
-def _check_both_bounds(control_bounds: Any, state_bounds: Any, state_size: int) -> tuple[Any, Any]:
+def _check_both_bounds(control_bounds: object, state_bounds: object, state_size: int) -> tuple[Any, Any]:
     """Those of the controls, which must be finite, and those of the state, if there are any."""
     controls = _check_bounds("control_bounds", control_bounds)
     if not np.isfinite(controls).all():

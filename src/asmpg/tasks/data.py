@@ -49,10 +49,10 @@ class Episodes:
 
     def __init__(
         self,
-        observations: Any,
-        actions: Any,
-        rewards: Any,
-        lengths: Any = None,
+        observations: object,
+        actions: object,
+        rewards: object,
+        lengths: object = None,
         *,
         action_bounds: tuple[Any, Any] | None = None,
         name: str = "episodes",
@@ -205,7 +205,7 @@ class Episodes:
         return part
 
 
-def _numbers(name: str, key: str, value: Any, ndim: int) -> np.ndarray:
+def _numbers(name: str, key: str, value: object, ndim: int) -> np.ndarray:
     """A copy in float64, or in float32 where that is what was given."""
     try:
         array = np.asarray(value)
@@ -239,7 +239,7 @@ def _check_sizes(
     return num_episodes, horizon
 
 
-def _lengths(name: str, lengths: Any, num_episodes: int, horizon: int) -> np.ndarray:
+def _lengths(name: str, lengths: object, num_episodes: int, horizon: int) -> np.ndarray:
     if lengths is None:
         return np.full(num_episodes, horizon)
     try:

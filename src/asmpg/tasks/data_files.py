@@ -230,8 +230,10 @@ def _one_of_table(path: pathlib.Path, rows: dict[str, list[Any]]) -> "_Recorded"
 class _Recorded:
     """One episode of any length, and whether it ended by itself; None where that was not recorded."""
 
-    def __init__(self, where: str, observations: Any, actions: Any, rewards: Any, ended: bool | None):
-        def array(key: str, value: Any, ndim: int) -> np.ndarray:
+    def __init__(
+        self, where: str, observations: object, actions: object, rewards: object, ended: bool | None
+    ):
+        def array(key: str, value: object, ndim: int) -> np.ndarray:
             try:
                 found = np.asarray(value)
             except ValueError as error:

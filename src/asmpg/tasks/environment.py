@@ -96,7 +96,7 @@ class AbstractActor(eqx.Module):
     @abc.abstractmethod
     def act(
         self,
-        carry: Any,
+        carry: object,
         state: Float[Array, " state"],
         step: Step,
         noise: Float[Array, " action"] | None = None,
@@ -106,7 +106,7 @@ class AbstractActor(eqx.Module):
     @abc.abstractmethod
     def observe(
         self,
-        carry: Any,
+        carry: object,
         state: Float[Array, " state"],
         step: Step,
         action: Float[Array, " action"],
@@ -189,7 +189,7 @@ def rollout(
         deterministic: Callable[..., Any] = getattr(policy, "mode", policy)
         _refuse_seed_axis(policy, start)
 
-        def call(carry: Any, state: Array, step: Array, key: object) -> Any:
+        def call(carry: object, state: Array, step: Array, key: object) -> Any:
             return deterministic(state, step) if key is None else policy(state, step, key=key)
 
         one_key = None if keys is None else keys[0]
@@ -221,7 +221,7 @@ def _refuse_seed_axis(policy: object, start: Float[Array, " state"]) -> None:
         )
 
 
-def _can(function: Callable[..., Any], *given: Any) -> bool:
+def _can(function: Callable[..., Any], *given: object) -> bool:
     """Whether a function can be called with arrays of these shapes."""
     try:
         eqx.filter_eval_shape(function, *given)

@@ -84,7 +84,7 @@ def check_initial_state(function: str, env: Spec, state: PyTree) -> Float[Array,
     return as_numbers(function, "initial_state", state, wanted, f"{env.name} needs {wanted}")
 
 
-def check_made_for(argument: str, thing: Any, env: Spec) -> None:
+def check_made_for(argument: str, thing: object, env: Spec) -> None:
     """Raises a UsageError for a network of ours that was made for another task or horizon, though its sizes may fit.
 
     What was made for a task of the same name with other parameters fits: how a policy does there is worth knowing.

@@ -18,7 +18,9 @@ from ..core.types import one_line, UsageError
 _NUM_TRACES = 4
 
 
-def returned_shape(label: str, function: Callable[..., Any], *arguments: Any, shape: tuple[int, ...]) -> None:
+def returned_shape(
+    label: str, function: Callable[..., Any], *arguments: object, shape: tuple[int, ...]
+) -> None:
     """Checks, without running it, that a user's function returns floating-point numbers of a shape.
 
     Args:
@@ -45,10 +47,10 @@ def returned_shape(label: str, function: Callable[..., Any], *arguments: Any, sh
     check_indices(label, function, *arguments)
 
 
-def check_indices(label: str, function: Callable[..., Any], *arguments: Any) -> None:
+def check_indices(label: str, function: Callable[..., Any], *arguments: object) -> None:
     """Traces a function with NumPy arrays, which refuse an index beyond their size; JAX takes the nearest one."""
 
-    def example(argument: Any) -> Any:
+    def example(argument: object) -> Any:
         if not isinstance(argument, jax.ShapeDtypeStruct):
             return argument
         return np.full(
@@ -66,7 +68,7 @@ def check_indices(label: str, function: Callable[..., Any], *arguments: Any) -> 
             pass
 
 
-def check_reproducible(label: str, function: Callable[..., Any], *arguments: Any) -> None:
+def check_reproducible(label: str, function: Callable[..., Any], *arguments: object) -> None:
     """Checks that a function is the same each time it is traced: one that draws from NumPy, or reads a clock, is not.
 
     Raises:
@@ -97,7 +99,7 @@ def _equal(first: np.ndarray, second: np.ndarray) -> bool:
     return np.array_equal(first, second, equal_nan=first.dtype.kind == "f")
 
 
-def check_run(label: str, function: Callable[..., Any], *arguments: Any) -> None:
+def check_run(label: str, function: Callable[..., Any], *arguments: object) -> None:
     """Runs a function with every index of the user's own code looked at, also those that only numbers tell.
 
     Raises:

@@ -20,7 +20,7 @@ def from_gymnasium(
     action_range: tuple[Any, Any] | None = None,
     num_evaluations: int = 10,
     time_limit: float = 60.0,
-    **arguments: Any,
+    **arguments: object,
 ) -> "GymnasiumEnvironment":
     """A Gymnasium environment, one copy for each seed and each evaluated episode.
 

@@ -58,7 +58,7 @@ class HostEnvironment(abc.ABC):
     known_reward: Callable[..., Any] | None = None
     made_from: str = ""
 
-    def __init_subclass__(cls, **arguments: Any):
+    def __init_subclass__(cls, **arguments: object):
         """Names the class; `state_size`, if that is what a subclass declares, is the size of an observation."""
         super().__init_subclass__(**arguments)
         if "name" not in cls.__dict__:
@@ -68,7 +68,7 @@ class HostEnvironment(abc.ABC):
             cls.observation_size = declared
             delattr(cls, "state_size")
 
-    def __new__(cls: type[OfWorld], *arguments: Any, **options: Any) -> OfWorld:
+    def __new__(cls: type[OfWorld], *arguments: object, **options: object) -> OfWorld:
         """Keeps a hash of what it is made from, which with its code tells it from another of its class."""
         world = object.__new__(cls)
         world.made_from = digest(settled([arguments, options]))
@@ -175,7 +175,7 @@ class Watched:
             raise error
         return result
 
-    def _call(self, function: Callable[[Any], Any], argument: Any) -> Any:
+    def _call(self, function: Callable[[Any], Any], argument: object) -> Any:
         self._began = time.monotonic()
         try:
             return function(argument)
@@ -229,7 +229,7 @@ class Watched:
         at = "" if self._step is None else f", at step {self._step}"
         return f"{call} of {self.env.name}{at} (seed {shown if seed is None else seed})"
 
-    def _array(self, value: Any, shape: tuple[int, ...], what: str) -> np.ndarray:
+    def _array(self, value: object, shape: tuple[int, ...], what: str) -> np.ndarray:
         try:
             array = np.asarray(value, np.float32)
         except (TypeError, ValueError) as error:

@@ -157,7 +157,7 @@ def pendulum_energy(state: Float[Array, "... state"]) -> Float[Array, "..."]:
 
 
 def runge_kutta_4(
-    xp: Any, state: tuple[Any, ...], dt: float, rates: Callable[..., tuple[Any, ...]] = pendulum_rates
+    xp: object, state: tuple[Any, ...], dt: float, rates: Callable[..., tuple[Any, ...]] = pendulum_rates
 ) -> tuple[Any, ...]:
     """One step of the classical fourth-order Runge-Kutta method on a tuple of state components."""
     k1 = rates(xp, state)

@@ -50,12 +50,12 @@ class AbstractSimulator(eqx.Module):
         """The state before the first action."""
 
     @abc.abstractmethod
-    def observe(self, state: Any) -> Float[Array, " observation"]:
+    def observe(self, state: object) -> Float[Array, " observation"]:
         """What networks see of a state."""
 
     @abc.abstractmethod
     def transition(
-        self, state: Any, action: Float[Array, " action"], step: Step, *, key: PRNGKey
+        self, state: object, action: Float[Array, " action"], step: Step, *, key: PRNGKey
     ) -> tuple[Any, Scalar, Bool[Array, ""]]:
         """The next state, the reward, and whether the episode has ended there. The key is for noise."""
 
@@ -69,7 +69,7 @@ class AbstractSimulator(eqx.Module):
 
 
 def simulate(
-    simulator: AbstractSimulator, actor: AbstractActor, *, key: PRNGKey, start: Any = None
+    simulator: AbstractSimulator, actor: AbstractActor, *, key: PRNGKey, start: object = None
 ) -> tuple[Trajectory, Int[Array, ""]]:
     """One episode.
 
@@ -85,7 +85,7 @@ def simulate(
     start_key, noise_key = jax.random.split(key)
     start = simulator.initial_state(key=start_key) if start is None else start
 
-    def see(state: Any, alive: Array) -> Array:
+    def see(state: object, alive: Array) -> Array:
         observation = jnp.asarray(simulator.observe(state), float)
         return jnp.append(observation, alive.astype(float)) if simulator.ends_early else observation
 
@@ -133,7 +133,7 @@ def check_simulator(simulator: AbstractSimulator) -> None:
     observation = traced(f"observe of {name}", simulator.observe, start)
     expect(f"observe of {name}", observation, (simulator.observation_size,))
 
-    def transition(state: Any, action: Array, step: Array, key: PRNGKey) -> Any:
+    def transition(state: object, action: Array, step: Array, key: PRNGKey) -> Any:
         return simulator.transition(state, action, step, key=key)
 
     result = traced(f"transition of {name}", transition, start, action, step, key)
@@ -150,7 +150,7 @@ def check_simulator(simulator: AbstractSimulator) -> None:
         raise UsageError(f"transition of {name}: returns a state of another structure than initial_state")
 
 
-def flat(observation: Any) -> Float[Array, " observation"]:
+def flat(observation: object) -> Float[Array, " observation"]:
     """Arrays in any pytree as one vector."""
     return jnp.concatenate([jnp.ravel(jnp.asarray(leaf, float)) for leaf in jax.tree.leaves(observation)])
 
@@ -163,7 +163,7 @@ def scaled(
     return (highest + lowest) / 2 + (highest - lowest) / 2 * action
 
 
-def traced(label: str, function: Callable[..., Any], *arguments: Any) -> Any:
+def traced(label: str, function: Callable[..., Any], *arguments: object) -> Any:
     """The shapes that a user's function returns.
 
     Raises:
@@ -180,7 +180,7 @@ def traced(label: str, function: Callable[..., Any], *arguments: Any) -> Any:
         raise UsageError(f"{label}: raised {one_line(error)}") from error
 
 
-def expect(label: str, value: Any, shape: tuple[int, ...]) -> None:
+def expect(label: str, value: object, shape: tuple[int, ...]) -> None:
     """Raises a UsageError unless the value has this shape."""
     got = getattr(value, "shape", None)
     if got != shape:

@@ -128,7 +128,7 @@ def _check_sizes(env: Any) -> None:
         )
 
 
-def validate(env: Any) -> None:
+def validate(env: object) -> None:
     """`check_task`, and a few random episodes in which nothing may be infinite or NaN.
 
     Raises:
@@ -140,7 +140,7 @@ def validate(env: Any) -> None:
         _try_episodes(env)
 
 
-def is_traced(env: Any) -> bool:
+def is_traced(env: object) -> bool:
     """Whether some parameter of a task is known to a running program only, as inside of `jax.jit`."""
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(env))
 

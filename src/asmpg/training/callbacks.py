@@ -101,7 +101,7 @@ class TensorBoard(Callback):
 class WeightsAndBiases(Callback):
     """Metrics of a run at Weights & Biases (extra `wandb`): the mean over seeds, and each seed beside it."""
 
-    def __init__(self, project: str = "asmpg", **options: Any):
+    def __init__(self, project: str = "asmpg", **options: object):
         """Begins with the first record.
 
         Args:

@@ -278,7 +278,7 @@ def _world(config: TrainConfig, data: Episodes | Recording | None) -> World | Re
     return find_task(config.task, config.horizon) if isinstance(config.task, str) else config.task
 
 
-def find_task(task: str, horizon: Any) -> World:
+def find_task(task: str, horizon: object) -> World:
     """The task of a name, or of the user's own code.
 
     Raises:

@@ -55,7 +55,7 @@ def train(
     *,
     data: Episodes | str | pathlib.Path | None = None,
     settings: AbstractSettings | None = None,
-    learner: Any = None,
+    learner: object = None,
     callbacks: Sequence[Callback] = (),
     **fields: Unpack[Fields],
 ) -> "Result[Any, Any]":

@@ -72,7 +72,7 @@ class Actors:
 _compiled: dict[Any, Any] = {}
 
 
-def _programs(static: Any) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
+def _programs(static: object) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
     """The compiled functions of actors with these parts that are no arrays."""
     leaves, structure = jax.tree.flatten(static)
     key = (structure, tuple(leaves))
@@ -165,15 +165,15 @@ class HostTrainer(AbstractTrainer):
         def one(arguments: tuple[Any, ...]) -> Any:
             return self._arrays(function(self.learner, *map(self._whole, arguments)))
 
-        def all_seeds(*arguments: Any) -> Any:
+        def all_seeds(*arguments: object) -> Any:
             return over_seeds(one, len(self.seeds))(arguments)
 
         return jax.jit(all_seeds, donate_argnums=0 if donate else ())
 
-    def _whole(self, argument: Any) -> Any:
+    def _whole(self, argument: object) -> Any:
         return eqx.combine(argument, self._static["state"]) if isinstance(argument, SeedState) else argument
 
-    def _arrays(self, result: Any) -> Any:
+    def _arrays(self, result: object) -> Any:
         arrays, static = eqx.partition(result, eqx.is_array)
         if isinstance(result, SeedState):
             self._static.setdefault("state", static)
@@ -232,7 +232,7 @@ class HostTrainer(AbstractTrainer):
         self._time("collect", begin)
         return self._add(state, episodes, jnp.asarray(lengths)), episodes, lengths
 
-    def _actors(self, arrays: Any, num_copies: int) -> Actors:
+    def _actors(self, arrays: object, num_copies: int) -> Actors:
         return Actors(eqx.combine(arrays, self._static[type(arrays).__name__]), num_copies)
 
     def _time(self, name: str, begin: float) -> None:

@@ -80,7 +80,7 @@ class SeedState(eqx.Module):
         counts = None if self.counts is None else self.counts.add(episode, training=num_steps)
         return SeedState(self.learner, self.replay.add(episode), self.key, counts)
 
-    def with_learner(self, learner: Any) -> "SeedState":
+    def with_learner(self, learner: object) -> "SeedState":
         """With another state of the learner."""
         return SeedState(learner, self.replay, self.key, self.counts)
 
@@ -117,7 +117,7 @@ class Schedule:
 
 
 def collect(
-    learner: AbstractLearner, env: JaxWorld, state: Any, *, key: PRNGKey
+    learner: AbstractLearner, env: JaxWorld, state: object, *, key: PRNGKey
 ) -> tuple[Trajectory, int | Int[Array, ""]]:
     """One episode of the learner's explorer, in a world inside JAX, and its real steps."""
     return play_episode(env, learner.explorer(state, key=key), key=start_key(key))
@@ -125,7 +125,7 @@ def collect(
 
 def improve(
     learner: AbstractLearner,
-    state: Any,
+    state: object,
     replay: ReplayBuffer,
     elapsed: Int[Array, ""],
     num_steps: int | Int[Array, ""],
@@ -143,7 +143,7 @@ def improve(
         key: of all updates of the episode.
     """
 
-    def update(step: Array, state: Any) -> Any:
+    def update(step: Array, state: object) -> Any:
         return learner.update(state, replay, elapsed + step + 1, key=jax.random.fold_in(key, step))
 
     return loop(0, num_steps, update, state)
@@ -310,12 +310,12 @@ def over_seeds(function: Callable[..., Any], num_seeds: int) -> Callable[..., An
     spec = PartitionSpec("seed")
     padding = -num_seeds % len(devices)
 
-    def local(states: Any, *shared: Any) -> Any:
+    def local(states: object, *shared: object) -> Any:
         if jax.default_backend() == "cpu":
             return jax.lax.map(lambda state: function(state, *shared), states)
         return jax.vmap(lambda state: function(state, *shared))(states)
 
-    def sharded(states: Any, *shared: Any) -> Any:
+    def sharded(states: object, *shared: object) -> Any:
         specs = (spec, *[PartitionSpec()] * len(shared))
         padded = jax.tree.map(lambda x: jnp.concatenate([x, x[-1:].repeat(padding, axis=0)]), states)
         results = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=spec, check_vma=False)(

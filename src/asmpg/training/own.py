@@ -96,7 +96,9 @@ def settings_of(learner: object) -> type[AbstractSettings]:
     return typing.cast(type[AbstractSettings], kind) if usable else Settings
 
 
-def make_own(option: str, name: str, make: Callable[..., Any], kind: type, *args: Any, **kwargs: Any) -> Any:
+def make_own(
+    option: str, name: str, make: Callable[..., Any], kind: type, *args: object, **kwargs: object
+) -> Any:
     """What a user's class or function makes, which has to be of a kind."""
     try:
         made = make(*args, **kwargs)
@@ -113,7 +115,7 @@ def make_own(option: str, name: str, make: Callable[..., Any], kind: type, *args
 Optimizer = optax.GradientTransformation | Callable[..., optax.GradientTransformation]
 
 
-def load_optimizer(optimizer: Any) -> tuple[str, Optimizer]:
+def load_optimizer(optimizer: object) -> tuple[str, Optimizer]:
     """The name of an optimiser of the user's own, and the object.
 
     Args:
@@ -212,7 +214,7 @@ def _episode(env: Spec) -> Trajectory:
     return Trajectory(*map(jnp.zeros, shapes))
 
 
-def _traced(option: str, what: str, function: Callable[..., Any], *args: Any) -> Any:
+def _traced(option: str, what: str, function: Callable[..., Any], *args: object) -> Any:
     """The shapes that a user's function returns."""
     try:
         return eqx.filter_eval_shape(function, *args)

@@ -1,7 +1,7 @@
 """What recorded episodes mean for a configuration: whether they fit the task, and what cannot be had without one."""
 
 import pathlib
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,7 @@ _NEED_TASK = {
 }
 
 
-def find_data(data: Any) -> Episodes | Recording | None:
+def find_data(data: object) -> Episodes | Recording | None:
     """The episodes that were given, read from their file if need be.
 
     Raises:

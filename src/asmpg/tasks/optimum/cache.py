@@ -18,7 +18,7 @@ from ..environment import AbstractEnvironment
 VERSION = 2
 
 
-def cache_key(env: AbstractEnvironment, kind: str, **settings: Any) -> dict[str, Any] | None:
+def cache_key(env: AbstractEnvironment, kind: str, **settings: object) -> dict[str, Any] | None:
     """What a result depends on, as plain JSON; None for a task that is not to be cached."""
     identity = env.identity()
     if identity is None:

@@ -129,7 +129,7 @@ def random_return(
     return solution_cache.remember(env, ("random", num_episodes), compute)
 
 
-def score(env: Given[AbstractEnvironment], episode_return: Any) -> Any:
+def score(env: Given[AbstractEnvironment], episode_return: object) -> Any:
     """`(return - random) / (optimal - random)`: 0 for random actions, 1 for the optimum.
 
     Args:

@@ -318,6 +318,6 @@ class Result(Generic[Policy, Model]):
         return finding(self.env, self.metrics) if isinstance(self.env, Recording) else None
 
 
-def _take(tree: Any, index: int) -> Any:
+def _take(tree: object, index: int) -> Any:
     """One seed's part of a tree."""
     return jax.tree.map(lambda leaf: leaf[index] if eqx.is_array(leaf) else leaf, tree)

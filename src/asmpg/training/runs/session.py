@@ -216,7 +216,7 @@ class Session:
     def _compile_loop(self) -> None:
         self.trainer.compile(lambda: self._place(checkpoint.zeros(self.trainer.shapes)))
 
-    def _place(self, state: Any) -> Any:
+    def _place(self, state: object) -> Any:
         """The state where the compiled loop leaves it, so that it is compiled for one place only."""
         devices = jax.local_devices()[: self.config.num_seeds]
         if len(devices) == 1:
