@@ -18,6 +18,7 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
 
 _PLAIN = type(None) | bool | int | float | complex | str | bytes
@@ -76,7 +77,7 @@ def constants_of(thing: object) -> dict[str, Any]:
     return {name: value for name, value in known.items() if isinstance(value, _PLAIN)}
 
 
-def _feed(state: Any, thing: Any, seen: dict[int, Any]) -> None:
+def _feed(state: PyTree, thing: Any, seen: dict[int, Any]) -> None:
     if isinstance(thing, np.integer):
         thing = int(thing)
     if isinstance(thing, _PLAIN):
@@ -94,7 +95,7 @@ def _feed(state: Any, thing: Any, seen: dict[int, Any]) -> None:
     return state.update(b".")
 
 
-def _feed_array(state: Any, array: np.ndarray) -> None:
+def _feed_array(state: PyTree, array: np.ndarray) -> None:
     """In single precision, so that it makes no difference in which a task was built."""
     if np.issubdtype(array.dtype, np.floating):
         array = array.astype(np.float32)

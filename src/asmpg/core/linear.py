@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from .types import PRNGKey
 
@@ -31,7 +31,7 @@ def _multiply(x: Array, w: Array) -> Array:
     return jax.lax.dot_general(x, w, (((x.ndim - 1,), (0,)), ((), ())))
 
 
-def _shape(x: Any, w: Any) -> ShapedArray:
+def _shape(x: ShapedArray, w: ShapedArray) -> ShapedArray:
     if x.shape[-1] != w.shape[0]:
         raise TypeError(f"multiply needs {w.shape[0]} numbers, got {x.shape[-1]}")
     return ShapedArray((*x.shape[:-1], w.shape[1]), x.dtype)
@@ -44,7 +44,7 @@ def _jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array
     return multiply(x, w), sum(terms[1:], start=terms[0])
 
 
-def _transpose(cotangent: Any, x: Any, w: Any) -> tuple[Any, Any]:
+def _transpose(cotangent: PyTree, x: Any, w: Any) -> tuple[Any, Any]:
     if ad.is_undefined_primal(x):
         return ad.Zero(x.aval) if type(cotangent) is ad.Zero else multiply(cotangent, w.T), None
     if type(cotangent) is ad.Zero:

@@ -49,7 +49,7 @@ SETTINGS: dict[Scale, Setting] = {
 
 
 def first_action_landscape(
-    model: Any, env: AbstractEnvironment, initial_actions: Array, *, chunk_size: int = 16
+    model: AbstractDynamicsModel, env: AbstractEnvironment, initial_actions: Array, *, chunk_size: int = 16
 ) -> Array:
     """The return against the first action, all later actions zero."""
     centre = jnp.zeros((env.horizon, env.action_size))

@@ -6,7 +6,7 @@ from typing import Any, final
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, PyTree
 
 from ..core.extras import require
 from ..core.types import one_line, PRNGKey, Scalar, Step, UsageError
@@ -185,7 +185,7 @@ class StateSimulator(AbstractSimulator):
         """What `reset` returns."""
         return self.environment.reset(_legacy(key))
 
-    def observe(self, state: Any) -> Float[Array, " observation"]:
+    def observe(self, state: PyTree) -> Float[Array, " observation"]:
         """The observation as one vector, the entries of a dictionary one after the other."""
         return flat(_chosen(state.obs, self.entries))
 

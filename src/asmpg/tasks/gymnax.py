@@ -5,7 +5,7 @@ from typing import Any, final
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, PyTree
 
 from ..core.extras import require
 from ..core.types import one_line, PRNGKey, Scalar, Step, UsageError
@@ -97,12 +97,12 @@ class GymnaxSimulator(AbstractSimulator):
         """Observation and state, as `reset_env` returns them."""
         return self.environment.reset_env(key, self.params)
 
-    def observe(self, state: Any) -> Float[Array, " observation"]:
+    def observe(self, state: PyTree) -> Float[Array, " observation"]:
         """The observation as one vector."""
         return flat(state[0])
 
     def transition(
-        self, state: Any, action: Float[Array, " action"], step: Step, *, key: PRNGKey
+        self, state: PyTree, action: Float[Array, " action"], step: Step, *, key: PRNGKey
     ) -> tuple[Any, Scalar, Bool[Array, ""]]:
         """What `step_env` returns, which begins no new episode."""
         controls = scaled(action, self.low, self.high).reshape(self.shape)

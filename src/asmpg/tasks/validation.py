@@ -13,7 +13,7 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from ..core.checks import check_integer, MAX_HORIZON
 from ..core.types import one_line, PRNGKey, UsageError, vector_text
@@ -176,7 +176,7 @@ def _try_episodes(env: Any) -> None:
         _check_finite(env, states[i], np.asarray(actions[i]), rewards[i], terminal[i])
 
 
-def _check_finite(env: Any, states: Any, actions: Any, rewards: Any, terminal: Any) -> None:
+def _check_finite(env: Any, states: PyTree, actions: Any, rewards: Any, terminal: Any) -> None:
     """Names the first function, in the order of time, that returned a value that is not finite."""
     if not np.isfinite(states[0]).all():
         raise UsageError(f"initial_state of {env.name}: must be finite, got {vector_text(states[0])}")

@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, PyTree
 
 from ..core.arguments import of, shown, takes
 from ..core.checks import check_integer
@@ -221,7 +221,7 @@ def model_learner(known: Recording, made_by: MadeBy) -> ModelBasedLearner:
 
 
 def _compiled(
-    learner: ModelBasedLearner, state: Any, replay: ReplayBuffer, judged: Trajectory
+    learner: ModelBasedLearner, state: PyTree, replay: ReplayBuffer, judged: Trajectory
 ) -> Callable[..., Any]:
     """A program from (state, key, first, last) to the state after these updates, and its losses."""
     _, static = eqx.partition(state, eqx.is_array)
@@ -232,8 +232,8 @@ def _compiled(
         return first, second
 
     @jax.jit
-    def advance(arrays: Any, key: jax.Array, first: jax.Array, last: jax.Array) -> tuple[Any, Any]:
-        def update(index: jax.Array, state: Any) -> Any:
+    def advance(arrays: PyTree, key: jax.Array, first: jax.Array, last: jax.Array) -> tuple[Any, Any]:
+        def update(index: jax.Array, state: PyTree) -> Any:
             return learner.fit(state, replay, key=jax.random.fold_in(key, index))
 
         state = loop(first, last, update, eqx.combine(arrays, static))

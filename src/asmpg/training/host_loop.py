@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
 from ..core.types import Metrics, PRNGKey, Trajectory
 from ..learners.base import AbstractLearner
@@ -81,20 +81,22 @@ def _programs(static: object) -> tuple[Callable[..., Any], Callable[..., Any], C
     return _compiled[key]
 
 
-def _compile_actor(static: Any) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
-    def begin(arrays: Any, num_copies: int) -> Any:
+def _compile_actor(static: PyTree) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
+    def begin(arrays: PyTree, num_copies: int) -> Any:
         carry = jax.vmap(lambda own: eqx.combine(own, static).begin())(arrays)
         return jax.tree.map(lambda x: jnp.repeat(x[:, None], num_copies, axis=1), carry)
 
-    def act(arrays: Any, carry: Any, states: Array, step: Array) -> Array:
-        def of_one(own: Any, carry: Any, states: Array) -> Array:
+    def act(arrays: PyTree, carry: PyTree, states: Array, step: Array) -> Array:
+        def of_one(own: Any, carry: PyTree, states: Array) -> Array:
             actor = eqx.combine(own, static)
             return jax.vmap(lambda c, s: actor.act(c, s, step))(carry, states)
 
         return jax.vmap(of_one)(arrays, carry, states)
 
-    def observe(arrays: Any, carry: Any, states: Array, actions: Array, rewards: Array, step: Array) -> Any:
-        def of_one(own: Any, carry: Any, *seen: Array) -> Any:
+    def observe(
+        arrays: PyTree, carry: PyTree, states: Array, actions: Array, rewards: Array, step: Array
+    ) -> Any:
+        def of_one(own: Any, carry: PyTree, *seen: Array) -> Any:
             actor = eqx.combine(own, static)
             return jax.vmap(lambda c, s, a, r: actor.observe(c, s, step, a, r))(carry, *seen)
 

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from ..constraints import Multipliers
+from ..environment import AbstractEnvironment
 from .problem import Problem
 
 
@@ -87,7 +89,7 @@ def _sweep(problem: Problem) -> Callable[..., Any]:
     most that closing one is worth per unit, and the gains.
     """
 
-    def sweep(states: Array, actions: Array, damping: Array, multipliers: Any) -> Any:
+    def sweep(states: Array, actions: Array, damping: Array, multipliers: Multipliers | None) -> Any:
         env = problem.penalised(multipliers)
         steps = jnp.arange(env.horizon)
         move = lambda s, a, t: jnp.asarray(env.transition(s, a, t), s.dtype)  # noqa: E731
@@ -124,7 +126,9 @@ def _sweep(problem: Problem) -> Callable[..., Any]:
     return sweep
 
 
-def _step_back(env: Any, value: tuple[Array, Array], x: tuple[Array, ...], damping: Array) -> tuple[Any, Any]:
+def _step_back(
+    env: AbstractEnvironment, value: tuple[Array, Array], x: tuple[Array, ...], damping: Array
+) -> tuple[Any, Any]:
     """One step of the backward pass: gradient and Hessian of the value before the step, and the gains of the step."""
     (slope, curvature), (state, action, step) = value, x
     n = state.shape[0]
@@ -163,7 +167,7 @@ def amplification(problem: Problem, states: np.ndarray, actions: np.ndarray) -> 
     """
 
     def make() -> Callable[..., Any]:
-        def growth(states: Array, actions: Array, multipliers: Any) -> Array:
+        def growth(states: Array, actions: Array, multipliers: Multipliers | None) -> Array:
             env = problem.penalised(multipliers)
 
             def body(product: Array, x: tuple[Array, ...]) -> tuple[Array, Array]:

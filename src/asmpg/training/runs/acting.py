@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Float
+from jaxtyping import Float, PyTree
 
 from ...core.types import Given, PRNGKey, Trajectory, UsageError
 from ...learners.base import Explorer
-from ...tasks.environment import AbstractEnvironment, rollout
+from ...tasks.environment import AbstractActor, AbstractEnvironment, rollout
 from ...tasks.host import evaluation_seeds, HostEnvironment, play, Watched
 from ...tasks.recording import Recording
 from ...tasks.simulator import AbstractSimulator, simulate
@@ -48,14 +48,14 @@ def evaluate(policy: Any, env: World | Recording) -> Float[np.ndarray, " num_see
     starts = evaluation_starts(env)
     arrays, rest = eqx.partition(policy, eqx.is_array)
 
-    def one(arrays: Any) -> Any:
+    def one(arrays: PyTree) -> Any:
         return evaluate_inside(env, eqx.combine(arrays, rest), starts)[0].episode_return.mean()
 
     return np.asarray(jax.jit(lambda arrays: jax.lax.map(one, arrays))(arrays), np.float64)
 
 
 def episode(
-    policy: Any,
+    policy: AbstractActor,
     env: World | Recording,
     initial_state: Given[Float[ArrayLike, " state"] | None],
     key: PRNGKey | None,
