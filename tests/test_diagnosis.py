@@ -346,6 +346,9 @@ def test_the_model_before_training_is_the_one_the_run_began_with(run):
         ("bioreactor --run RUN --horizons 3,7", "--horizons", "horizon 6"),
         ("bioreactor --run RUN --seed 9", "--seed", "3 to 4"),
         ("bioreactor --run EMPTY", "--run", "no checkpoint yet"),
+        ("bioreactor --run RUN --optimizer own.py:three", "--optimizer", "built-in"),
+        ("bioreactor --optimizer own.py:three", "--optimizer", "only for --run"),
+        ("bioreactor --data own.npz", "--data", "only for --run"),
     ],
 )
 def test_a_mistake_is_one_line_and_changes_nothing(call, run, tmp_path, line, option, allowed):
@@ -357,6 +360,15 @@ def test_a_mistake_is_one_line_and_changes_nothing(call, run, tmp_path, line, op
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert err.startswith(f"asmpg: {option}") and allowed in err
     assert {path.name for path in tmp_path.iterdir()} - {"__pycache__"} == {"own.py", "empty"}
+
+
+def test_a_run_with_an_optimiser_of_ones_own(call, tmp_path):
+    (tmp_path / "steps.py").write_text("import optax\nslow = optax.sgd(1e-3)\n")
+    line = f"bioreactor --horizon 6 --model one-step {SMALL} --optimizer steps.py:slow --out run"
+    assert call(f"train {line}")[0] == 0
+    status, _, err = call("diagnose --run run --horizons 6")
+    assert status == 2 and err.startswith("asmpg: --optimizer: the run has steps.py:slow")
+    assert call("diagnose --run run --horizons 6 --optimizer steps.py:slow")[0] == 0
 
 
 def test_without_a_truth_none_is_told():

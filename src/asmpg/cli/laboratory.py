@@ -126,9 +126,21 @@ def run_diagnose(options: Diagnose) -> int:
     """`asmpg diagnose`."""
     keep_compiled()
     horizons = None if options.horizons is None else parse_horizons(options.horizons)
+    for name in ("data", "optimizer"):
+        if options.run is None and getattr(options, name) is not None:
+            raise UsageError(f"{name}: is only for --run, the run of which it is")
     if options.run is not None:
-        data = options.data
-        given = trained_subjects(options.run, options.task, options.model, horizons, options.seed, data)
+        given = trained_subjects(
+            *(
+                options.run,
+                options.task,
+                options.model,
+                horizons,
+                options.seed,
+                options.data,
+                options.optimizer,
+            )
+        )
     elif options.task is None:
         raise UsageError("task: is missing; give TASK for a fresh model, or --run RUN for a trained one")
     else:

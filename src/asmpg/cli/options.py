@@ -361,6 +361,7 @@ class Diagnose:
         str | None,
         Shown("with --run, the recorded episodes again that the run is on alone", "", "FILE", names="path"),
     ] = None
+    optimizer: Annotated[str | None, _OWN_OPTIMIZER] = None
     seed: Annotated[
         int | None,
         Shown(

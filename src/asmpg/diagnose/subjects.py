@@ -112,6 +112,7 @@ def trained_subjects(
     horizons: Sequence[int] | None,
     seed: int | None,
     data: Episodes | str | None = None,
+    optimizer: str | None = None,
 ) -> Given:
     """The trained model of a run. At shorter horizons its episodes are cut: it is not another model.
 
@@ -122,6 +123,7 @@ def trained_subjects(
         horizons: none longer than the run's; by default a fifth, a half and the whole of it.
         seed: which of the run's seeds; by default the first.
         data: the recorded episodes again, where the run is on them alone.
+        optimizer: `FILE.py:NAME` again, where it is one's own.
 
     Raises:
         UsageError: the run is of another task, model or horizon, has no such seed, no checkpoint or no model.
@@ -131,7 +133,7 @@ def trained_subjects(
     own = task is not None and task_files.is_task_file(task)
     backbone = model if model is not None and user_files.is_file(model) else None
     try:
-        result = load(run, task=task if own else None, model=backbone)
+        result = load(run, task=task if own else None, model=backbone, optimizer=optimizer)
     except UsageError as error:
         raise UsageError(f"--{error}" if str(error).startswith("run:") else str(error)) from error
     config, env = result.config, result.env
