@@ -60,6 +60,18 @@ def a_function(about: str, value: object) -> Any:
     return value
 
 
+def a_text(about: str, value: Any) -> str:
+    """A word or more."""
+    if not isinstance(value, str):
+        raise UsageError(f"{about}: must be a string, got {shown(value)}")
+    return value
+
+
+def or_none(kind: Kind) -> Kind:
+    """Of a kind, or None."""
+    return lambda about, value: None if value is None else kind(about, value)
+
+
 def a_path(about: str, value: object) -> Any:
     """The name of a file or a folder."""
     if not isinstance(value, str | os.PathLike) or not str(value):

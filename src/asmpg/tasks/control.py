@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, final
 
 import equinox as eqx
@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ..core.checks import check_choice, check_integer
+from ..core.arguments import a_count, a_function, a_text, or_none, takes
+from ..core.checks import check_choice
 from ..core.types import Given, one_line, PRNGKey, Scalar, Step, UsageError
 from .adaptive import load
 from .constraints import Constraints, Multipliers
@@ -184,6 +185,12 @@ def _floating(numbers: object) -> Array:
     return jnp.asarray(array, jnp.result_type(array, float))
 
 
+@takes(
+    **dict.fromkeys(("dynamics", "cost"), a_function),
+    **dict.fromkeys(("terminal_cost", "terminal_constraint", "path_constraint"), or_none(a_function)),
+    substeps=a_count,
+    name=a_text,
+)
 def from_ode(
     dynamics: Given[Callable[..., Any]],
     cost: Given[Callable[..., Any]],
@@ -203,10 +210,8 @@ def from_ode(
 ) -> OdeEnvironment:
     """A task from an ordinary differential equation, in `horizon` steps of constant control.
 
-    The return is minus the integral of the cost minus the terminal cost. Steps that are too long for the equation give
-    a `DiscretisationWarning`. Constraints are met by `asmpg.optimal`, up to its tolerance; rewards are reduced by
-    `penalty / 2` times a squared violation (per second along the path), or by the terms of the multipliers that
-    `optimal` found (`env.with_multipliers(solution.multipliers)`).
+    The return is minus the integral of the cost minus the terminal cost. Rewards lose `penalty / 2` times a squared
+    violation (a second, along the path), or the terms of `env.with_multipliers(optimal(env).multipliers)`.
 
     Args:
         dynamics: `dynamics(x, u, t) -> dx/dt`, shape [state]; x and u are vectors, t is in seconds.
@@ -218,25 +223,16 @@ def from_ode(
         state_bounds: `(low, high)` to which every step CLIPS the state, as part of the dynamics; may be infinite.
         terminal_cost: `terminal_cost(x)`, a scalar.
         terminal_constraint: `h(x)`, a number or a vector that has to be 0 at the end.
-        path_constraint: `g(x, u, t)`, a number or a vector that has to be at most 0 after every step; after the last
-            one, components that depend on the control are left out.
+        path_constraint: `g(x, u, t)`, numbers at most 0 after every step; after the last, those without u alone.
         penalty: the weight of violations in the reward, positive.
-        method: of integration: "euler" (order 1), "heun" (2), "rk4" (4), "implicit" (2, for stiff equations). Other
-            than one Euler step, it integrates the cost along with the state.
+        method: of integration: "euler" (order 1), "heun" (2), "rk4" (4), "implicit" (2, for stiff equations) or
+            "adaptive" (diffrax). Other than one Euler step, it integrates the cost along with the state.
         substeps: steps of the method in each step of the task.
         name: used in messages and run folders.
 
     Raises:
         UsageError: an argument, or what one of the functions returns, is not as described.
     """
-    if not isinstance(name, str):
-        raise UsageError(f"name: must be a string, got {name!r}")
-    check_choice("method", method, tuple(METHODS))
-    if method == "adaptive":
-        load()
-    check_integer("substeps", substeps, 1)
-    optional = {"terminal_cost": terminal_cost, "terminal_constraint": terminal_constraint}
-    _check_callable({"dynamics": dynamics, "cost": cost}, optional | {"path_constraint": path_constraint})
     start, state_size = _check_initial_state(initial_state)
     controls, bounds = _check_both_bounds(control_bounds, state_bounds, state_size)
     env = OdeEnvironment(
@@ -251,12 +247,26 @@ def from_ode(
         name=name,
         state_size=state_size,
         action_size=len(controls[0]),
-        method=method,
+        method=_known_method(method),
         substeps=substeps,
     )
+    return _checked(env, terminal_constraint, path_constraint, penalty)
+
+
+def _known_method(method: str) -> str:
+    check_choice("method", method, tuple(METHODS))
+    if method == "adaptive":
+        load()
+    return method
+
+
+def _checked(
+    env: OdeEnvironment, terminal: Callable[..., Any] | None, path: Callable[..., Any] | None, penalty: float
+) -> OdeEnvironment:
+    """The task with its constraints, once its functions are known to give what they should."""
     _check_functions(env)
-    if terminal_constraint is not None or path_constraint is not None:
-        env = _constrained(env, terminal_constraint, path_constraint, _positive("penalty", penalty))
+    if terminal is not None or path is not None:
+        env = _constrained(env, terminal, path, _positive("penalty", penalty))
     warn_if_unstable(env, env.dt)
     return env
 
@@ -307,13 +317,6 @@ def _length(label: str, function: Callable[..., Any], *arguments: object) -> int
     check_indices(label, function, *arguments)
     check_reproducible(label, function, *arguments)
     return shape[0] if shape else 1
-
-
-def _check_callable(required: Mapping[str, Any], optional: Mapping[str, Any]) -> None:
-    """A `UsageError` for the first argument that is no function, or of the optional ones neither that nor None."""
-    for option, function in {**required, **optional}.items():
-        if not callable(function) and (option in required or function is not None):
-            raise UsageError(f"{option}: must be a function, got {function!r}")
 
 
 def _check_initial_state(initial_state: object) -> tuple[Any, int]:
