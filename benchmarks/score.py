@@ -130,12 +130,14 @@ def table(items: list[dict]) -> str:
         marks = [mark for mark in (5_000, 10_000, 20_000) if mark <= steps]
         seeds = " or ".join(str(number) for number in sorted({row["num_seeds"] for row in rows}))
         plural = "" if seeds == "1" else "s"
-        old = "" if all("decoder_output" in row["settings"] for row in rows) else ", preset of 0.1.0"
+        former = ["decoder_output" not in row["settings"] for row in rows]
+        old = ", preset of 0.1.0" if all(former) else ""
         lines += [f"### {model}, H = {horizon}, {seeds} seed{plural} (minimum over seeds){old}", ""]
         head = ["task", *(f"at {mark:,}" for mark in marks), *(f"{level}: steps / s" for level in LEVELS)]
         lines += ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-        for item in rows:
-            cells = [item["task"], *(f"{min(score_at(item, mark)):.3f}" for mark in marks)]
+        for item, is_former in zip(rows, former, strict=True):
+            name = item["task"] + " (preset of 0.1.0)" * (is_former and not old)
+            cells = [name, *(f"{min(score_at(item, mark)):.3f}" for mark in marks)]
             note = "" if item.get("clock") == "cpu" else " (wall)"
             for level in LEVELS:
                 hit = reached(item, level)
@@ -154,7 +156,8 @@ def table(items: list[dict]) -> str:
 
 def ratios(items: list[dict]) -> str:
     """Steps after which every seed had reached 0.95: the LSTM's over the one-step model's, a column a horizon."""
-    steps = {(item["suite"], item["task"]): reached(item, 0.95) for item in join(items)}
+    today = [item for item in items if "decoder_output" in item["settings"]]
+    steps = {(item["suite"], item["task"]): reached(item, 0.95) for item in join(today)}
     horizons = [50, 100, 500]
     tasks = sorted({task for suite, task in steps if suite.startswith("one-step")})
     lines = ["### Steps to 0.95: the LSTM's over the one-step model's (worst of the seeds of each)", ""]
