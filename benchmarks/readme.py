@@ -219,8 +219,8 @@ def page(contents: Sequence[Mapping[str, Any]], path: pathlib.Path = PAGE) -> st
             "explore](../results/cpu/report.html).",
             "*Preset* `paper` is the paper's own settings, `default` is ours. What has no preset, "
             "models fitted offline and "
-            "the theory, has a - there. All but the table `one_step` is of version 0.1.0 and its `default`, in which an "
-            "action-sequence model gave states and was fitted on states alone. What [has changed since]"
+            "the theory, has a - there. All but the table `one_step` is of version 0.1.0 and its `default`, in which "
+            "an action-sequence model gave states and was fitted on states alone. What [has changed since]"
             "(ablations.md) bears on most of what is said of LSTM and transformer below; only the table `one_step` "
             "was run again.",
             "## Claim by claim",
