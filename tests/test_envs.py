@@ -521,3 +521,16 @@ def test_from_ode_names_what_is_wrong(changes, words):
     for word in words:
         assert word in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_task_may_be_made_while_jax_traces():
+    """For the first time, when its steps are looked at: a warning comes there too, and the numbers are right."""
+
+    def total(horizon, factor):
+        env = envs.make("timber_harvest", horizon)
+        return rollout(env, jnp.full((horizon, 1), 0.1 * factor)).rewards.sum()
+
+    traced = jax.jit(lambda factor: total(19, factor))(1.0)
+    np.testing.assert_allclose(traced, total(19, 1.0), rtol=1e-5)
+    with pytest.warns(envs.DiscretisationWarning, match="hiv_treatment at horizon 9"):
+        jax.make_jaxpr(lambda x: envs.make("hiv_treatment", 9).initial_state() + x)(0.0)

@@ -1,5 +1,6 @@
 """Warns where explicit steps are too long for the equation they discretise."""
 
+import contextlib
 import warnings
 from typing import Any
 
@@ -117,8 +118,11 @@ def _jacobians_along_trajectories(env: Any) -> tuple[np.ndarray, np.ndarray]:
 
         return jax.lax.scan(body, env.initial_state(), jnp.arange(env.horizon))[1]
 
-    # Run once, so compiled for speed of compilation: a loop over the controls, and no optimisation.
-    with jax.default_device(cpu_device()), jax.disable_jit(False):
+    # Run once, so compiled for speed of compilation: a loop over the controls, and no optimisation. In a function that
+    # JAX is tracing, the numbers are wanted now all the same.
+    traced = isinstance(jnp.zeros(()) + 0, jax.core.Tracer)
+    now = jax.ensure_compile_time_eval() if traced else contextlib.nullcontext()
+    with now, jax.default_device(cpu_device()), jax.disable_jit(False):
         actions = jnp.array(_PROBED_ACTIONS)
         compiler_options: Any = {"xla_backend_optimization_level": 0}
         program = jax.jit(lambda actions: jax.lax.map(episode, actions)).lower(actions)
