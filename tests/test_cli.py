@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import gc
 import json
 import os
@@ -337,22 +336,20 @@ def test_list_models_measures_the_backbones(call, monkeypatch):
     assert "reach" in head and "H = 500" in " ".join(note)
 
 
-def complete(shell: str, line: str) -> set[str]:
-    """What bash offers for the last word of a line, by the script that is printed for it."""
-    script = subprocess.run(
-        [sys.executable, "-m", "asmpg", "completion", shell], capture_output=True, text=True, check=True
-    ).stdout
+@pytest.fixture(scope="module")
+def script():
+    """The script that is printed for bash."""
+    command = [sys.executable, "-m", "asmpg", "completion", "bash"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def complete(script: str, line: str) -> set[str]:
+    """What bash offers for the last word of a line."""
     words = " ".join(shlex.quote(word) for word in line.split(" "))
     ask = f'COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); _asmpg; printf "%s\\n" "${{COMPREPLY[@]}}"'
     done = subprocess.run(["bash", "-c", f"{script}\n{ask}"], capture_output=True, text=True, check=True)
     assert done.stderr == ""
     return set(done.stdout.split())
-
-
-@pytest.fixture(scope="module")
-def completed():
-    """`complete` for bash with the script printed once."""
-    return functools.cache(functools.partial(complete, "bash"))
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
@@ -376,9 +373,9 @@ def completed():
         ("asmpg completion f", {"fish"}),
     ],
 )
-def test_bash_completes(completed, workplace, line, expected):
+def test_bash_completes(script, workplace, line, expected):
     (workplace / "a-run").mkdir()
-    assert completed(line) == expected
+    assert complete(script, line) == expected
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
@@ -634,12 +631,17 @@ def test_the_demo_leaves_two_curves_and_earlier_runs_alone(workplace, capfd, mon
     monkeypatch.setattr(demo, "HORIZON", 10)
     # A chunk after the warm-up, of the models that are compiled soonest.
     monkeypatch.setattr(demo, "STEPS", {"one-step": 510, "rnn": 510})
-    for _ in range(2):
-        assert demo.main() == 0
-        out = capfd.readouterr().out
-        assert all(word in out for word in ("one-step", "rnn", "optimum", "random", "mean score"))
+    earlier = workplace / "runs" / "demo-rnn"
+    earlier.mkdir(parents=True)
+    (earlier / "metrics.jsonl").write_text("of an earlier run")
+    assert demo.main() == 0
+    out = capfd.readouterr().out
+    assert all(word in out for word in ("one-step", "rnn", "optimum", "random", "mean score"))
     names = sorted(path.parent.name for path in workplace.rglob("learning_curve.png"))
-    assert names == ["demo-one-step", "demo-one-step-2", "demo-rnn", "demo-rnn-2"]
+    assert names == ["demo-one-step", "demo-rnn-2"]
+    assert [(path.name, path.read_text()) for path in earlier.iterdir()] == [
+        ("metrics.jsonl", "of an earlier run")
+    ]
 
 
 @pytest.mark.parametrize("line", ["list --tasks", f"{TRAIN} --out run"])
@@ -735,21 +737,13 @@ def test_an_ignored_ctrl_c_stays_ignored(workplace):
     assert only_json(out)["finished"]
 
 
-def test_a_dry_run_says_how_long_and_writes_nothing(tmp_path, capfd):
+def test_a_dry_run_says_how_long_and_writes_nothing(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(asmpg.training.runs.forecast, "WATCHED_SECONDS", 0.0)  # an episode
     out = tmp_path / "run"
-    arguments = [
-        "train",
-        "bioreactor",
-        "--horizon",
-        "6",
-        "--model",
-        "rnn",
-        "--steps",
-        "1200",
-        "--chunk-steps",
-        "120",
-    ]
-    arguments += ["--warmup-steps", "120", "--out", str(out), "--dry-run"]
+    line = (
+        "train bioreactor --horizon 6 --model rnn --steps 1200 --chunk-steps 120 --warmup-steps 120 --dry-run"
+    )
+    arguments = [*line.split(), "--out", str(out)]
     assert main([*arguments, "--json"]) == 0
     content = json.loads(capfd.readouterr().out)
     assert content["num_chunks"] == 9 and content["chunk_steps"] == 120

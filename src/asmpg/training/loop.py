@@ -446,7 +446,7 @@ class Trainer(AbstractTrainer):
 
     def memory(self) -> int | None:
         """Bytes that the loop takes, as the compiler says."""
-        index = jax.ShapeDtypeStruct((), jnp.asarray(0).dtype)
+        index = jnp.asarray(0)  # weakly typed, as `advance` passes it: traced once for both
         stats = self._advance.lower(self.shapes, index, index).compile().memory_analysis()
         if stats is None:
             return None
