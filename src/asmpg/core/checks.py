@@ -163,12 +163,3 @@ def check_integer(option: str, value: object, least: int, most: int = MAX_COUNT)
         UsageError: it is no integer between these.
     """
     return check(option, value, Annotated[int, Meta(ge=least, le=most)])
-
-
-def check_number(option: str, value: object) -> float:
-    """The value as a float.
-
-    Raises:
-        UsageError: it is no finite number.
-    """
-    return check(option, value, Number)

@@ -149,7 +149,7 @@ def improve(
     return loop(0, num_steps, update, state)
 
 
-def is_refresh(num_episodes: Any) -> Any:
+def is_refresh(num_episodes: int | Array) -> Any:
     """Whether statistics are taken again after so many episodes, in a world whose units are not known beforehand."""
     return (num_episodes <= REFRESH_EPISODES) & (num_episodes & (num_episodes - 1) == 0)
 

@@ -343,7 +343,7 @@ def own_learner(thing: Any, name: str, option: str = "learner") -> Method:
     """The method that is a learner of the user's own: an instance, a class, or a function of (env, settings)."""
     given = thing.settings if isinstance(thing, AbstractLearner) else None
 
-    def make(env: Any, settings: Any, options: Options) -> AbstractLearner:
+    def make(env: Spec, settings: AbstractSettings, options: Options) -> AbstractLearner:
         if not isinstance(thing, AbstractLearner):
             return make_own(option, name, thing, AbstractLearner, env, settings)
         if thing.env is not env and digest(thing.env) != digest(env):
