@@ -68,6 +68,8 @@ def pytest_configure(config):
         "ignore:Accessing `ncon` directly:DeprecationWarning",
         "ignore:JAXopt is no longer maintained:DeprecationWarning",
         "ignore:A JAX array is being set as static:UserWarning",
+        # Two workers that write the same program at once: it is compiled again.
+        "ignore:Error (reading|writing) persistent compilation cache:UserWarning",
         # Tests of locks and of killed processes fork on purpose.
         "ignore:os.fork.. was called:RuntimeWarning",
         "ignore:Do not use the `random` module inside strategies",
