@@ -43,7 +43,7 @@ def rate_of(name: str, num_seeds: int) -> str:
                 copy.step(np.zeros(env.action_size, np.float32))
 
     trainer = HostTrainer(
-        asmpg.TrainConfig(env, model="one-step", steps=2000).learner(), Schedule(10, 4, 2), seeds
+        asmpg.TrainConfig(env, model="one-step", steps=2000).learner(), Schedule(10, 4, 2, env.horizon), seeds
     )
     keys, simulator = trainer._keys(), Watched(env)
     explorers = trainer._explorer(trainer.init(), keys)

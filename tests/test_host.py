@@ -271,12 +271,16 @@ def test_a_policy_of_the_users_own_acts_in_compiled_calls():
 # Training
 
 
-def test_a_stopped_run_goes_on_bit_for_bit(tmp_path):
+@pytest.mark.parametrize("rows", [64, 4])
+def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, rows):
+    """Seeds of their own pace, whose episodes are all kept, or the last four only."""
+    options = {"num_seeds": 3, "steps": 60, "overrides": {**SMALL, "replay_capacity": 6 * rows}}
     straight = start(
-        config(Walk(), num_seeds=2, out=str(tmp_path / "straight")).checked(), lambda progress: None
+        config(Walk(), out=str(tmp_path / "straight"), **options).checked(), lambda progress: None
     )
-    records = iter(range(10))
-    half = config(Walk(), num_seeds=2, out=str(tmp_path / "half")).checked()
+    assert len(set(straight.replay.count.tolist())) > 1 and straight.replay.count.min() > 4
+    records = iter(range(20))
+    half = config(Walk(), out=str(tmp_path / "half"), **options).checked()
     stopped = start(half, lambda progress: None, lambda: next(records) > 1)
     assert 0 < stopped.steps < straight.steps
     asmpg.resume(tmp_path / "half", task=Walk())
@@ -293,7 +297,8 @@ def test_a_seed_alone_is_the_seed_among_others_and_every_step_is_counted():
     both = asmpg.train(config(env, num_seeds=2))
     counted = both.metrics["simulated_steps"][-1].sum() + both.metrics["evaluation_steps"][-1].sum()
     assert env.num_steps == counted
-    assert both.metrics["simulated_steps"][-1].max() <= both.steps
+    made = both.metrics["simulated_steps"]
+    assert (both.metrics["steps"] <= made).all() and (made < both.metrics["steps"] + Walk.horizon).all()
     alone = asmpg.train(config(Walk(), seed=1))
     for name in ("return", "return_spread", "model_loss", "simulated_steps"):
         np.testing.assert_allclose(
@@ -433,6 +438,30 @@ def test_windows_are_stretches_that_begin_before_an_end():
     np.testing.assert_array_equal(places, wanted)
     assert counts.max() < 3 * counts.min()
     assert (np.asarray(drawn.states[:, 0, 1]) == 1).all()
+
+
+@pytest.mark.parametrize("predicted", [-3.0, 0.4, 7.0])
+def test_no_more_is_paid_than_for_an_episode_that_goes_on(predicted):
+    """A model may predict any `alive`, also one that would make the reward seven times as large."""
+    learned = LearnedReward(Walk(), key=jax.random.key(0))
+    paid = learned.while_alive(jnp.array([0.3, predicted]), jnp.float32(2.0))
+    np.testing.assert_allclose(paid, 2 * min(max(predicted, 0.0), 1.0))
+
+
+def test_windows_have_values_of_their_own_in_the_preset_default():
+    class Long(Walk):
+        horizon = 600
+
+    def settings(world, **options):
+        return asmpg.TrainConfig(world, steps=1200, **{"model": "lstm", **options}).settings()
+
+    own = settings(Long())
+    assert (own.policy_learning_rate, own.warmup_steps) == (1e-3, 1000)
+    whole = settings(Long(), overrides={"window": 600})
+    assert whole == asmpg.Settings.default(600).replace(window=600), "whole episodes have the usual ones"
+    given = settings(Long(), overrides={"policy_learning_rate": 0.1})
+    assert (given.policy_learning_rate, given.warmup_steps) == (0.1, 1000)
+    assert settings(Long(), preset="paper").warmup_steps == asmpg.Settings.paper(600).warmup_steps
 
 
 def test_imagination_may_begin_at_any_state_before_an_end():

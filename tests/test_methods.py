@@ -95,7 +95,7 @@ def trainer(method: str) -> Callable[[OneOf], jax.Array]:
         first, last = schedule.warmup_episodes, schedule.num_episodes
         state = init_seed(learner, schedule, last, jax.random.key(0))
         metrics = advance_seed(
-            learner, task.initial_state()[None], first, state, jnp.array(first), jnp.array(last - first)
+            learner, task.initial_state()[None], schedule, state, jnp.array(first), jnp.array(last - first)
         )[1]
         return metrics["return"]
 

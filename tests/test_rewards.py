@@ -279,7 +279,7 @@ def test_training_never_differentiates_the_true_reward(model, kind):
     learner = config.checked().learner()
 
     def train(learner):
-        trainer = Trainer(learner, Schedule(4, 2, 2), [0])
+        trainer = Trainer(learner, Schedule(4, 2, 2, 6), [0])
         return jax.eval_shape(lambda: trainer.advance(trainer.init(), 2, 2))[1]
 
     assert train(learner).keys() >= {"return", "reward_loss", "reward_loss_on_policy"}

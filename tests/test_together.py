@@ -18,7 +18,7 @@ from probes import RewardIsState
 
 pytestmark = pytest.mark.usefixtures("quickly")
 
-SCHEDULE = Schedule(num_episodes=9, warmup_episodes=3, chunk_episodes=3)
+SCHEDULE = Schedule(num_episodes=9, warmup_episodes=3, chunk_episodes=3, round_steps=4)
 SMALL = {"model_batch_size": 2, "policy_batch_size": 2, "warmup_steps": 12}
 ENV = RewardIsState(horizon=4)
 
@@ -36,7 +36,7 @@ def train(learner, rates, starts) -> dict[str, jax.Array]:
     )
     state = init_seed(own, SCHEDULE, 16, jax.random.key(0))
     numbers = (jnp.asarray(SCHEDULE.warmup_episodes), jnp.asarray(6))
-    return advance_seed(own, starts, SCHEDULE.warmup_episodes, state, *numbers)[1]
+    return advance_seed(own, starts, SCHEDULE, state, *numbers)[1]
 
 
 def test_seeds_that_differ_in_rates_are_as_they_are_alone():

@@ -40,7 +40,7 @@ class Scattered(Drift):
 # Updates every 3 and every 5 steps fall into the middle of episodes of 7.
 INTERVALS = {"model_update_every": 3, "policy_update_every": 5}
 HORIZON, NUM_SEEDS = 7, 5
-SCHEDULE = Schedule(num_episodes=13, warmup_episodes=3, chunk_episodes=4)
+SCHEDULE = Schedule(num_episodes=13, warmup_episodes=3, chunk_episodes=4, round_steps=HORIZON)
 
 
 def make_trainer(seeds: Any, env: AbstractEnvironment | None = None, **overrides: Any) -> Trainer:

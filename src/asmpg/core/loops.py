@@ -88,3 +88,14 @@ def loop(first: ArrayLike, last: ArrayLike, body: Callable[[Array, Any], Any], s
         return eqx.filter(body(index, eqx.combine(arrays, static)), eqx.is_array)
 
     return eqx.combine(jax.lax.fori_loop(first, last, arrays_body, arrays), static)
+
+
+def while_loop(goes_on: Callable[[Any], Array], body: Callable[[Any], Any], state: PyTree) -> Any:
+    """`lax.while_loop` over the arrays of a state, as `loop` is of `lax.fori_loop`."""
+    arrays, static = eqx.partition(state, eqx.is_array)
+
+    def arrays_body(arrays: PyTree) -> Any:
+        return eqx.filter(body(eqx.combine(arrays, static)), eqx.is_array)
+
+    found = jax.lax.while_loop(lambda x: goes_on(eqx.combine(x, static)), arrays_body, arrays)
+    return eqx.combine(found, static)

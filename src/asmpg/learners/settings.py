@@ -282,7 +282,8 @@ class Settings(AbstractSettings):
         about(
             "steps of what is imagined, from any replayed observation on, with a learned reward; 0 is the whole "
             "episode, or for long episodes from random states 20: of a task, if its reward is learned and has no "
-            "terminal part"
+            "terminal part. In windows, the preset `default` has a policy learning rate of 0.001 and a warm-up of at "
+            "most 1,000 steps"
         ),
     ] = 0
     discount: Annotated[Share, NUMBER, about("of one step, in windows")] = 0.97
@@ -291,6 +292,14 @@ class Settings(AbstractSettings):
         NUMBER,
         about("the share of the way that the slow copy of a window's value goes after every policy update"),
     ] = 0.02
+
+    def in_windows(self) -> "Settings":
+        """The preset `default` where windows of an episode are imagined.
+
+        A step of 3e-3, right for whole episodes, makes a policy fall again that balances a pole (benchmarks/worlds.md);
+        and random episodes that fill the replay buffer hide those of a policy that has got further.
+        """
+        return self.replace(policy_learning_rate=1e-3, warmup_steps=min(self.warmup_steps, 1000))
 
     @classmethod
     def default(cls, horizon: int) -> "Settings":

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from ..core.types import Scalar, Step, Trajectory
 from ..tasks.environment import AbstractReward, trajectory_rewards
-from ..tasks.spec import ends_early
+from ..tasks.spec import alive, ends_early
 from .normalisation import Normaliser, RewardScale
 
 
@@ -57,7 +57,7 @@ class KnownReward(AbstractReward):
 
     def while_alive(self, state: Float[Array, " state"], value: Scalar) -> Scalar:
         """The value, times `alive` where episodes end early."""
-        return value * state[-1] if ends_early(self.world) else value
+        return value * alive(state) if ends_early(self.world) else value
 
     def loss(self, trajectory: Trajectory) -> Scalar:
         """Mean squared error of the rewards of one episode, in normalised units; zero if what is said is paid."""

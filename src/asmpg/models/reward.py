@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 from ..core.linear import Layers, network, run_network
 from ..core.types import Given, PRNGKey, Scalar, Step, Trajectory
 from ..tasks.environment import AbstractReward, trajectory_rewards
-from ..tasks.spec import check_new, ends_early, Spec
+from ..tasks.spec import alive, check_new, ends_early, Spec
 from . import AbstractDynamicsModel
 from .normalisation import Normaliser, RewardScale
 
@@ -94,7 +94,7 @@ class LearnedReward(AbstractReward):
 
     def while_alive(self, state: Float[Array, " state"], value: Scalar) -> Scalar:
         """The value, times `alive` where episodes end early: after an end, nothing follows."""
-        return value * state[-1] if self.ends_early else value
+        return value * alive(state) if self.ends_early else value
 
     def terminal_reward(self, state: Float[Array, " state"]) -> Scalar:
         """`R(s_H)`, in the task's units."""

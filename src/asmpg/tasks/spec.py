@@ -3,8 +3,11 @@
 import dataclasses
 from typing import Protocol, runtime_checkable
 
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
 from ..core.arguments import check_key
-from ..core.types import UsageError
+from ..core.types import Scalar, UsageError
 
 
 @runtime_checkable
@@ -70,6 +73,14 @@ def check_new(network: str, env: object, key: object) -> None:
 def ends_early(spec: Spec) -> bool:
     """Whether the last component of an observation is `alive`."""
     return bool(getattr(spec, "ends_early", False))
+
+
+def alive(state: Float[Array, " state"]) -> Scalar:
+    """Whether the episode goes on, the last component of a state where episodes end early.
+
+    A model may predict any number there; were more than 1 paid for, a policy would look for where the model is wrong.
+    """
+    return jnp.clip(state[-1], 0.0, 1.0)
 
 
 def task_name(spec: Spec) -> str:

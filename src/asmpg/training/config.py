@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeGuard
 
 from msgspec import Meta
 
@@ -27,7 +27,7 @@ from ..core.user_code import installed
 from ..gradients.imagination import Loop
 from ..learners.base import AbstractLearner
 from ..learners.optimisation import OwnOptimiser
-from ..learners.settings import AbstractSettings, Preset
+from ..learners.settings import AbstractSettings, Preset, Settings
 from ..models import files as model_files
 from ..tasks import files as task_files
 from ..tasks import make, TASKS
@@ -37,7 +37,7 @@ from ..tasks.optimum import warn_of_gradient
 from ..tasks.recording import Recording
 from ..tasks.validation import check_horizon, is_traced, validate
 from ..tasks.world import inside, scored_task, World
-from .methods import find_method, Method, ModelLike, MODELS, Options
+from .methods import find_method, Method, ModelLike, MODELS, Options, window_of
 from .own import label_of, load_optimizer, Optimizer, own_optimiser
 from .recorded import check_fits_task, find_data, recording_of, settle_alone
 from .worlds import settle
@@ -218,7 +218,9 @@ def _resolve(config: TrainConfig) -> Resolved:
     settings = with_overrides(method, config.preset, env.horizon, config.overrides)
     if isinstance(env, Recording):
         settings = settle_alone(config, env, method, settings)
-    elif data is not None:
+    elif _is_default_in_windows(config, env, method, settings):
+        settings = settings.in_windows().replace(**config.overrides)
+    if data is not None and not isinstance(env, Recording):
         check_fits_task(data, env, settings)
     method.check(env, settings)
     overrides = {name: getattr(settings, name) for name in config.overrides}
@@ -313,6 +315,14 @@ def with_overrides(
     if settings.problem is not None:
         raise UsageError(settings.problem)
     return settings
+
+
+def _is_default_in_windows(
+    config: TrainConfig, env: World, method: Method, settings: AbstractSettings
+) -> TypeGuard[Settings]:
+    """Whether the preset `default` has to know that windows of an episode are imagined."""
+    ours = config.preset == "default" and method.given is None and isinstance(settings, Settings)
+    return ours and window_of(env, settings, config.learned_reward) is not None
 
 
 def _check_together(

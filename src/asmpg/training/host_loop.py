@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, final
+from typing import Any, final, NamedTuple
 
 import equinox as eqx
 import jax
@@ -10,11 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
+from ..core.loops import repeat
 from ..core.types import Metrics, PRNGKey, Trajectory
 from ..learners.base import AbstractLearner
 from ..learners.replay import ReplayBuffer
 from ..tasks.environment import AbstractActor
 from ..tasks.host import episode_seed, evaluation_seeds, HostEnvironment, play, Watched
+from ..tasks.spec import ends_early
 from .loop import (
     AbstractTrainer,
     Counts,
@@ -120,6 +122,14 @@ def evaluate_outside(
     return split, lengths.reshape(number, -1).sum(axis=1)
 
 
+class _Collected(NamedTuple):
+    """What came of an episode: the state with it, the episode of every seed, and its steps, 0 of who did not play."""
+
+    state: SeedState
+    episodes: Trajectory
+    lengths: np.ndarray
+
+
 @final
 class HostTrainer(AbstractTrainer):
     """The loop of one run in a world outside JAX: the same draws, state and checkpoints as `Trainer`."""
@@ -195,15 +205,17 @@ class HostTrainer(AbstractTrainer):
     def _add_episode(
         self, learner: AbstractLearner, state: SeedState, episode: Trajectory, length: Array
     ) -> SeedState:
-        return state.add(episode, length)
+        return repeat(length > 0, lambda state: state.add(episode, length), state)
 
     def _observe_warmup(
         self, learner: AbstractLearner, state: SeedState, episodes: Trajectory, recorded: Trajectory | None
     ) -> SeedState:
         return state.with_learner(learner.observe_warmup(state.learner, joined(recorded, episodes)))
 
-    def _take_statistics(self, learner: AbstractLearner, state: SeedState, key: PRNGKey) -> SeedState:
-        return refresh(learner, state, key=key)
+    def _take_statistics(
+        self, learner: AbstractLearner, state: SeedState, key: PRNGKey, wanted: Array
+    ) -> SeedState:
+        return repeat(wanted, lambda state: refresh(learner, state, key=key), state)
 
     def _explorer_of(self, learner: AbstractLearner, state: SeedState, key: PRNGKey) -> AbstractActor:
         return learner.explorer(state.learner, key=key)
@@ -225,14 +237,30 @@ class HostTrainer(AbstractTrainer):
 
     # The three verbs.
 
-    def _collect(self, state: SeedState, keys: Array, index: int) -> tuple[SeedState, Trajectory, np.ndarray]:
-        """One episode of every seed's explorer, added to its replay buffer."""
+    def _collect(
+        self, state: SeedState, keys: Array, indices: np.ndarray, playing: np.ndarray
+    ) -> "_Collected":
+        """An episode of the explorers of those seeds that play, added to their replay buffers.
+
+        Args:
+            state: of all seeds.
+            keys: one a seed.
+            indices: of each seed's episode.
+            playing: truth values, one a seed.
+        """
         begin = time.monotonic()
-        actors = self._actors(self._explorer(state, keys), 1)
-        seeds = [episode_seed(seed, index) for seed in self.seeds]
+        explorers, rows = self._explorer(state, keys), np.flatnonzero(playing)
+        if not playing.all():
+            explorers = jax.tree.map(lambda x: x[rows], explorers)
+        actors = self._actors(explorers, 1)
+        seeds = [episode_seed(self.seeds[row], int(indices[row])) for row in rows]
         episodes, lengths = play(self._simulator, seeds, actors.act, actors.observe)
+        if not playing.all():
+            number = len(playing)
+            episodes = jax.tree.map(lambda x: jnp.zeros((number, *x.shape[1:])).at[rows].set(x), episodes)
+            lengths = np.bincount(rows, weights=lengths, minlength=number).astype(np.int32)
         self._time("collect", begin)
-        return self._add(state, episodes, jnp.asarray(lengths)), episodes, lengths
+        return _Collected(self._add(state, episodes, jnp.asarray(lengths)), episodes, lengths)
 
     def _actors(self, arrays: object, num_copies: int) -> Actors:
         return Actors(eqx.combine(arrays, self._static[type(arrays).__name__]), num_copies)
@@ -249,29 +277,61 @@ class HostTrainer(AbstractTrainer):
     def init(self) -> SeedState:
         """All seeds after their warm-up."""
         keys, recorded = self._keys(), self._for_each_seed()
-        state = self._begin(keys, recorded)
-        warmup = jax.vmap(
-            lambda key: jax.random.split(jax.random.split(key, 3)[1], self.schedule.warmup_episodes)
-        )
-        of_episodes, episodes = warmup(keys), []
-        for index in range(self.schedule.warmup_episodes):
-            state, episode, _ = self._collect(state, of_episodes[:, index], index)
-            episodes.append(episode)
-        return self._warm(state, jax.tree.map(lambda *x: jnp.stack(x, 1), *episodes), recorded)
+        state, episodes = self._begin(keys, recorded), []
+        warmup_keys = jax.vmap(lambda key: jax.random.split(key, 3)[1])(keys)
+        if not ends_early(self.learner.env):
+            number = self.schedule.warmup_episodes
+            of_episodes, all_seeds = (
+                jax.vmap(lambda key: jax.random.split(key, number))(warmup_keys),
+                self._all(),
+            )
+            for index in range(number):
+                done = self._collect(state, of_episodes[:, index], np.full(len(self.seeds), index), all_seeds)
+                state = done.state
+                episodes.append(done.episodes)
+            return self._warm(state, jax.tree.map(lambda *x: jnp.stack(x, 1), *episodes), recorded)
+        while (playing := self._playing(state, self.schedule.warmup_episodes)).any():
+            indices = self._indices(state)
+            of_episode = jax.vmap(jax.random.fold_in)(warmup_keys, indices + self._num_recorded)
+            state = self._collect(state, of_episode, indices, playing).state
+        return self._refresh(state, warmup_keys, jnp.asarray(self._all()))
+
+    def _all(self) -> np.ndarray:
+        return np.ones(len(self.seeds), bool)
+
+    def _indices(self, state: SeedState) -> np.ndarray:
+        """Of each seed's next episode."""
+        return np.asarray(state.replay.count) - self._num_recorded
+
+    def _playing(self, state: SeedState, num_rounds: int) -> np.ndarray:
+        """Who has not made the steps of so many rounds."""
+        assert state.counts is not None, "the state of a simulator counts its steps"
+        return np.asarray(state.counts.training) < num_rounds * self.schedule.round_steps
 
     def advance(self, state: SeedState, first_episode: int, num_episodes: int) -> tuple[SeedState, Metrics]:
         """Runs a chunk: each episode is collected and improved on, then the policies are evaluated."""
         self.timings = {}
         for index in range(first_episode, first_episode + num_episodes):
-            collect_keys, improve_keys, _ = jax.vmap(lambda key, i=index: episode_keys(key, i))(state.key)
-            state, _, lengths = self._collect(state, collect_keys, index)
-            if is_refresh(self._num_recorded + index + 1):
-                state = self._refresh(state, collect_keys)
-            begin = time.monotonic()
-            state = self._improve(state, improve_keys, jnp.asarray(lengths))
-            jax.block_until_ready(state.key)
-            self._time("improve", begin)
+            if not ends_early(self.learner.env):
+                state = self._episode(state, self._all())
+                continue
+            while (playing := self._playing(state, index + 1)).any():
+                state = self._episode(state, playing)
         return self._record(state, first_episode + num_episodes)
+
+    def _episode(self, state: SeedState, playing: np.ndarray) -> SeedState:
+        """An episode of those seeds that play, and what it has earned."""
+        indices = self._indices(state)
+        collect_keys, improve_keys, _ = jax.vmap(episode_keys)(state.key, indices)
+        state, _, lengths = self._collect(state, collect_keys, indices, playing)
+        wanted = is_refresh(self._num_recorded + indices + 1) & playing
+        if wanted.any():
+            state = self._refresh(state, collect_keys, jnp.asarray(wanted))
+        begin = time.monotonic()
+        state = self._improve(state, improve_keys, jnp.asarray(lengths))
+        jax.block_until_ready(state.key)
+        self._time("improve", begin)
+        return state
 
     def _record(self, state: SeedState, index: int) -> tuple[SeedState, Metrics]:
         begin = time.monotonic()

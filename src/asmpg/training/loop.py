@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Int
 
-from ..core.loops import loop, repeat
+from ..core.loops import loop, repeat, while_loop
 from ..core.types import Metrics, PRNGKey, Trajectory, UsageError
 from ..learners.base import AbstractLearner, start_key
 from ..learners.replay import ReplayBuffer
@@ -26,6 +26,8 @@ from ..tasks.world import evaluate, evaluation_starts, JaxWorld, play_episode
 # Statistics are taken again whenever the number of episodes has doubled, until there are as many as those of random
 # actions from which a network without data takes them. As many are drawn for it.
 REFRESH_EPISODES = 64
+# Where episodes end early, so many steps count as one in a schedule, or an episode's most if that is less.
+ROUND = 100
 
 
 class Counts(eqx.Module):
@@ -89,22 +91,28 @@ class SeedState(eqx.Module):
 class Schedule:
     """How a number of environment steps is cut into whole episodes and chunks.
 
+    Where episodes end early, an "episode" of a schedule is a round: a seed begins episodes until it has made
+    `round_steps` for each round so far. All of them are whole, so a seed may be ahead by a part of one.
+
     Attributes:
         num_episodes: episodes in all, the warm-up included.
         warmup_episodes: episodes before the first update.
         chunk_episodes: episodes between two returns to Python.
+        round_steps: steps of an episode, or of a round.
     """
 
     num_episodes: int
     warmup_episodes: int
     chunk_episodes: int
+    round_steps: int
 
     @classmethod
-    def create(cls, steps: int, warmup_steps: int, chunk_steps: int, horizon: int) -> "Schedule":
-        """Rounds every number of steps up to whole episodes."""
-        num_episodes = -(-steps // horizon)
-        warmup_episodes = min(-(-warmup_steps // horizon), num_episodes)
-        return cls(num_episodes, max(1, warmup_episodes), max(1, -(-chunk_steps // horizon)))
+    def create(cls, steps: int, warmup_steps: int, chunk_steps: int, round_steps: int) -> "Schedule":
+        """Rounds every number of steps up to whole episodes, or rounds."""
+        num_episodes = -(-steps // round_steps)
+        warmup_episodes = min(-(-warmup_steps // round_steps), num_episodes)
+        chunk_episodes = max(1, -(-chunk_steps // round_steps))
+        return cls(num_episodes, max(1, warmup_episodes), chunk_episodes, round_steps)
 
     def chunks(self, first_episode: int) -> Iterator[tuple[int, int]]:
         """(first, number of) episodes of every chunk from `first_episode` on; cuts fall at fixed places."""
@@ -149,7 +157,7 @@ def improve(
     return loop(0, num_steps, update, state)
 
 
-def is_refresh(num_episodes: int | Array) -> Any:
+def is_refresh(num_episodes: int | np.ndarray | Array) -> Any:
     """Whether statistics are taken again after so many episodes, in a world whose units are not known beforehand."""
     return (num_episodes <= REFRESH_EPISODES) & (num_episodes & (num_episodes - 1) == 0)
 
@@ -213,16 +221,33 @@ def init_seed(
     env = jax_world(learner)
     known = Normaliser.from_random_episodes(env) if normaliser is None else normaliser
     state = learner.init(known, key=learner_key)
+    counts = None if isinstance(env, AbstractEnvironment) else Counts.zero()
+    seed = SeedState(None, ReplayBuffer.create(env, capacity, recorded), loop_key, counts)
 
     def add_episode(seed: SeedState, key: PRNGKey) -> tuple[SeedState, Trajectory]:
         episode, num_steps = collect(learner, env, state, key=key)
         return seed.add(episode, num_steps), episode
 
+    if ends_early(env):
+        seed = until(
+            schedule.warmup_episodes * schedule.round_steps,
+            lambda seed: add_episode(seed, jax.random.fold_in(warmup_key, seed.replay.count))[0],
+            seed,
+        )
+        return refresh(learner, seed.with_learner(state), key=warmup_key)
     keys = jax.random.split(warmup_key, schedule.warmup_episodes)
-    counts = None if isinstance(env, AbstractEnvironment) else Counts.zero()
-    seed = SeedState(None, ReplayBuffer.create(env, capacity, recorded), loop_key, counts)
     seed, episodes = jax.lax.scan(add_episode, seed, keys)
     return seed.with_learner(learner.observe_warmup(state, joined(recorded, episodes)))
+
+
+def until(num_steps: int | Int[Array, ""], update: Callable[[SeedState], SeedState], state: SeedState) -> Any:
+    """Repeats what adds an episode until a seed of a simulator has made so many training steps."""
+
+    def goes_on(state: SeedState) -> Array:
+        assert state.counts is not None, "the state of a simulator counts its steps"
+        return state.counts.training < num_steps
+
+    return while_loop(goes_on, update, state)
 
 
 def joined(recorded: Trajectory | None, episodes: Trajectory) -> Trajectory:
@@ -252,17 +277,22 @@ def episode_keys(key: PRNGKey, index: Int[Array, ""] | int) -> tuple[PRNGKey, PR
 def advance_seed(
     learner: AbstractLearner,
     starts: Array,
-    warmup_episodes: int,
+    schedule: Schedule,
     state: SeedState,
     first_episode: Int[Array, ""],
     num_episodes: Int[Array, ""],
+    num_recorded: int = 0,
 ) -> tuple[SeedState, Metrics]:
     """Runs one seed through a chunk: each episode is collected and improved on, then the policy is evaluated."""
     env = jax_world(learner)
 
     def one_episode(index: Array, state: SeedState) -> SeedState:
         collect_key, improve_key, _ = episode_keys(state.key, index)
-        elapsed = (index - warmup_episodes) * env.horizon if state.counts is None else state.counts.training
+        elapsed = (
+            (index - schedule.warmup_episodes) * env.horizon
+            if state.counts is None
+            else state.counts.training
+        )
         episode, num_steps = collect(learner, env, state.learner, key=collect_key)
         state = state.add(episode, num_steps)
         if state.counts is not None:
@@ -272,8 +302,12 @@ def advance_seed(
         improved = improve(learner, state.learner, state.replay, elapsed, num_steps, key=improve_key)
         return state.with_learner(improved)
 
+    def one_round(index: Array, state: SeedState) -> SeedState:
+        last = (index + 1) * schedule.round_steps
+        return until(last, lambda s: one_episode(s.replay.count - num_recorded, s), state)
+
     last = first_episode + num_episodes
-    state = loop(first_episode, last, one_episode, state)
+    state = loop(first_episode, last, one_round if ends_early(env) else one_episode, state)
     evaluated, num_steps = evaluate(env, learner.evaluated(state.learner), starts)
     return record(learner, state, evaluated, num_steps, key=episode_keys(state.key, last)[2])
 
@@ -290,7 +324,15 @@ def replay_capacity(learner: AbstractLearner, schedule: Schedule, num_recorded: 
     Runs of about the same length share a program: a second one, or a longer one, finds it compiled.
     """
     capacity = -(-learner.settings.replay_capacity // learner.env.horizon)
-    return min(capacity, 1 << (num_recorded + schedule.num_episodes - 1).bit_length())
+    most = schedule.num_episodes
+    if ends_early(learner.env):  # each may be of one step
+        most = most * schedule.round_steps + 1
+    return min(capacity, 1 << (num_recorded + most - 1).bit_length())
+
+
+def round_steps(env: Spec) -> int:
+    """Steps that count as one episode of a schedule."""
+    return min(env.horizon, ROUND) if ends_early(env) else env.horizon
 
 
 def num_episodes_of(recorded: Trajectory | None) -> int:
@@ -403,7 +445,8 @@ class Trainer(AbstractTrainer):
         """
         self.learner, self.schedule, self.seeds = learner, schedule, tuple(seeds)
         self._recorded, env = recorded, jax_world(learner)
-        capacity = replay_capacity(learner, schedule, num_episodes_of(recorded))
+        num_recorded = num_episodes_of(recorded)
+        capacity = replay_capacity(learner, schedule, num_recorded)
         starts = evaluation_starts(env)
         self._static: Any = None
 
@@ -415,7 +458,7 @@ class Trainer(AbstractTrainer):
 
         def advance(arrays: SeedState, first: Array, num: Array) -> tuple[SeedState, Metrics]:
             state = eqx.combine(arrays, self._static)
-            state, metrics = advance_seed(learner, starts, schedule.warmup_episodes, state, first, num)
+            state, metrics = advance_seed(learner, starts, schedule, state, first, num, num_recorded)
             return eqx.filter(state, eqx.is_array), metrics
 
         def init_all(keys: Array, recorded: Trajectory | None) -> SeedState:

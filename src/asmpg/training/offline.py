@@ -95,10 +95,10 @@ class OfflineTrainer(AbstractTrainer):
     def _advance_seed(
         self, state: SeedState, fitted: Trajectory, judged: Trajectory, first: Array, num: Array
     ) -> tuple[SeedState, Metrics, tuple[Array, Array]]:
-        horizon, state = self.learner.env.horizon, self.combine(state)
+        stride, state = self.schedule.round_steps, self.combine(state)
         replays, last = (ReplayBuffer.full(fitted), ReplayBuffer.full(judged)), first + num
-        state = loop(first * horizon, last * horizon, lambda i, s: self._step(i, s, *replays), state)
-        one, record_key = jax.tree.map(lambda x: x[0], judged), _keys_of(state.key, last * horizon)[3]
+        state = loop(first * stride, last * stride, lambda i, s: self._step(i, s, *replays), state)
+        one, record_key = jax.tree.map(lambda x: x[0], judged), _keys_of(state.key, last * stride)[3]
         learned, metrics = self.learner.diagnose(state.learner, replays[0], one, key=record_key)
         own, imagined = _judged(self.learner, learned, state.judge, judged)
         # What the learner says of an evaluated episode means nothing here: there is none.
@@ -115,7 +115,7 @@ class OfflineTrainer(AbstractTrainer):
         due = (index + 1) % settings.model_update_every == 0
         trained = repeat(due, lambda s: learner.fit(s, fitted, key=fit_key), state.learner)
         judge = repeat(due, lambda s: learner.fit(s, judged, key=judge_key), state.judge)
-        first = self.schedule.warmup_episodes * learner.env.horizon
+        first = self.schedule.warmup_episodes * self.schedule.round_steps
         due = (index >= first) & ((index + 1) % settings.policy_update_every == 0)
         trained = repeat(due, lambda s: learner.improve(s, fitted, key=policy_key), trained)
         return SeedState(trained, None, state.key, judge=judge)

@@ -141,6 +141,10 @@ class Checkpoints:
         """The index of the first episode that the next checkpoint has to be given; see `Side.wants`."""
         return self._sides[self._turn].wants(capacity)
 
+    def wants_of_each(self, capacity: int) -> tuple[int, np.ndarray | None]:
+        """The same of seeds that go at their own pace; see `Side.wants_of_each`."""
+        return self._sides[self._turn].wants_of_each(capacity)
+
     def write(
         self,
         steps: int,

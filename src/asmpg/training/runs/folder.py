@@ -9,7 +9,7 @@ from typing import Any
 from ...core import files
 from ...core.files import DamagedError, from_lines, seal, StorageError, to_line, unseal
 from ...core.types import UsageError
-from . import checkpoint
+from . import checkpoint, replay
 from .checkpoint import Checkpoint
 from .contents import is_config, missing_of_run
 from .journal import Episodes
@@ -177,9 +177,9 @@ class RunFolder:
             raise DamagedError("holds no configuration of a run")
         return content["config"]
 
-    def wanted_episodes(self, capacity: int) -> int:
-        """The index of the first replayed episode that the next checkpoint has to be given."""
-        return self._checkpoints.wants(capacity)
+    def split_replay(self, arrays: Mapping[str, Any]) -> tuple[dict[str, Any], Episodes]:
+        """What the next checkpoint has to be given: all arrays but the replayed episodes, and those that are new."""
+        return replay.split(arrays, self._checkpoints)
 
     def write_checkpoint(
         self,

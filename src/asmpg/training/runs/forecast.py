@@ -68,7 +68,7 @@ def forecast(config: TrainConfig) -> Forecast:
     num_chunks = -(-left // schedule.chunk_episodes)
     return Forecast(
         num_chunks=num_chunks,
-        chunk_steps=schedule.chunk_episodes * trainer.learner.env.horizon,
+        chunk_steps=schedule.chunk_episodes * schedule.round_steps,
         compile_seconds=compiled - start,
         chunk_seconds=per_episode * min(schedule.chunk_episodes, max(left, 1)),
         seconds=compiled - start + per_episode * left,

@@ -18,6 +18,8 @@ from ...core.files import DamagedError
 
 
 SIDES = ("a", "b")
+# An array beside the episodes, where seeds have different numbers of them: the index of each, -1 where there is none.
+INDEX = ".replay.index"
 _NAME = re.compile(r"([ab])\.(records|episodes\.\d+)")
 
 
@@ -86,6 +88,11 @@ class Episodes:
         """The index of the episode that would come next."""
         return self.first + next((array.shape[1] for array in self.arrays.values()), 0)
 
+    @property
+    def counts(self) -> np.ndarray | None:
+        """How many each seed has had by then, of seeds that go at their own pace."""
+        return self.arrays[INDEX].max(axis=1, initial=-1) + 1 if INDEX in self.arrays else None
+
     def since(self, index: int) -> "Episodes":
         """Those from an index on."""
         start = max(index - self.first, 0)
@@ -140,6 +147,7 @@ class Side:
         self._records = GrowingFile(folder / f"{name}.records")
         self._episodes: GrowingFile | None = None
         self._first = self._end = 0
+        self._counts: np.ndarray | None = None
 
     @classmethod
     def of(cls, folder: pathlib.Path, name: str, records: bytes, episodes: Episodes) -> "Side":
@@ -147,7 +155,7 @@ class Side:
         side = cls(folder, name)
         side._records = GrowingFile(side._records.path, records)
         side._episodes = GrowingFile(side._path(episodes.first), episodes.to_bytes())
-        side._first, side._end = episodes.first, episodes.end
+        side._first, side._end, side._counts = episodes.first, episodes.end, episodes.counts
         return side
 
     def _path(self, first: int) -> pathlib.Path:
@@ -160,6 +168,11 @@ class Side:
     def wants(self, capacity: int) -> int:
         """The index of the first episode that it does not have; 0, for all, where most that it has is out of date."""
         return 0 if self._end - self._first >= 2 * capacity else self._end
+
+    def wants_of_each(self, capacity: int) -> tuple[int, np.ndarray | None]:
+        """Where the next episodes stand, and how many of each seed's it has; a place of their own if it wants all."""
+        end = self._end
+        return (end, self._counts) if self.wants(capacity) == end else (end + 1, None)
 
     def extend(self, records: bytes, episodes: Episodes) -> dict[str, Any]:
         """Adds what is new; returns what a checkpoint has to know.
@@ -176,6 +189,8 @@ class Side:
         self._records.extend(records[self._records.size :])
         self._episodes.extend(episodes.to_bytes())
         self._end = episodes.end
+        if (counts := episodes.counts) is not None:
+            self._counts = counts if self._counts is None else np.maximum(counts, self._counts)
         extents = {"records": self._records.extent(), "episodes": self._episodes.extent()}
         return {"side": self._name, **extents, "first": self._first, "layout": episodes.layout()}
 

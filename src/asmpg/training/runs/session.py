@@ -25,7 +25,7 @@ from ...tasks.world import scored_task
 from ..callbacks import Callback
 from ..config import TrainConfig
 from ..host_loop import HostTrainer
-from ..loop import AbstractTrainer, Schedule, Trainer
+from ..loop import AbstractTrainer, round_steps, Schedule, Trainer
 from ..offline import OfflineTrainer
 from ..recorded import what_networks_see
 from . import checkpoint, health, replay
@@ -73,8 +73,8 @@ class Session:
         if config.settings().needs_optimum:
             report(Progress("starting", f"solving {self.env.name} for the return to ask for"))
         learner = config.learner()
-        horizon = self.env.horizon
-        schedule = Schedule.create(config.steps, learner.settings.warmup_steps, config.chunk_steps, horizon)
+        warmup_steps, stride = learner.settings.warmup_steps, round_steps(self.env)
+        schedule = Schedule.create(config.steps, warmup_steps, config.chunk_steps, stride)
         seeds = range(config.seed, config.seed + config.num_seeds)
         self.trainer = make_trainer(config, learner, schedule, seeds)
         self.history, self.reference = History(), None
@@ -89,12 +89,12 @@ class Session:
     @property
     def steps(self) -> int:
         """Environment steps done, per seed."""
-        return self.episodes * self.env.horizon
+        return self.episodes * self.trainer.schedule.round_steps
 
     @property
     def total_steps(self) -> int:
         """Environment steps in all, per seed: whole episodes."""
-        return self.trainer.schedule.num_episodes * self.env.horizon
+        return self.trainer.schedule.num_episodes * self.trainer.schedule.round_steps
 
     @property
     def finished(self) -> bool:
@@ -240,7 +240,7 @@ class Session:
         arrays, episodes = {}, replay.NONE
         if self.folder is not None:
             flat = checkpoint.flatten(self._state)
-            arrays, episodes = replay.split(flat, self.folder.wanted_episodes(replay.capacity(flat)))
+            arrays, episodes = self.folder.split_replay(flat)
             arrays |= self.best.arrays
         return _Done(
             launched.episodes,
@@ -261,7 +261,7 @@ class Session:
             metrics = {"score": self.reference.score(metrics["return"]), **metrics}
         line = self.history.add(self.steps, self.episodes, metrics)
         self._say_what_is_wrong()
-        speed = done.number * self.env.horizon / done.chunk_seconds
+        speed = done.number * self.trainer.schedule.round_steps / done.chunk_seconds
         if self.folder is not None:
             self._save(self.folder, line, done, speed)
         self._report(
