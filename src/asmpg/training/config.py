@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Mapping
-from typing import Annotated, Any, TypeGuard
+from typing import Annotated, Any
 
 from msgspec import Meta
 
@@ -218,8 +218,8 @@ def _resolve(config: TrainConfig) -> Resolved:
     settings = with_overrides(method, config.preset, env.horizon, config.overrides)
     if isinstance(env, Recording):
         settings = settle_alone(config, env, method, settings)
-    elif _is_default_in_windows(config, env, method, settings):
-        settings = settings.in_windows().replace(**config.overrides)
+    else:
+        settings = _in_windows(config, env, method, settings)
     if data is not None and not isinstance(env, Recording):
         check_fits_task(data, env, settings)
     method.check(env, settings)
@@ -317,12 +317,15 @@ def with_overrides(
     return settings
 
 
-def _is_default_in_windows(
+def _in_windows(
     config: TrainConfig, env: World, method: Method, settings: AbstractSettings
-) -> TypeGuard[Settings]:
-    """Whether the preset `default` has to know that windows of an episode are imagined."""
-    ours = config.preset == "default" and method.given is None and isinstance(settings, Settings)
-    return ours and window_of(env, settings, config.learned_reward) is not None
+) -> AbstractSettings:
+    """What the preset `default` says where windows of an episode are imagined; other settings as they are."""
+    if config.preset != "default" or method.given is not None or not isinstance(settings, Settings):
+        return settings
+    if window_of(env, settings, config.learned_reward) is None:
+        return settings
+    return settings.in_windows().replace(**config.overrides)
 
 
 def _check_together(

@@ -322,7 +322,7 @@ class HostTrainer(AbstractTrainer):
     def _episode(self, state: SeedState, playing: np.ndarray) -> SeedState:
         """An episode of those seeds that play, and what it has earned."""
         indices = self._indices(state)
-        collect_keys, improve_keys, _ = jax.vmap(episode_keys)(state.key, indices)
+        collect_keys, improve_keys, _ = jax.vmap(episode_keys)(state.key, jnp.asarray(indices))
         state, _, lengths = self._collect(state, collect_keys, indices, playing)
         wanted = is_refresh(self._num_recorded + indices + 1) & playing
         if wanted.any():
