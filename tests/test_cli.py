@@ -20,6 +20,7 @@ import pytest
 import asmpg
 from asmpg import __main__
 from asmpg.cli import commands, demo, guarded, machine, main, options, parsing
+from asmpg.cli.declare import options_of
 from asmpg.cli.output import table
 from asmpg.experiments import EXPERIMENTS
 from asmpg.training.methods import MODELS
@@ -275,7 +276,7 @@ def test_all_settings_are_listed_with_both_presets_at_the_horizon(call, horizon)
     out = call(f"train --help-all --horizon {horizon}")[1]
     names = {field.name for method in MODELS.values() for field in dataclasses.fields(method.settings)}
     assert all(f"--{name.replace('_', '-')} " in out for name in names)
-    assert all(f"{option.flag}" in out for option in options.options_of(options.Train))
+    assert all(f"{option.flag}" in out for option in options_of(options.Train))
     warmup = MODELS["transformer"].preset("default", horizon).warmup_steps
     assert re.search(rf"--warmup-steps +{warmup:,}, paper 1,500;", out)
 

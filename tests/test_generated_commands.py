@@ -9,7 +9,8 @@ from hypothesis import given, HealthCheck, settings
 from hypothesis import strategies as st
 
 from asmpg.cli import commands, laboratory, leaving, main, sweep
-from asmpg.cli.options import COMMANDS, options_of
+from asmpg.cli.declare import options_of
+from asmpg.cli.options import COMMANDS
 from asmpg.core.types import UsageError
 
 

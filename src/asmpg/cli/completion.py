@@ -8,7 +8,8 @@ from ..models.files import FAMILIES
 from ..tasks import TASKS
 from ..training.choice import AUTO
 from ..training.methods import MODELS
-from .options import COMMANDS, Completion, description, Option, options_of
+from .declare import Option, options_of
+from .options import COMMANDS, Completion, description
 
 
 def run_completion(options: Completion) -> int:
@@ -21,9 +22,7 @@ def values(option: Option) -> list[str]:
     """What a value or a positional argument may be completed to; nothing where it is a number or a path."""
     if option.choices:
         return option.choices
-    return {"task": _tasks, "model": _models, "figure": _figures, "suite": _suites}.get(
-        option.shown.names, list
-    )()
+    return {"task": _tasks, "model": _models, "figure": _figures, "suite": _suites}.get(option.names, list)()
 
 
 def _tasks() -> list[str]:
@@ -48,15 +47,15 @@ def _suites() -> list[str]:
 
 
 def _is_path(option: Option) -> bool:
-    return bool(option.shown.names)
+    return bool(option.names)
 
 
 def _bash() -> str:
     """A function that looks at the word before the one that is typed, and at the command."""
     cases = []
     for name, command in COMMANDS.items():
-        options = [option for option in options_of(command) if not option.shown.positional]
-        places = [option for option in options_of(command) if option.shown.positional]
+        options = [option for option in options_of(command) if not option.positional]
+        places = [option for option in options_of(command) if option.positional]
         flags = [*(option.flag for option in options), "--help"]
         lines = [f"    {name})", f'      flags="{" ".join(flags)}"', f"      values={_words(places)}"]
         lines += [
@@ -111,7 +110,7 @@ def _fish() -> str:
             seen = f"-n '__fish_seen_subcommand_from {name}'"
             words = f" -a {_quoted(' '.join(values(option)))}" if values(option) else ""
             path = " -F" if _is_path(option) else ""
-            if option.shown.positional:
+            if option.positional:
                 lines.append(f"complete -c asmpg {seen}{words}{path}")
                 continue
             takes = "" if option.is_switch else " -r" + (path or " -f")

@@ -5,7 +5,8 @@ import textwrap
 from collections.abc import Iterable, Iterator
 from importlib import metadata
 
-from .options import COMMANDS, description, Option, options_of, Train
+from .declare import Option, options_of
+from .options import COMMANDS, description, Train
 
 
 # Of the left column, and of a line at most: longer ones are hard to read.
@@ -49,7 +50,7 @@ def overview() -> str:
 
 def of_command(name: str) -> str:
     """`asmpg COMMAND --help`: the options that are often needed."""
-    options = [option for option in options_of(COMMANDS[name]) if option.shown.common]
+    options = [option for option in options_of(COMMANDS[name]) if option.common]
     return "\n".join([*_head(name), *columns(map(_row, options))]) + "\n"
 
 
@@ -58,16 +59,15 @@ def _head(name: str) -> list[str]:
     places = [
         option.flag if option.required else f"[{option.flag}]"
         for option in options_of(COMMANDS[name])
-        if option.shown.positional
+        if option.positional
     ]
     text = [textwrap.fill(part, width()) for part in description(COMMANDS[name]).split("\n\n")]
     return [f"usage: asmpg {' '.join([name, *places])} [options]", "", *text, ""]
 
 
 def _row(option: Option) -> tuple[str, str]:
-    shown = option.shown
-    left = option.flag if shown.positional else f"{option.flag} {option.metavar}".rstrip()
-    return left, shown.text + (f" (default: {shown.default})" if shown.default else "")
+    left = option.flag if option.positional else f"{option.flag} {option.metavar}".rstrip()
+    return left, option.text + (f" (default: {option.default})" if option.default else "")
 
 
 def everything(horizon: int) -> str:

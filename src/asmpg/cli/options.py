@@ -1,134 +1,41 @@
 """What may be typed: one class a command, one field an option, whose type says what is allowed."""
 
 import dataclasses
-import functools
 import inspect
-import operator
-import types as types_module
-import typing
-from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from ..core.checks import field_types, meaning
 from ..learners.settings import Preset
 from ..training.config import TrainConfig
 from ..training.methods import MODELS
+from .declare import argument, option, plain
 
 
-@dataclasses.dataclass(frozen=True)
-class Shown:
-    """What the type of an option says about it beyond its values.
-
-    Attributes:
-        text: what it means.
-        default: what holds where it is not given, in words.
-        metavar: what stands for its value; a positional argument is named so.
-        positional: whether it is given without `--`.
-        common: whether the short help has it too.
-        flag: what is typed, where it is not the name of the field.
-        kind: the type that checks its value, where it is not the field's.
-        names: what the shell may complete it to: "task", "model", "figure", "suite" or "path".
-    """
-
-    text: str
-    default: str = ""
-    metavar: str = ""
-    positional: bool = False
-    common: bool = True
-    flag: str = ""
-    kind: Any = None
-    names: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class Option:
-    """One option of a command.
-
-    Attributes:
-        name: of the field.
-        flag: what is typed, such as `--model-batch-size`, or what stands for a positional argument, such as `TASK`.
-        kind: the type of its value; `bool` alone for what takes none.
-        metavar: what stands for its value in the help; empty for what takes none.
-        required: whether it has to be given.
-        shown: the rest.
-        setting: whether it replaces a setting of the preset.
-    """
-
-    name: str
-    flag: str
-    kind: Any
-    metavar: str
-    required: bool
-    shown: Shown
-    setting: bool = False
-
-    @property
-    def is_switch(self) -> bool:
-        """Whether it takes no value."""
-        return not self.metavar
-
-    @property
-    def choices(self) -> list[str]:
-        """The values that are allowed, where they can be listed."""
-        kinds = [*typing.get_args(self.kind), self.kind]
-        listed = [str(value) for kind in kinds if _is_literal(kind) for value in typing.get_args(kind)]
-        return listed or (["true", "false"] if self.kind is bool and self.metavar else [])
-
-
-def _is_literal(kind: object) -> bool:
-    return typing.get_origin(kind) is Literal
-
-
-def _without(kind: object) -> Any:
-    """A type without None and without what describes it."""
-    if typing.get_origin(kind) is Annotated:
-        return _without(typing.get_args(kind)[0])
-    if typing.get_origin(kind) in (typing.Union, types_module.UnionType):
-        kinds = [one for one in typing.get_args(kind) if one is not type(None)]
-        return functools.reduce(operator.or_, map(_without, kinds))
-    return kind
-
-
-_METAVARS = {int: "INTEGER", float: "NUMBER", str: "NAME"}
-
-
-def _metavar(kind: object) -> str:
-    """The choices, or what kind of value it is."""
-    kind = _without(kind)
-    if _is_literal(kind):
-        return "|".join(map(str, typing.get_args(kind)))
-    if typing.get_origin(kind) in (typing.Union, types_module.UnionType):
-        return "|".join(map(_metavar, typing.get_args(kind)))
-    return "true|false" if kind is bool else _METAVARS[kind]
-
-
-@functools.cache
-def options_of(command: type) -> tuple[Option, ...]:
-    """The options of a command in the order of its class, settings last."""
-    return tuple(_options(command))
-
-
-def _options(command: type) -> Iterator[Option]:
-    hints = typing.get_type_hints(command, include_extras=True)
-    for field in dataclasses.fields(command):
-        hint = hints[field.name]
-        shown = next((part for part in typing.get_args(hint) if isinstance(part, Shown)), None)
-        if shown is None:  # the settings, a group of their own
-            yield from (dataclasses.replace(one, setting=True) for one in options_of(hint))
-            continue
-        kind = _without(hint) if shown.kind is None else shown.kind
-        switch = field.default is False
-        metavar = "" if switch else shown.metavar or _metavar(kind)
-        flag = metavar if shown.positional else f"--{shown.flag or field.name.replace('_', '-')}"
-        required = shown.positional and field.default is dataclasses.MISSING
-        yield Option(field.name, flag, kind, "" if switch else metavar, required, shown)
-
-
-def _of_config(name: str, default: str, *, common: bool = True, names: str = "", metavar: str = "") -> Shown:
-    """An option that is a field of `TrainConfig`, which says what it means and what is allowed."""
+def of_config(name: str, default: str | None = None, **shown: Any) -> Any:
+    """An option that is a field of `TrainConfig`, which says what it means, what is allowed and its default."""
     kind = field_types(TrainConfig)[name]
-    plain = str if names else kind
-    return Shown(meaning(kind), default, metavar, common=common, kind=plain, names=names)
+    words = str(getattr(TrainConfig, name)) if default is None else default
+    return option(meaning(kind), words, kind=str if shown.get("names") else kind, **shown)
+
+
+def switch_of_config(name: str, *, common: bool = True) -> Any:
+    """A switch that is a field of `TrainConfig`."""
+    return switch(meaning(field_types(TrainConfig)[name]), common=common)
+
+
+def switch(text: str, *, common: bool = True) -> Any:
+    """An option that takes no value."""
+    return option(text, value=False, common=common)
+
+
+def folder(text: str, default: str = "", *, metavar: str = "FOLDER") -> Any:
+    """An option that names a folder or a file."""
+    return option(text, default, metavar=metavar, names="path")
+
+
+def again(what: str) -> Any:
+    """A task, a model or an optimiser of one's own, which no run folder holds."""
+    return folder(f"the {what} again, where it is one of your own", metavar="FILE.py:NAME")
 
 
 def _settings() -> list[tuple[str, Any, Any]]:
@@ -142,11 +49,7 @@ def _settings() -> list[tuple[str, Any, Any]]:
         for name, kind in field_types(method.settings).items()
     }
     return [
-        (
-            name,
-            Annotated[_without(kind) | None, Shown(meaning(kind), "the preset's", common=False, kind=kind)],
-            dataclasses.field(default=None),
-        )
+        (name, plain(kind) | None, option(meaning(kind), "the preset's", common=False, kind=kind))
         for name, kind in kinds.items()
     ]
 
@@ -154,97 +57,77 @@ def _settings() -> list[tuple[str, Any, Any]]:
 SettingOptions = dataclasses.make_dataclass("SettingOptions", _settings(), frozen=True)
 SettingOptions.__doc__ = "Each replaces what the preset says. A method has only some of them."
 
-_JSON = Shown("print one JSON object, and nothing else, on standard output")
-_HORIZON = Shown("number of actions in an episode", "100")
-_RUN = Shown("the run folder", metavar="RUN", positional=True, names="path")
-_TASK = Shown(
-    "a built-in task (see asmpg list) or FILE.py:NAME", metavar="TASK", positional=True, names="task"
-)
-_OWN_TASK = Shown("the task again, where it is one of your own", metavar="FILE.py:NAME", names="path")
-_OWN_MODEL = Shown("the model again, where it is one of your own", metavar="FILE.py:NAME", names="path")
-_OWN_OPTIMIZER = Shown(
-    "the optimiser again, where it is one of your own", metavar="FILE.py:NAME", names="path"
-)
-_WORKERS = "one a GPU, or one a core"
-_SCALE = Shown(
-    "smoke (seconds), cpu (reduced, minutes to hours) or paper (the paper's own numbers, for an accelerator)",
-    "cpu",
-)
 Scale = Literal["smoke", "cpu", "paper"]
+_WORKERS = "one a GPU, or one a core"
+
+
+def _json() -> Any:
+    return switch("print one JSON object, and nothing else, on standard output")
+
+
+def _run() -> Any:
+    return argument("RUN", "the run folder", names="path")
+
+
+def _task(**value: Any) -> Any:
+    return argument("TASK", "a built-in task (see asmpg list) or FILE.py:NAME", names="task", **value)
+
+
+def _scale() -> Any:
+    text = "smoke (seconds), cpu (reduced, minutes to hours) or paper (the paper's own numbers, for an accelerator)"
+    return option(text, "cpu", value="cpu")
 
 
 @dataclasses.dataclass(frozen=True)
 class Train:
     """Train a policy and leave a run folder."""
 
-    task: Annotated[
-        str | None,
-        Shown(
-            "a built-in task (see asmpg list), gymnasium:ID, FILE.py:NAME or package.module:NAME",
-            metavar="TASK",
-            positional=True,
-            names="task",
-        ),
-    ] = None
-    horizon: Annotated[int | None, _of_config("horizon", "100, or the task's own")] = None
-    model: Annotated[str | None, _of_config("model", "transformer", names="model", metavar="MODEL")] = None
-    steps: Annotated[int | None, _of_config("steps", "20000")] = None
-    seeds: Annotated[int | None, _of_config("num_seeds", "1")] = None
-    seed: Annotated[int | None, _of_config("seed", "0")] = None
-    preset: Annotated[Preset | None, Shown("settings of the method: ours, or the paper's", "default")] = None
-    out: Annotated[
-        str | None,
-        Shown("the run folder", "runs/TASK-HORIZON-MODEL-SEEDS", metavar="FOLDER", names="path"),
-    ] = None
-    resume: Annotated[
-        str | None,
-        Shown(
-            "go on with this run; only --steps may be given too (how many in all), TASK and --model where they are of "
-            "your own, and --data where it began with some",
-            metavar="RUN",
-            names="path",
-        ),
-    ] = None
-    data: Annotated[
-        str | None,
-        Shown(
-            "recorded episodes, .npz, .parquet or the name of a Minari data set, which come before the task's own; "
-            "without TASK, the policy is trained on them alone",
-            metavar="FILE",
-            names="path",
-        ),
-    ] = None
-    loop: Annotated[Literal["open", "closed"] | None, _of_config("loop", "open")] = None
-    learned_reward: Annotated[bool, _of_config("learned_reward", "")] = False
-    stop_score: Annotated[float | None, _of_config("stop_score", "never")] = None
-    dry_run: Annotated[
-        bool, Shown("only say how much time and memory the run will take; train for a moment, write nothing")
-    ] = False
-    json: Annotated[bool, _JSON] = False
-    help_all: Annotated[bool, Shown("print every option and setting, with the values of both presets")] = (
-        False
+    task: str | None = argument(
+        "TASK",
+        "a built-in task (see asmpg list), gymnasium:ID, FILE.py:NAME or package.module:NAME",
+        names="task",
+        value=None,
     )
-    optimum: Annotated[bool, _of_config("optimum", "", common=False)] = False
-    record_cosine: Annotated[bool, _of_config("record_cosine", "", common=False)] = False
-    chunk_steps: Annotated[int | None, _of_config("chunk_steps", "500", common=False)] = None
-    scan_chunk: Annotated[
-        int | None,
-        _of_config("scan_chunk", "all of up to 512 steps, else the root of their number", common=False),
-    ] = None
-    precision: Annotated[
-        Literal["float32", "float64", "bfloat16-matmul"] | None,
-        Shown("of all numbers, or of the factors of matrix products alone", "float32", common=False),
-    ] = None
-    optimizer: Annotated[
-        str | None,
-        _of_config(
-            "optimizer", "Adam, as the settings say", common=False, names="path", metavar="FILE.py:NAME"
-        ),
-    ] = None
-    task_file: Annotated[
-        str | None,
-        Shown("the same as TASK", metavar="TASK", flag="task", common=False, names="task"),
-    ] = None
+    horizon: int | None = of_config("horizon", "100, or the task's own")
+    model: str | None = of_config("model", names="model", metavar="MODEL")
+    steps: int | None = of_config("steps")
+    seeds: int | None = of_config("num_seeds")
+    seed: int | None = of_config("seed")
+    preset: Preset | None = option("settings of the method: ours, or the paper's", "default")
+    out: str | None = folder("the run folder", "runs/TASK-HORIZON-MODEL-SEEDS")
+    resume: str | None = folder(
+        "go on with this run; only --steps may be given too (how many in all), TASK and --model where they are of "
+        "your own, and --data where it began with some",
+        metavar="RUN",
+    )
+    data: str | None = folder(
+        "recorded episodes, .npz, .parquet or the name of a Minari data set, which come before the task's own; "
+        "without TASK, the policy is trained on them alone",
+        metavar="FILE",
+    )
+    loop: Literal["open", "closed"] | None = of_config("loop")
+    learned_reward: bool = switch_of_config("learned_reward")
+    stop_score: float | None = of_config("stop_score", "never")
+    dry_run: bool = switch(
+        "only say how much time and memory the run will take; train for a moment, write nothing"
+    )
+    json: bool = _json()
+    help_all: bool = switch("print every option and setting, with the values of both presets")
+    optimum: bool = switch_of_config("optimum", common=False)
+    record_cosine: bool = switch_of_config("record_cosine", common=False)
+    chunk_steps: int | None = of_config("chunk_steps", common=False)
+    scan_chunk: int | None = of_config(
+        "scan_chunk", "all of up to 512 steps, else the root of their number", common=False
+    )
+    precision: Literal["float32", "float64", "bfloat16-matmul"] | None = option(
+        "of all numbers, or of the factors of matrix products alone", "float32", common=False
+    )
+    optimizer: str | None = of_config(
+        "optimizer", "Adam, as the settings say", common=False, names="path", metavar="FILE.py:NAME"
+    )
+    task_file: str | None = option(
+        "the same as TASK", metavar="TASK", flag="task", common=False, names="task"
+    )
     settings: SettingOptions = dataclasses.field(default_factory=SettingOptions)
 
 
@@ -252,27 +135,24 @@ class Train:
 class Evaluate:
     """Score the policies of a run folder."""
 
-    run: Annotated[str, _RUN]
-    task: Annotated[
-        str | None,
-        Shown(
-            "the task again, where it is one of your own; of a run on recorded episodes alone, any of their sizes",
-            metavar="TASK",
-            names="task",
-        ),
-    ] = None
-    model: Annotated[str | None, _OWN_MODEL] = None
-    optimizer: Annotated[str | None, _OWN_OPTIMIZER] = None
-    json: Annotated[bool, _JSON] = False
+    run: str = _run()
+    task: str | None = option(
+        "the task again, where it is one of your own; of a run on recorded episodes alone, any of their sizes",
+        metavar="TASK",
+        names="task",
+    )
+    model: str | None = again("model")
+    optimizer: str | None = again("optimiser")
+    json: bool = _json()
 
 
 @dataclasses.dataclass(frozen=True)
 class Optimal:
     """Solve a task itself: its optimum, the best constant action and the mean of random actions."""
 
-    task: Annotated[str, _TASK]
-    horizon: Annotated[int | None, _HORIZON] = None
-    json: Annotated[bool, _JSON] = False
+    task: str = _task()
+    horizon: int | None = option("number of actions in an episode", "100")
+    json: bool = _json()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -283,243 +163,161 @@ class Reproduce:
     table are made together.
     """
 
-    figure: Annotated[
-        str,
-        Shown(
-            "which (see asmpg list --figures); or an experiment of your own, FILE.py:NAME or package.module:NAME",
-            metavar="FIGURE",
-            positional=True,
-            names="figure",
-        ),
-    ]
-    scale: Annotated[Scale, _SCALE] = "cpu"
-    preset: Annotated[
-        Preset | None, Shown("of trained policies: train under this preset alone", "those of the scale")
-    ] = None
-    out: Annotated[
-        str | None,
-        Shown("the folder for tables, figures and verdicts", "figures/FIGURE-SCALE", "FOLDER", names="path"),
-    ] = None
-    sweep: Annotated[
-        str | None,
-        Shown(
-            "of trained policies: the folder or URL of the sweep, the --out of asmpg sweep",
-            "sweeps/SUITE-SCALE",
-            "FOLDER",
-            names="path",
-        ),
-    ] = None
-    workers: Annotated[
-        int | None,
-        Shown("of trained policies: items at once; 0 trains in this process, one after another", _WORKERS),
-    ] = None
-    only_finished: Annotated[bool, Shown("of trained policies: train nothing and take what is finished")] = (
-        False
+    figure: str = argument(
+        "FIGURE",
+        "which (see asmpg list --figures); or an experiment of your own, FILE.py:NAME or package.module:NAME",
+        names="figure",
     )
-    mix_versions: Annotated[
-        bool, Shown("of trained policies: take results of another version of the code too")
-    ] = False
-    redraw: Annotated[
-        bool, Shown("measure nothing; make verdicts and figures again from the tables in --out")
-    ] = False
-    json: Annotated[bool, _JSON] = False
+    scale: Scale = _scale()
+    preset: Preset | None = option("of trained policies: train under this preset alone", "those of the scale")
+    out: str | None = folder("the folder for tables, figures and verdicts", "figures/FIGURE-SCALE")
+    sweep: str | None = folder(
+        "of trained policies: the folder or URL of the sweep, the --out of asmpg sweep", "sweeps/SUITE-SCALE"
+    )
+    workers: int | None = option(
+        "of trained policies: items at once; 0 trains in this process, one after another", _WORKERS
+    )
+    only_finished: bool = switch("of trained policies: train nothing and take what is finished")
+    mix_versions: bool = switch("of trained policies: take results of another version of the code too")
+    redraw: bool = switch("measure nothing; make verdicts and figures again from the tables in --out")
+    json: bool = _json()
 
 
 @dataclasses.dataclass(frozen=True)
 class Diagnose:
     """Measure what a model does to gradients on a task: how far they reach, how they grow, where they point."""
 
-    task: Annotated[str | None, _TASK] = None
-    model: Annotated[
-        str | None,
-        Shown(
-            "a dynamics model (see asmpg list), or FILE.py:NAME or package.module:NAME of a backbone, a dynamics "
-            "model, a method, or a function that makes one",
-            "transformer, or the run's",
-            "MODEL",
-            names="model",
-        ),
-    ] = None
-    horizons: Annotated[
-        str | None,
-        Shown(
-            "one or more, separated by commas",
-            "20,50,100, or a fifth, a half and the whole of the run's",
-            "H,H,...",
-        ),
-    ] = None
-    run: Annotated[
-        str | None,
-        Shown(
-            "a run folder, whose trained model is looked at instead of a fresh one; TASK need not be given then",
-            "",
-            "RUN",
-            names="path",
-        ),
-    ] = None
-    data: Annotated[
-        str | None,
-        Shown("with --run, the recorded episodes again that the run is on alone", "", "FILE", names="path"),
-    ] = None
-    optimizer: Annotated[str | None, _OWN_OPTIMIZER] = None
-    seed: Annotated[
-        int | None,
-        Shown(
-            "of the fresh model and of the random actions; with --run, which of its seeds",
-            "0, or the run's first",
-        ),
-    ] = None
-    out: Annotated[
-        str | None,
-        Shown(
-            "the folder for diagnose.json and the figure",
-            "figures/diagnose-TASK-MODEL",
-            "FOLDER",
-            names="path",
-        ),
-    ] = None
-    json: Annotated[bool, _JSON] = False
+    task: str | None = _task(value=None)
+    model: str | None = option(
+        "a dynamics model (see asmpg list), or FILE.py:NAME or package.module:NAME of a backbone, a dynamics "
+        "model, a method, or a function that makes one",
+        "transformer, or the run's",
+        metavar="MODEL",
+        names="model",
+    )
+    horizons: str | None = option(
+        "one or more, separated by commas",
+        "20,50,100, or a fifth, a half and the whole of the run's",
+        metavar="H,H,...",
+    )
+    run: str | None = folder(
+        "a run folder, whose trained model is looked at instead of a fresh one; TASK need not be given then",
+        metavar="RUN",
+    )
+    data: str | None = folder(
+        "with --run, the recorded episodes again that the run is on alone", metavar="FILE"
+    )
+    optimizer: str | None = again("optimiser")
+    seed: int | None = option(
+        "of the fresh model and of the random actions; with --run, which of its seeds",
+        "0, or the run's first",
+    )
+    out: str | None = folder("the folder for diagnose.json and the figure", "figures/diagnose-TASK-MODEL")
+    json: bool = _json()
 
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
     """Train every item of a suite, once, on one machine or many; run it again to go on where it stopped."""
 
-    suite: Annotated[
-        str,
-        Shown(
-            "myriad, odt, one_step, learned_reward or pendulum; or a file of your own, FILE.toml or FILE.py",
-            metavar="SUITE",
-            positional=True,
-            names="suite",
-        ),
-    ]
-    scale: Annotated[Scale, _SCALE] = "cpu"
-    out: Annotated[
-        str | None,
-        Shown(
-            "the folder or URL of the results; suites and processes may share one",
-            "sweeps/SUITE-SCALE",
-            "FOLDER",
-            names="path",
-        ),
-    ] = None
-    engine: Annotated[
-        Literal["local", "ray"], Shown("processes on this machine, or a Ray cluster", "local")
-    ] = "local"
-    workers: Annotated[
-        int | None,
-        Shown("local: items at once; 0 trains in this process, one after another", _WORKERS),
-    ] = None
-    address: Annotated[
-        str | None, Shown("ray: the address of the cluster", "$RAY_ADDRESS, or this machine alone", "ADDRESS")
-    ] = None
-    gpus_per_job: Annotated[float, Shown("ray: the share of a GPU that an item asks for", "0")] = 0.0
-    status: Annotated[bool, Shown("only say what is done, running, failed and left")] = False
-    dry_run: Annotated[
-        bool,
-        Shown("only predict how long it will take, from short trials where nothing is finished yet"),
-    ] = False
-    retry_failed: Annotated[bool, Shown("try again what has failed")] = False
-    mix_versions: Annotated[bool, Shown("keep results of another version of the code beside new ones")] = (
-        False
+    suite: str = argument(
+        "SUITE",
+        "myriad, odt, one_step, learned_reward or pendulum; or a file of your own, FILE.toml or FILE.py",
+        names="suite",
     )
-    json: Annotated[bool, _JSON] = False
+    scale: Scale = _scale()
+    out: str | None = folder(
+        "the folder or URL of the results; suites and processes may share one", "sweeps/SUITE-SCALE"
+    )
+    engine: Literal["local", "ray"] = option(
+        "processes on this machine, or a Ray cluster", "local", value="local"
+    )
+    workers: int | None = option(
+        "local: items at once; 0 trains in this process, one after another", _WORKERS
+    )
+    address: str | None = option(
+        "ray: the address of the cluster", "$RAY_ADDRESS, or this machine alone", metavar="ADDRESS"
+    )
+    gpus_per_job: float = option("ray: the share of a GPU that an item asks for", "0", value=0.0)
+    status: bool = switch("only say what is done, running, failed and left")
+    dry_run: bool = switch(
+        "only predict how long it will take, from short trials where nothing is finished yet"
+    )
+    retry_failed: bool = switch("try again what has failed")
+    mix_versions: bool = switch("keep results of another version of the code beside new ones")
+    json: bool = _json()
 
 
 @dataclasses.dataclass(frozen=True)
 class Show:
     """Show a run, finished or not: settings, curve, scores with intervals; or all runs of a folder or a sweep."""
 
-    run: Annotated[
-        str,
-        Shown(
-            "a run folder, a sweep's folder, or one with several",
-            metavar="RUN",
-            positional=True,
-            names="path",
-        ),
-    ]
-    json: Annotated[bool, _JSON] = False
+    run: str = argument("RUN", "a run folder, a sweep's folder, or one with several", names="path")
+    json: bool = _json()
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
     """Write one self-contained page about all runs, sweeps and reproduced figures in or below a folder."""
 
-    results: Annotated[str, Shown("the folder", metavar="RESULTS", positional=True, names="path")]
-    out: Annotated[str, Shown("the file of the page", "report.html", "FILE", names="path")] = "report.html"
-    json: Annotated[bool, _JSON] = False
+    results: str = argument("RESULTS", "the folder", names="path")
+    out: str = option(
+        "the file of the page", "report.html", value="report.html", metavar="FILE", names="path"
+    )
+    json: bool = _json()
 
 
 @dataclasses.dataclass(frozen=True)
 class Export:
     """Write the policy of a run as one file that runs without asmpg."""
 
-    run: Annotated[str, _RUN]
-    format: Annotated[
-        Literal["npz", "stablehlo"],
-        Shown("arrays for NumPy alone, or a compiled program (jax.export)", "npz"),
-    ] = "npz"
-    seed: Annotated[
-        int | None, Shown("whose policy, one of the run's seeds", "the one with the highest return")
-    ] = None
-    out: Annotated[str | None, Shown("the file", "RUN/policy.FORMAT", "FILE", names="path")] = None
-    task: Annotated[str | None, _OWN_TASK] = None
-    model: Annotated[str | None, _OWN_MODEL] = None
-    optimizer: Annotated[str | None, _OWN_OPTIMIZER] = None
-    json: Annotated[bool, _JSON] = False
+    run: str = _run()
+    format: Literal["npz", "stablehlo"] = option(
+        "arrays for NumPy alone, or a compiled program (jax.export)", "npz", value="npz"
+    )
+    seed: int | None = option("whose policy, one of the run's seeds", "the one with the highest return")
+    out: str | None = folder("the file", "RUN/policy.FORMAT", metavar="FILE")
+    task: str | None = again("task")
+    model: str | None = again("model")
+    optimizer: str | None = again("optimiser")
+    json: bool = _json()
 
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
     """Fit a dynamics model on recorded episodes: held-out error, reach of its gradient, where there is no data."""
 
-    file: Annotated[
-        str,
-        Shown(
-            ".npz, .parquet, or the name of a Minari data set", metavar="FILE", positional=True, names="path"
-        ),
-    ]
-    model: Annotated[str, Shown("which dynamics model (see asmpg list)", "lstm", "MODEL", names="model")] = (
-        "lstm"
+    file: str = argument("FILE", ".npz, .parquet, or the name of a Minari data set", names="path")
+    model: str = option(
+        "which dynamics model (see asmpg list)", "lstm", value="lstm", metavar="MODEL", names="model"
     )
-    steps: Annotated[int, Shown("number of updates", "2000")] = 2_000
-    seed: Annotated[int, Shown("of the fit and of which episodes are held out", "0")] = 0
-    horizon: Annotated[int | None, Shown("cuts longer episodes", "that of the longest")] = None
-    out: Annotated[
-        str | None,
-        Shown("a folder for the model, which asmpg diagnose --run takes", "none", "FOLDER", names="path"),
-    ] = None
-    json: Annotated[bool, _JSON] = False
+    steps: int = option("number of updates", "2000", value=2_000)
+    seed: int = option("of the fit and of which episodes are held out", "0", value=0)
+    horizon: int | None = option("cuts longer episodes", "that of the longest")
+    out: str | None = folder("a folder for the model, which asmpg diagnose --run takes", "none")
+    json: bool = _json()
 
 
 @dataclasses.dataclass(frozen=True)
 class List:
     """List the tasks, the backbones, the models and what can be reproduced."""
 
-    tasks: Annotated[bool, Shown("only the names of the tasks")] = False
-    backbones: Annotated[bool, Shown("only the names of the backbones")] = False
-    models: Annotated[
-        bool,
-        Shown("only the backbones, with sizes and how far their untrained gradient reaches; takes a minute"),
-    ] = False
-    figures: Annotated[bool, Shown("only what can be reproduced")] = False
-    json: Annotated[bool, _JSON] = False
+    tasks: bool = switch("only the names of the tasks")
+    backbones: bool = switch("only the names of the backbones")
+    models: bool = switch(
+        "only the backbones, with sizes and how far their untrained gradient reaches; takes a minute"
+    )
+    figures: bool = switch("only what can be reproduced")
+    json: bool = _json()
 
 
 @dataclasses.dataclass(frozen=True)
 class Completion:
     """Print a script that makes a shell complete commands, options and values: eval "$(asmpg completion bash)"."""
 
-    shell: Annotated[
-        Literal["bash", "zsh", "fish"],
-        Shown(
-            "bash, zsh (eval in the same way) or fish (asmpg completion fish | source)",
-            metavar="SHELL",
-            positional=True,
-        ),
-    ]
+    shell: Literal["bash", "zsh", "fish"] = argument(
+        "SHELL", "bash, zsh (eval in the same way) or fish (asmpg completion fish | source)"
+    )
 
 
 COMMANDS: dict[str, type] = {

@@ -9,7 +9,8 @@ from ..core.checks import did_you_mean
 from ..core.checks import parse as parse_value
 from ..core.types import UsageError
 from . import help as help_texts
-from .options import COMMANDS, Option, options_of
+from .declare import Option, options_of
+from .options import COMMANDS
 
 
 def parse(arguments: list[str]) -> Any:
@@ -41,8 +42,8 @@ def _read(name: str, words: list[str]) -> Any:
     """The command with the values that were typed; the last one counts where an option is given twice."""
     command = COMMANDS[name]
     known = options_of(command)
-    places = iter([option for option in known if option.shown.positional])
-    flags = {option.flag: option for option in known if not option.shown.positional}
+    places = iter([option for option in known if option.positional])
+    flags = {option.flag: option for option in known if not option.positional}
     values: dict[str, Any] = {}
     settings: dict[str, Any] = {}
     rest = iter(words)
