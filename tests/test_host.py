@@ -14,13 +14,13 @@ from asmpg.core.types import Trajectory
 from asmpg.gradients.policies import TanhGaussianPolicy
 from asmpg.learners.base import Explorer
 from asmpg.learners.replay import ReplayBuffer
-from asmpg.learners.window_value import Bootstrapped
+from asmpg.learners.window_value import Bootstrapped, window_of
 from asmpg.models.normalisation import Normaliser, RewardScale, spread
 from asmpg.models.reward import LearnedReward, Network
 from asmpg.tasks.environment import AbstractActor
 from asmpg.tasks.host import episode_seed, evaluation_seeds, play, Watched
 from asmpg.tasks.spec import Sizes
-from asmpg.training.methods import find_method, window_of
+from asmpg.training.methods import find_method
 from asmpg.training.numpy_actors import numpy_act
 from asmpg.training.runs.acting import evaluate
 from asmpg.training.runs.best import Best

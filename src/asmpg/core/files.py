@@ -65,22 +65,17 @@ def write_new(path: pathlib.Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def append(path: pathlib.Path, data: bytes, at: int | None = None, durable: bool = True) -> None:
-    """Writes behind the first `at` bytes of a file, by default behind all, and has the disk confirm it if asked to.
+def append(path: pathlib.Path, data: bytes) -> None:
+    """Writes behind what is in a file, without waiting for the disk to confirm it.
 
     Raises:
-        OSError: the disk refused, or something else than a plain file has this name; the first bytes are as before.
+        OSError: the disk refused, or something else than a plain file has this name.
     """
     flags = os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0) | _NO_SURPRISES
     with os.fdopen(os.open(path, flags, 0o666), "wb") as file:
         _check_plain(file.fileno())
-        if at is not None:
-            file.truncate(at)
         file.seek(0, os.SEEK_END)
         file.write(data)
-        file.flush()
-        if durable:
-            os.fsync(file.fileno())
 
 
 def read(path: pathlib.Path, largest: int = LARGEST) -> bytes:

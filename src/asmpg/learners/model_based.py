@@ -24,11 +24,12 @@ from ..tasks.environment import AbstractEnvironment, AbstractReward
 from ..tasks.spec import ends_early, sizes_of_windows, Spec
 from .base import AbstractLearner
 from .optimisation import (
-    apply_gradient,
+    descend,
     mean_gradient,
     optimiser_of,
     OwnOptimiser,
     Part,
+    policy_std,
     polyak_average,
     UpdateStatistics,
 )
@@ -230,15 +231,7 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
             return model.loss(episode, key=dropout_key), None
 
         grads, _ = mean_gradient(loss, state.model, (episodes, keys), least=state.model.least_batch)
-        model, optimiser_state, applied = apply_gradient(
-            self._optimiser("model"), state.model, state.model_optimiser, grads
-        )
-        return dataclasses.replace(
-            state,
-            model=model,
-            model_optimiser=optimiser_state,
-            statistics=state.statistics.add_outcome(applied),
-        )
+        return descend(state, "model", "model_optimiser", self._optimiser("model"), grads)[0]
 
     def _update_reward(self, state: ModelBasedState, episodes: Trajectory) -> ModelBasedState:
         # At states that a model of a window predicts, unrolled models learn a wrong reward.
@@ -248,15 +241,7 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
             return fitting_loss(reward, state.model, episode, share), None
 
         grads, _ = mean_gradient(loss, state.reward, episodes)
-        reward, optimiser_state, applied = apply_gradient(
-            self._optimiser("reward"), state.reward, state.reward_optimiser, grads
-        )
-        return dataclasses.replace(
-            state,
-            reward=reward,
-            reward_optimiser=optimiser_state,
-            statistics=state.statistics.add_outcome(applied),
-        )
+        return descend(state, "reward", "reward_optimiser", self._optimiser("reward"), grads)[0]
 
     def improve(self, state: ModelBasedState, replay: ReplayBuffer, *, key: PRNGKey) -> ModelBasedState:
         """One update of the policy."""
@@ -287,16 +272,12 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
         grads, mean_entropy = mean_gradient(
             loss, state.policy, (starts, noise, recorded), micro=micro, least=state.model.least_batch
         )
-        policy, optimiser_state, applied = apply_gradient(
-            self._policy_optimiser(state.policy), state.policy, state.policy_optimiser, grads
-        )
-        statistics = state.statistics.add(global_norm(grads), mean_entropy).add_outcome(applied)
+        state, _ = descend(state, "policy", "policy_optimiser", self._policy_optimiser(state.policy), grads)
         average = state.average
         if average is not None:
-            average = polyak_average(average, policy, 1 / self.settings.policy_average)
-        state = dataclasses.replace(
-            state, policy=policy, policy_optimiser=optimiser_state, statistics=statistics, average=average
-        )
+            average = polyak_average(average, state.policy, 1 / self.settings.policy_average)
+        statistics = state.statistics.add(global_norm(grads), mean_entropy)
+        state = dataclasses.replace(state, statistics=statistics, average=average)
         return self._update_value(state, starts, noise)
 
     def _update_value(self, state: ModelBasedState, starts: Array, noise: Array) -> ModelBasedState:
@@ -355,17 +336,11 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
         """Losses, gradient norm, entropy, standard deviation, skipped updates and, if asked, the cosine."""
         episodes = self._sample(replay, key=key)
         own = self._in_windows(trajectory)
-        steps = jnp.arange(self.env.horizon)
-        std = jax.vmap(lambda s, t: state.policy.distribution(s, t).scale)(trajectory.states[:-1], steps)
-        statistics = state.statistics
-        updates = jnp.maximum(statistics.num_updates, 1)
         metrics = {
             "model_loss": jax.vmap(state.model.loss)(episodes).mean(),
             "model_loss_on_policy": own(state.model.loss),
-            "gradient_norm": statistics.gradient_norm / updates * state.return_scale,
-            "entropy": statistics.entropy / updates,
-            "policy_std": std.mean(),
-            "num_nonfinite": statistics.num_nonfinite,
+            "policy_std": policy_std(state.policy, trajectory),
+            **state.statistics.metrics(state.return_scale),
         }
         reward = self._own_reward(state)
         if reward is not None:
@@ -378,5 +353,4 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
                 noise = jnp.zeros((self.env.horizon, self.env.action_size))
                 imagined = imagine(state.policy, state.model, start, noise)
                 metrics["state_growth"] = state_growth(state.model, imagined.states, imagined.actions)
-        reset = eqx.tree_at(lambda s: s.num_nonfinite, UpdateStatistics.zero(), statistics.num_nonfinite)
-        return dataclasses.replace(state, statistics=reset), metrics
+        return dataclasses.replace(state, statistics=state.statistics.reset()), metrics

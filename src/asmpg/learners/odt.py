@@ -268,14 +268,9 @@ class DecisionTransformer(AbstractLearner[DecisionTransformerState]):
         """Negative log-likelihood of a batch, gradient norm, entropy, temperature and skipped updates."""
         windows, weights, noise, _ = self._sample(replay, key=key)
         values = jax.vmap(lambda *example: imitation_loss(state.policy, *example, 0.0)[0])
-        statistics = state.statistics
-        updates = jnp.maximum(statistics.num_updates, 1)
         metrics = {
             "negative_log_likelihood": values(windows, weights, noise).mean(),
-            "gradient_norm": statistics.gradient_norm / updates,
-            "entropy": statistics.entropy / updates,
             "temperature": jnp.exp(state.log_temperature),
-            "num_nonfinite": statistics.num_nonfinite,
+            **state.statistics.metrics(),
         }
-        reset = eqx.tree_at(lambda s: s.num_nonfinite, UpdateStatistics.zero(), statistics.num_nonfinite)
-        return eqx.tree_at(lambda s: s.statistics, state, reset), metrics
+        return eqx.tree_at(lambda s: s.statistics, state, state.statistics.reset()), metrics

@@ -1,5 +1,6 @@
 """One optimiser step, and what is kept about it: Adam, clipping, micro-batches, skipped updates."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar
 
@@ -10,7 +11,8 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Int, PyTree
 
-from ..core.types import global_norm, Scalar
+from ..core.types import global_norm, Metrics, Scalar, Trajectory
+from ..gradients.policies import AbstractTanhGaussianPolicy
 from .settings import AbstractSettings
 
 
@@ -20,6 +22,7 @@ CPU_MICRO_BATCH_SIZE = 8
 CPU_MICRO_BATCH_STEPS = 2_048
 
 Network = TypeVar("Network")
+State = TypeVar("State", bound=Any)
 Part = Literal["model", "reward", "value", "policy", "critic"]
 OwnOptimiser = Callable[[AbstractSettings, Part], optax.GradientTransformation]
 """The user's own: from a learner's settings, whose rates may be traced, and which network it is for."""
@@ -52,6 +55,22 @@ class UpdateStatistics(eqx.Module):
     def add_outcome(self, applied: Array) -> "UpdateStatistics":
         """Counts an update that was skipped because its gradient was not finite."""
         return eqx.tree_at(lambda s: s.num_nonfinite, self, self.num_nonfinite + ~applied)
+
+    def metrics(self, scale: Scalar | float = 1.0) -> Metrics:
+        """Mean gradient norm, with `scale` as its unit, mean entropy, and the count of skipped updates."""
+        updates = jnp.maximum(self.num_updates, 1)
+        means = {"gradient_norm": self.gradient_norm / updates * scale, "entropy": self.entropy / updates}
+        return {**means, "num_nonfinite": self.num_nonfinite}
+
+    def reset(self) -> "UpdateStatistics":
+        """As after a record: only the count goes on."""
+        return eqx.tree_at(lambda s: s.num_nonfinite, UpdateStatistics.zero(), self.num_nonfinite)
+
+
+def policy_std(policy: AbstractTanhGaussianPolicy, episode: Trajectory) -> Scalar:
+    """The mean standard deviation of a policy before the squashing, over the states of an episode."""
+    steps = jnp.arange(episode.actions.shape[0])
+    return jax.vmap(lambda s, t: policy.distribution(s, t).scale)(episode.states[:-1], steps).mean()
 
 
 def optimiser(
@@ -130,6 +149,26 @@ def apply_gradient(
         return jnp.where(applied, new, old) if eqx.is_array(new) else new
 
     return jax.tree.map(keep, new_network, network), jax.tree.map(keep, new_state, optimiser_state), applied
+
+
+def descend(
+    state: State, network: str, optimiser: str, transformation: optax.GradientTransformation, grads: PyTree
+) -> tuple[State, Array]:
+    """A learner's state after one `apply_gradient` of a network in it, counted in its statistics; and the last result.
+
+    Args:
+        state: of a learner.
+        network: name of the network in it.
+        optimiser: name of its optimiser's state.
+        transformation: its optimiser.
+        grads: of the network.
+    """
+    new, optimiser_state, applied = apply_gradient(
+        transformation, getattr(state, network), getattr(state, optimiser), grads
+    )
+    statistics = state.statistics.add_outcome(applied)
+    changes = {network: new, optimiser: optimiser_state, "statistics": statistics}
+    return dataclasses.replace(state, **changes), applied
 
 
 def polyak_average(slow: Network, fast: Network, rate: Scalar | float) -> Network:

@@ -18,10 +18,11 @@ from ..models.normalisation import Normaliser, spread, with_normaliser
 from ..tasks.spec import Spec
 from .base import AbstractLearner
 from .optimisation import (
-    apply_gradient,
+    descend,
     mean_gradient,
     optimiser_of,
     OwnOptimiser,
+    policy_std,
     polyak_average,
     UpdateStatistics,
 )
@@ -277,15 +278,10 @@ class SoftActorCritic(AbstractLearner[SoftActorCriticState]):
 
         batch = (transitions, self._targets(state, transitions, noise))
         grads, _ = mean_gradient(loss, state.critics, batch, micro=settings.batch_size)
-        critics, optimiser_state, applied = apply_gradient(
-            self._critic_optimiser, state.critics, state.critic_optimiser, grads
-        )
-        slow = polyak_average(state.target_critics, critics, jnp.where(applied, settings.target_rate, 0.0))
-        return eqx.tree_at(
-            lambda s: (s.critics, s.target_critics, s.critic_optimiser, s.statistics),
-            state,
-            (critics, slow, optimiser_state, state.statistics.add_outcome(applied)),
-        )
+        state, applied = descend(state, "critics", "critic_optimiser", self._critic_optimiser, grads)
+        rate = jnp.where(applied, settings.target_rate, 0.0)
+        slow = polyak_average(state.target_critics, state.critics, rate)
+        return dataclasses.replace(state, target_critics=slow)
 
     def _update_policy(
         self, state: SoftActorCriticState, replay: ReplayBuffer, *, key: PRNGKey
@@ -297,32 +293,15 @@ class SoftActorCritic(AbstractLearner[SoftActorCriticState]):
 
         batch = self._sample(state, replay, key=key)
         grads, entropy = mean_gradient(loss, state.policy, batch, micro=settings.batch_size)
-        policy, optimiser_state, applied = apply_gradient(
-            self._policy_optimiser, state.policy, state.policy_optimiser, grads
-        )
-        statistics = state.statistics.add(global_norm(grads), entropy).add_outcome(applied)
-        state = eqx.tree_at(
-            lambda s: (s.policy, s.policy_optimiser, s.statistics),
-            state,
-            (policy, optimiser_state, statistics),
-        )
+        state, _ = descend(state, "policy", "policy_optimiser", self._policy_optimiser, grads)
+        state = dataclasses.replace(state, statistics=state.statistics.add(global_norm(grads), entropy))
         return self._update_temperature(state, entropy) if settings.tune_temperature else state
 
     def _update_temperature(self, state: SoftActorCriticState, entropy: Scalar) -> SoftActorCriticState:
-        settings = self.settings
-        target = settings.target_entropy * self.env.action_size
+        target = self.settings.target_entropy * self.env.action_size
         grad = jax.grad(temperature_loss)(state.log_temperature, entropy, target)
-        log_temperature, optimiser_state, applied = apply_gradient(
-            self._temperature_optimiser,
-            state.log_temperature,
-            state.temperature_optimiser,
-            grad,
-        )
-        return eqx.tree_at(
-            lambda s: (s.log_temperature, s.temperature_optimiser, s.statistics),
-            state,
-            (log_temperature, optimiser_state, state.statistics.add_outcome(applied)),
-        )
+        optimiser = self._temperature_optimiser
+        return descend(state, "log_temperature", "temperature_optimiser", optimiser, grad)[0]
 
     def policy(self, state: SoftActorCriticState) -> TanhGaussianPolicy:
         """The current policy."""
@@ -335,17 +314,10 @@ class SoftActorCritic(AbstractLearner[SoftActorCriticState]):
         transitions, noise = self._sample(state, replay, key=jax.random.split(key)[0])
         targets = self._targets(state, transitions, noise)
         losses = jax.vmap(lambda t, y: critic_loss(state.critics, t, y))(transitions, targets)
-        steps = jnp.arange(self.env.horizon)
-        std = jax.vmap(lambda s, t: state.policy.distribution(s, t).scale)(trajectory.states[:-1], steps)
-        statistics = state.statistics
-        updates = jnp.maximum(statistics.num_updates, 1)
         metrics = {
             "critic_loss": losses.mean(),
-            "gradient_norm": statistics.gradient_norm / updates * state.return_scale,
-            "entropy": statistics.entropy / updates,
-            "policy_std": std.mean(),
+            "policy_std": policy_std(state.policy, trajectory),
             "temperature": jnp.asarray(self.temperature(state)),
-            "num_nonfinite": statistics.num_nonfinite,
+            **state.statistics.metrics(state.return_scale),
         }
-        reset = eqx.tree_at(lambda s: s.num_nonfinite, UpdateStatistics.zero(), statistics.num_nonfinite)
-        return eqx.tree_at(lambda s: s.statistics, state, reset), metrics
+        return eqx.tree_at(lambda s: s.statistics, state, state.statistics.reset()), metrics

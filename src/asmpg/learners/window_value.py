@@ -1,4 +1,4 @@
-"""What lies beyond a window of an episode: a bootstrapped value of its last state, discounted."""
+"""Windows of long episodes: how long they are, and a bootstrapped value of what lies beyond one, discounted."""
 
 from typing import Any
 
@@ -11,8 +11,36 @@ from jaxtyping import Array, Float, PyTree
 from ..core.types import PRNGKey, Scalar, Step
 from ..models.known_reward import KnownReward
 from ..models.reward import LearnedReward, Network
-from ..tasks.environment import AbstractReward
+from ..tasks.environment import AbstractEnvironment, AbstractReward, evaluation_states
+from ..tasks.spec import Spec
 from .optimisation import apply_gradient
+from .settings import Settings
+
+
+# Episodes of at most so many steps are imagined whole, even those that begin anywhere; of longer ones, windows.
+SHORT_EPISODE, DEFAULT_WINDOW = 50, 20
+
+
+def window_of(env: Spec, settings: Settings, learned_reward: bool = False) -> int | None:
+    """Steps of a window, None for whole episodes.
+
+    Args:
+        env: the world.
+        settings: say how long; 0 leaves it to the world.
+        learned_reward: whether a task's reward is learned, without which there are no windows of its episodes.
+    """
+    window = settings.window
+    if not window and env.horizon > SHORT_EPISODE and _suits_windows(env, learned_reward):
+        window = DEFAULT_WINDOW
+    return window if 0 < window < env.horizon else None
+
+
+def _suits_windows(env: Spec, learned_reward: bool) -> bool:
+    """Whether episodes begin anywhere and their reward needs no time: a task's that pays at the end does."""
+    if not isinstance(env, AbstractEnvironment):
+        return not getattr(env, "fixed_start", False)
+    pays_at_end = type(env).terminal_reward is not AbstractReward.terminal_reward
+    return learned_reward and not pays_at_end and len(evaluation_states(env)) > 1
 
 
 class WindowValue(eqx.Module):

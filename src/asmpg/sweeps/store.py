@@ -5,7 +5,6 @@ import contextlib
 import importlib
 import io
 import itertools
-import json
 import pathlib
 import shutil
 import tempfile
@@ -14,7 +13,7 @@ from collections.abc import Iterator
 from typing import final
 
 from ..core import files
-from ..core.files import StorageError
+from ..core.files import DamagedError, StorageError
 from ..core.types import UsageError
 from ..training.runs.checkpoint import newest_files
 from ..training.runs.folder import CHECKPOINTS, CONFIG, METRICS, TIMINGS
@@ -22,7 +21,6 @@ from ..training.runs.folder import CHECKPOINTS, CONFIG, METRICS, TIMINGS
 
 RESULTS, FAILURES, PROGRESS, ASIDE = "results", "failures", "progress", "aside"
 _LOCKS, _WORK = "locks", "work"
-_PARTS = "parts.json"
 
 
 class AbstractStore(abc.ABC):
@@ -184,8 +182,8 @@ class FolderStore(AbstractStore):
 class ObjectStore(AbstractStore):
     """Any URL that fsspec knows. It has no locks: two processes may do an item twice, with the same result.
 
-    The run folder is on the local disk; after every record its newest checkpoint is kept in the store: of files that
-    grow what is new, as parts beside each other, then all the rest in one piece that lists the parts.
+    The run folder is on the local disk; after every record its newest checkpoint is kept in the store: the pieces that
+    are new, then all the rest in one file.
     """
 
     def __init__(self, url: str):
@@ -199,8 +197,8 @@ class ObjectStore(AbstractStore):
         except Exception as error:  # what is missing, each kind says in its own way
             raise UsageError(f"out: {url}: {_one_line(error)}") from error
         self.url, self._root = url, root.rstrip("/")
-        # By item and file that grows: where its parts in the store begin and end.
-        self._parts: dict[str, dict[str, list[tuple[int, int]]]] = {}
+        # By item: the pieces that the store has.
+        self._pieces: dict[str, set[str]] = {}
 
     def read(self, name: str) -> bytes | None:
         """A file's content."""
@@ -252,64 +250,40 @@ class ObjectStore(AbstractStore):
         """A folder on the local disk that is there as long as the context."""
         with tempfile.TemporaryDirectory(prefix="asmpg-", ignore_cleanup_errors=True) as local:
             path, kept = pathlib.Path(local) / item, self.read(f"{_WORK}/{item}.zip")
-            self._parts.pop(item, None)
+            self._pieces[item] = set(self.names(f"{_WORK}/{item}"))
             if kept is not None:
                 with contextlib.suppress(zipfile.BadZipFile), zipfile.ZipFile(io.BytesIO(kept)) as archive:
                     archive.extractall(path)
-                    self._fetch_parts(item, path)
+                with contextlib.suppress(DamagedError):  # of another version
+                    for piece in newest_files(path / CHECKPOINTS)[1]:
+                        files.write_new(piece, self.read(f"{_WORK}/{item}/{piece.name}") or b"")
             yield path
-
-    def _fetch_parts(self, item: str, path: pathlib.Path) -> None:
-        """Puts the files that grow together again."""
-        if not (path / _PARTS).exists():  # of another version
-            return
-        listed = json.loads((path / _PARTS).read_bytes())
-        (path / _PARTS).unlink()
-        self._parts[item] = {
-            name: [(start, end) for start, end in extents] for name, extents in listed.items()
-        }
-        for name, extents in self._parts[item].items():
-            parts = [self.read(_part(item, name, *extent)) or b"" for extent in extents]
-            files.write_new(path / CHECKPOINTS / name, b"".join(parts))
 
     def keep(self, item: str, path: pathlib.Path) -> None:
         """The configuration, the records and the newest checkpoint."""
-        newest = newest_files(path / CHECKPOINTS)
-        growing = [file for file in newest if file.parent.name == CHECKPOINTS]
-        listed = {file.name: self._keep_what_is_new(item, file) for file in growing}
+        newest, pieces = newest_files(path / CHECKPOINTS)
+        there = self._pieces.setdefault(item, set())
+        for piece in pieces:
+            if piece.name not in there:
+                self.write(f"{_WORK}/{item}/{piece.name}", piece.read_bytes())
+                there.add(piece.name)
         stream = io.BytesIO()
         with zipfile.ZipFile(stream, "w") as archive:
             for file in (path / CONFIG, path / METRICS, path / TIMINGS, *newest):
-                if file.exists() and file not in growing:
+                if file.exists():
                     archive.write(file, file.relative_to(path))
-            archive.writestr(_PARTS, json.dumps(listed))
         self.write(f"{_WORK}/{item}.zip", stream.getvalue())
-
-    def _keep_what_is_new(self, item: str, file: pathlib.Path) -> list[tuple[int, int]]:
-        """Writes a file's end as one more part; returns all of its parts."""
-        extents = self._parts.setdefault(item, {}).setdefault(file.name, [])
-        start, end = extents[-1][1] if extents else 0, file.stat().st_size
-        if end < start:
-            extents.clear()
-            start = 0
-        if end > start:
-            with file.open("rb") as stream:
-                stream.seek(start)
-                self.write(_part(item, file.name, start, end), stream.read())
-            extents.append((start, end))
-        return extents
+        for name in [name for name in there if not (path / CHECKPOINTS / name).exists()]:
+            self.remove(f"{_WORK}/{item}/{name}")
+            there.remove(name)
 
     def forget(self, item: str, path: pathlib.Path) -> None:
         """Removes what was kept and the run folder."""
         self.remove(f"{_WORK}/{item}.zip")
         for name in self.names(f"{_WORK}/{item}"):
             self.remove(f"{_WORK}/{item}/{name}")
-        self._parts.pop(item, None)
+        self._pieces.pop(item, None)
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _part(item: str, name: str, start: int, end: int) -> str:
-    return f"{_WORK}/{item}/{name}.{start}-{end}"
 
 
 def _one_line(error: Exception) -> str:

@@ -19,11 +19,12 @@ from ..learners.odt import DecisionTransformer, DecisionTransformerSettings, tar
 from ..learners.optimisation import OwnOptimiser
 from ..learners.sac import SoftActorCritic, SoftActorCriticSettings
 from ..learners.settings import AbstractSettings, Preset, Settings
+from ..learners.window_value import window_of
 from ..models import AbstractDynamicsModel, ActionSequenceModel, HistoryModel, OneStepModel, Simulator
 from ..models.backbones import AbstractBackbone, BACKBONES, CreateBackbone, with_sizes
 from ..models.files import check_backbone, load_definition, short_name, split_family
 from ..models.normalisation import Normaliser
-from ..tasks.environment import AbstractEnvironment, AbstractReward, evaluation_states
+from ..tasks.environment import AbstractEnvironment
 from ..tasks.spec import sizes_of_windows, Spec
 from ..tasks.world import inside
 from .own import (
@@ -152,31 +153,6 @@ def _one_step(env: Spec, settings: Settings) -> Callable[..., AbstractDynamicsMo
 
 # What the preset `paper` says of all but the transformer: dropout is GPT-2's alone, and Equation 2's output linear.
 _RECURRENT = {"dropout": 0.0, "decoder": "linear"}
-
-# Episodes of at most so many steps are imagined whole, even those that begin anywhere; of longer ones, windows.
-SHORT_EPISODE, DEFAULT_WINDOW = 50, 20
-
-
-def window_of(env: Spec, settings: Settings, learned_reward: bool = False) -> int | None:
-    """Steps of a window, None for whole episodes.
-
-    Args:
-        env: the world.
-        settings: say how long; 0 leaves it to the world.
-        learned_reward: whether a task's reward is learned, without which there are no windows of its episodes.
-    """
-    window = settings.window
-    if not window and env.horizon > SHORT_EPISODE and _suits_windows(env, learned_reward):
-        window = DEFAULT_WINDOW
-    return window if 0 < window < env.horizon else None
-
-
-def _suits_windows(env: Spec, learned_reward: bool) -> bool:
-    """Whether episodes begin anywhere and their reward needs no time: a task's that pays at the end does."""
-    if not isinstance(env, AbstractEnvironment):
-        return not getattr(env, "fixed_start", False)
-    pays_at_end = type(env).terminal_reward is not AbstractReward.terminal_reward
-    return learned_reward and not pays_at_end and len(evaluation_states(env)) > 1
 
 
 def _model_based(

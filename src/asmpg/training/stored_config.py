@@ -159,49 +159,51 @@ def _task_again(content: Mapping[str, Any], task: str | World | None) -> str | W
     name, source = content["task"], content["task_source"]
     kind = source["kind"]
     if kind == "built-in":
-        if task is not None:
-            raise UsageError(f"task: the run is of the built-in task {name}, none must be given")
+        _refuse("task", task, f"is of the built-in task {name}")
         check_choice("task", name, TASKS)
         parameters = source["parameters"]
         return make(name, check_horizon(content["horizon"]), **parameters) if parameters else name
     if kind == "gymnasium":
-        if task is not None and task != name:
-            raise UsageError(f"task: the run is of {name}, none must be given")
+        _refuse("task", None if task == name else task, f"is of {name}")
         return name
     if kind == "recording":
-        if task is not None:
-            raise UsageError(f"task: the run is of the recorded episodes {name} alone, none must be given")
-        return None
-    if task is None and kind == "installed":
-        task = name
+        return _refuse("task", task, f"is of the recorded episodes {name} alone")
+    task = name if task is None and kind == "installed" else task
     if task is None:
-        raise UsageError(
-            f"task: the run is of {name}, a task of your own, which is not stored in it; "
-            "give it again: --task FILE.py:NAME, or load(path, task=...)"
-        )
-    if isinstance(task, str):
-        if kind == "file" and task_files.sha256(task) != source.get("sha256"):
-            raise UsageError(
-                f"task: {task} is not what the run was started with, {name}: the file has changed"
-            )
-        env = find_task(task, content["horizon"])
-    else:
-        env = task
-    sizes = {
-        "horizon": content["horizon"],
-        "state_size": source["state_size"],
-        "action_size": source["action_size"],
-    }
-    for attribute, wanted in sizes.items():
-        if getattr(env, attribute) != wanted:
-            raise UsageError(
-                f"task: the run's has {attribute} {wanted}, the one given {getattr(env, attribute)}"
-            )
-    if _digest_of(env) != source.get("digest"):
-        raise UsageError(
-            f"task: {env.name} is not what the run was started with: its code or a parameter has changed"
-        )
+        raise _missing("task", name)
+    if isinstance(task, str) and kind == "file" and task_files.sha256(task) != source.get("sha256"):
+        raise UsageError(f"task: {task} is not what the run was started with, {name}: the file has changed")
+    env = find_task(task, content["horizon"]) if isinstance(task, str) else task
+    for attribute, wanted in {**source, "horizon": content["horizon"]}.items():
+        if attribute in ("horizon", "state_size", "action_size") and getattr(env, attribute) != wanted:
+            got = getattr(env, attribute)
+            raise UsageError(f"task: the run's has {attribute} {wanted}, the one given {got}")
+    _check_digest("task", env.name, source, _digest_of(env))
     return task
+
+
+def _refuse(option: str, given: object, what: str) -> None:
+    """Raises a UsageError if something is given that a run has no need of."""
+    if given is not None:
+        raise UsageError(f"{option}: the run {what}, none must be given")
+
+
+def _missing(option: str, name: str) -> UsageError:
+    """What is of the user's own has to be given again."""
+    what = f"has {name}, an optimiser" if option == "optimizer" else f"is of {name}, a {option}"
+    return UsageError(
+        f"{option}: the run {what} of your own, which is not stored in it; "
+        f"give it again: --{option} FILE.py:NAME, or load(path, {option}=...)"
+    )
+
+
+def _check_digest(option: str, given: str, source: Mapping[str, Any], digest: str, name: str = "") -> None:
+    """Raises a UsageError unless the object that is given is the one that a run was started with."""
+    if digest != source.get("digest"):
+        was = f", {name}" if name else ""
+        raise UsageError(
+            f"{option}: {given} is not what the run was started with{was}: its code or a parameter has changed"
+        )
 
 
 def _data_again(
@@ -210,9 +212,7 @@ def _data_again(
     """The recorded episodes of a stored configuration: those given, once they are known to be the same."""
     stored = content.get("data")
     if stored is None:
-        if data is not None:
-            raise UsageError("data: the run began without recorded episodes, none must be given")
-        return None
+        return _refuse("data", data, "began without recorded episodes")
     known = check("config: data", stored, Recording)
     if data is None:
         return known
@@ -230,63 +230,41 @@ def _model_again(content: Mapping[str, Any], model: ModelLike | None) -> ModelLi
     name, source = content["model"], content["model_source"]
     kind = source["kind"]
     if kind == "built-in":
-        if model is not None:
-            raise UsageError(f"model: the run is of the built-in model {name}, none must be given")
+        _refuse("model", model, f"is of the built-in model {name}")
         check_choice("model", name, MODELS)
         return name
-    if model is None and kind == "installed":
-        model = name
+    model = name if model is None and kind == "installed" else model
     if model is None:
-        raise UsageError(
-            f"model: the run is of {name}, a model of your own, which is not stored in it; "
-            "give it again: --model FILE.py:NAME, or load(path, model=...)"
-        )
-    return _same_file(content, model) if kind == "file" else _same_object(content, model)
+        raise _missing("model", name)
+    if kind == "file":
+        _check_file(name, source, model)
+    else:
+        method = find_method(model)
+        own = "" if method.source is None else digest(method.source)
+        _check_digest("model", model if isinstance(model, str) else method.name, source, own, name)
+    return model
 
 
-def _same_file(content: Mapping[str, Any], model: ModelLike) -> ModelLike:
-    name, source = content["model"], content["model_source"]
-    refusal = f"model: {_shown(model)} is not what the run was started with, {name}"
+def _check_file(name: str, source: Mapping[str, Any], model: ModelLike) -> None:
+    """Raises a UsageError unless a model is of the file, as it was, that a run was started with."""
+    shown = model if isinstance(model, str) else find_method(model).name
+    refusal = f"model: {shown} is not what the run was started with, {name}"
     if not isinstance(model, str) or not user_files.is_file(model):
         raise UsageError(refusal)
     family, file = split_family(model)
-    wanted = split_family(name)[0], name.rpartition(":")[2]
-    if (family, user_files.split("model", file)[1]) != wanted:
+    if (family, user_files.split("model", file)[1]) != (split_family(name)[0], name.rpartition(":")[2]):
         raise UsageError(refusal)
     if user_files.sha256("model", file) != source.get("sha256"):
         raise UsageError(f"{refusal}: the file has changed")
-    return model
-
-
-def _same_object(content: Mapping[str, Any], model: ModelLike) -> ModelLike:
-    method = find_method(model)
-    if method.source is None or digest(method.source) != content["model_source"].get("digest"):
-        raise UsageError(
-            f"model: {_shown(model)} is not what the run was started with, {content['model']}: "
-            "its code or a parameter has changed"
-        )
-    return model
 
 
 def _optimizer_again(content: Mapping[str, Any], optimizer: str | Optimizer | None) -> str | Optimizer | None:
     """The optimiser of a stored configuration: none, or the one given, once it is known to be the same."""
     name = content["optimizer"]
     if name is None:
-        if optimizer is not None:
-            raise UsageError("optimizer: the run has the built-in optimisers, none must be given")
-        return None
+        return _refuse("optimizer", optimizer, "has the built-in optimisers")
     if optimizer is None:
-        raise UsageError(
-            f"optimizer: the run has {name}, an optimiser of your own, which is not stored in it; "
-            "give it again: --optimizer FILE.py:NAME, or load(path, optimizer=...)"
-        )
-    given, thing = load_optimizer(optimizer)
-    if digest(thing) != content["optimizer_source"].get("digest"):
-        raise UsageError(
-            f"optimizer: {given} is not what the run was started with, {name}: its code or a parameter has changed"
-        )
+        raise _missing("optimizer", name)
+    own, thing = load_optimizer(optimizer)
+    _check_digest("optimizer", own, content["optimizer_source"], digest(thing), name)
     return optimizer
-
-
-def _shown(model: ModelLike) -> str:
-    return model if isinstance(model, str) else find_method(model).name

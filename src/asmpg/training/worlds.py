@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING
 
 from ..core.types import UsageError
 from ..learners.settings import AbstractSettings, Settings
+from ..learners.window_value import window_of
 from ..tasks.host import check_world, HostEnvironment
 from ..tasks.known import check_known_reward, depends_on_step
 from ..tasks.simulator import AbstractSimulator, check_simulator
 from ..tasks.world import scored_task
-from .methods import Method, window_of
+from .methods import Method
 
 
 if TYPE_CHECKING:

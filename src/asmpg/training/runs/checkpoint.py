@@ -1,6 +1,6 @@
 """Checkpoints: a tree of arrays and a few facts in a folder of their own, whole or not there at all.
 
-What only grows, records and replayed episodes, is beside them in files of `journal`, of which each has its part.
+What only grows, records and replayed episodes, is beside them in the pieces of `journal`.
 """
 
 import contextlib
@@ -24,10 +24,10 @@ from safetensors.numpy import load, save
 from ...core import files
 from ...core.files import DamagedError, seal, unseal
 from . import journal
-from .journal import Episodes, Side, SIDES
+from .journal import Episodes, Journal, journal_of
 
 
-FORMAT = 2
+FORMAT = 3
 ARRAYS, META = "arrays.safetensors", "meta.json"
 NUM_KEPT = 2
 # No facts about a run are larger.
@@ -36,7 +36,7 @@ _LARGEST_META = 1 << 26
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """What one folder holds, and what it has of the files that grow.
+    """What one folder holds, and the pieces that it names.
 
     Attributes:
         path: the folder.
@@ -44,6 +44,7 @@ class Checkpoint:
         meta: plain JSON.
         records: the lines of all records.
         episodes: the replayed episodes.
+        journal: where these are.
     """
 
     path: pathlib.Path
@@ -51,6 +52,7 @@ class Checkpoint:
     meta: dict[str, Any]
     records: bytes
     episodes: Episodes
+    journal: Journal
 
 
 def flatten(tree: PyTree[Any]) -> dict[str, np.ndarray]:
@@ -112,8 +114,8 @@ class Checkpoints:
     def __init__(self, folder: pathlib.Path):
         """Nothing is read or written yet; `take_up` says what there is."""
         self._folder = folder
-        self._sides = {name: Side(folder, name) for name in SIDES}
-        self._turn = SIDES[0]
+        # Of the checkpoint before last and of the last.
+        self._journals = (Journal(), Journal())
 
     def take_up(self, saved: Sequence[Checkpoint]) -> None:
         """Goes on from the first of these, or from the beginning; what came after it is removed.
@@ -124,12 +126,8 @@ class Checkpoints:
         Raises:
             OSError: the disk refused.
         """
-        self._sides = {name: Side(self._folder, name) for name in SIDES}
-        for one in reversed(saved):
-            used = one.meta["journal"]["side"]
-            self._sides[used] = Side.of(self._folder, used, one.records, one.episodes)
-        newest = saved[0].meta["journal"]["side"] if saved else SIDES[-1]
-        self._turn = next(name for name in SIDES if name != newest)
+        last, before, *_ = [*(one.journal for one in saved), Journal(), Journal()]
+        self._journals = (before, last)
         last = int(saved[0].path.name) if saved else -1
         for name in _names(self._folder):
             if int(name) > last:
@@ -138,12 +136,12 @@ class Checkpoints:
             self._tidy_up()
 
     def wants(self, capacity: int) -> int:
-        """The index of the first episode that the next checkpoint has to be given; see `Side.wants`."""
-        return self._sides[self._turn].wants(capacity)
+        """The index of the first episode that the next checkpoint has to be given; see `Journal.wants`."""
+        return self._journals[0].wants(capacity)
 
-    def wants_of_each(self, capacity: int) -> tuple[int, np.ndarray | None]:
-        """The same of seeds that go at their own pace; see `Side.wants_of_each`."""
-        return self._sides[self._turn].wants_of_each(capacity)
+    def wants_of_each(self, capacity: int) -> tuple[int, tuple[int, ...] | None]:
+        """The same of seeds that go at their own pace; see `Journal.wants_of_each`."""
+        return self._journals[0].wants_of_each(capacity)
 
     def write(
         self,
@@ -163,23 +161,25 @@ class Checkpoints:
             episodes: from the one that `wants` names on.
 
         Raises:
-            OSError: the disk refused; the earlier checkpoints are still there.
+            OSError, StorageError: the disk refused; the earlier checkpoints are still there.
         """
         self._folder.mkdir(exist_ok=True)
-        grown = self._sides[self._turn].extend(records, episodes)
         beside, name = self._folder / f".{secrets.token_hex(8)}.tmp", f"{steps:09d}"
+        before, last = self._journals
+        grown = before.extend(self._folder, steps, records, episodes)
         beside.mkdir()
         data = save({key: np.ascontiguousarray(value) for key, value in arrays.items()})
         digest = hashlib.sha256(data).hexdigest()
         files.write_new(beside / ARRAYS, data)
-        content = {"format": FORMAT, "sha256": digest, **meta, "steps": steps, "journal": grown}
+        content = {"format": FORMAT, "sha256": digest, **meta, "steps": steps}
+        content["journal"] = dataclasses.asdict(grown)
         files.write_new(beside / META, seal(content))
         files.sync_folder(beside)
         if (self._folder / name).exists():
             _put_aside(self._folder, name)
         os.replace(beside, self._folder / name)
+        self._journals = (last, grown)
         files.sync_folder(self._folder)
-        self._turn = next(side for side in SIDES if side != self._turn)
         for old in [known for known in _names(self._folder) if int(known) <= steps][:-NUM_KEPT]:
             _remove(self._folder, old)
         self._tidy_up()
@@ -192,7 +192,7 @@ class Checkpoints:
                     shutil.rmtree(entry, ignore_errors=True)
                 else:
                     entry.unlink(missing_ok=True)
-        journal.remove_others(self._folder, {name for side in self._sides.values() for name in side.names()})
+        journal.remove_others(self._folder, {name for one in self._journals for name in one.names})
 
 
 def read(path: pathlib.Path) -> Checkpoint:
@@ -212,15 +212,11 @@ def read(path: pathlib.Path) -> Checkpoint:
         raise DamagedError(f"cannot be read: {files.reason(error)}") from error
     if hashlib.sha256(data).hexdigest() != meta.get("sha256"):
         raise DamagedError("is cut off or was edited: the checksum of its arrays does not fit")
-    records, episodes = journal.read_side(path.parent, meta.get("journal"))
+    known = journal_of(meta.get("journal"))
+    records, episodes = journal.read_journal(path.parent, known)
     try:
-        return Checkpoint(path, load(data), meta, records, episodes)
-    except (
-        SafetensorError,
-        KeyError,
-        TypeError,
-        ValueError,
-    ) as error:  # a type that NumPy lacks is a KeyError
+        return Checkpoint(path, load(data), meta, records, episodes, known)
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:  # KeyError: a type that NumPy lacks
         raise DamagedError("holds no readable arrays") from error
 
 
@@ -237,13 +233,12 @@ def read_all(folder: pathlib.Path) -> tuple[list[Checkpoint], dict[str, str]]:
     return whole, problems
 
 
-def newest_files(folder: pathlib.Path) -> list[pathlib.Path]:
-    """All files that the newest checkpoint consists of."""
+def newest_files(folder: pathlib.Path) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
+    """The files of the newest checkpoint, and the pieces that it names, of which none is ever changed."""
     for name in _names(folder)[-1:]:
-        grown = unseal(files.read(folder / name / META, _LARGEST_META))["journal"]
-        own = [folder / name / META, folder / name / ARRAYS]
-        return [*own, *(folder / grown[kind]["file"] for kind in ("records", "episodes"))]
-    return []
+        grown = journal_of(unseal(files.read(folder / name / META, _LARGEST_META)).get("journal"))
+        return [folder / name / META, folder / name / ARRAYS], [folder / piece for piece in grown.names]
+    return [], []
 
 
 def _names(folder: pathlib.Path) -> list[str]:

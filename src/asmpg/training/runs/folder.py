@@ -129,7 +129,7 @@ class RunFolder:
         """One line more, of what can be made again from a checkpoint."""
         self.check_same()
         try:
-            files.append(self.path / name, line, durable=False)
+            files.append(self.path / name, line)
         except OSError as error:
             raise self.storage_error(name, error) from error
 
@@ -193,7 +193,7 @@ class RunFolder:
         self.check_same()
         try:
             self._checkpoints.write(steps, arrays, meta, records, episodes)
-        except OSError as error:
+        except (OSError, StorageError) as error:
             self.check_same()
             raise self.storage_error(f"the checkpoint at step {steps}", error) from error
 

@@ -39,7 +39,7 @@ def split(arrays: Mapping[str, np.ndarray], written: Checkpoints) -> tuple[Array
 
 
 def _new_of_each(
-    episodes: Arrays, counts: np.ndarray, room: int, slot: int, since: np.ndarray | None
+    episodes: Arrays, counts: np.ndarray, room: int, slot: int, since: tuple[int, ...] | None
 ) -> Episodes:
     """Those of seeds that go at their own pace: each one's new ones, beside those of the others.
 
