@@ -113,6 +113,12 @@ def load(file: pathlib.Path) -> Suite:
     return load_suite(str(file), "cpu", {})
 
 
+@functools.cache
+def _loaded(file: pathlib.Path, *content: bytes) -> Suite:
+    """Loads a suite once for as long as its files stay as they are: trying out its tasks takes most of a sweep here."""
+    return load(file)
+
+
 def trainings(file: pathlib.Path) -> list[str]:
     """What was begun so far, in any process: one line an item, or only one for all seeds of one that failed."""
     log = file.parent / "log"
@@ -124,7 +130,8 @@ def trainings(file: pathlib.Path) -> list[str]:
 
 def sweep(file: pathlib.Path, out: pathlib.Path | str, engine: AbstractEngine | None = None, **options):
     """Runs the suite, by default in this process."""
-    return run_sweep(load(file), str(out), engine or InProcess(options.get("stop", lambda: False)), **options)
+    suite = _loaded(file, file.read_bytes(), (file.parent / "task.py").read_bytes())
+    return run_sweep(suite, str(out), engine or InProcess(options.get("stop", lambda: False)), **options)
 
 
 def in_another_process(file: str, out: str, workers: int, together=None) -> None:

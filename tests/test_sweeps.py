@@ -6,6 +6,7 @@ import multiprocessing
 import pathlib
 import pickle
 import random
+import re
 import shutil
 import time
 import warnings
@@ -41,13 +42,21 @@ def whole(tmp_path_factory):
     return file, folder / "out"
 
 
+@pytest.fixture(scope="module")
+def unspoilt(tmp_path_factory):
+    """Another, of items that were not really trained."""
+    folder = tmp_path_factory.mktemp("unspoilt")
+    with pytest.MonkeyPatch.context() as patch, sweeping.pretending(patch):
+        sweeping.sweep(write_suite(folder), folder / "out")
+    return folder
+
+
 @pytest.fixture
-def pretended(tmp_path, monkeypatch):
-    """Another, of items that were not really trained, nor will be, and that a test may spoil."""
-    file, out = write_suite(tmp_path), tmp_path / "out"
+def pretended(unspoilt, tmp_path, monkeypatch):
+    """The same in a folder that a test may spoil; no more items are trained."""
+    shutil.copytree(unspoilt, tmp_path, dirs_exist_ok=True)
     with sweeping.pretending(monkeypatch):
-        sweeping.sweep(file, out)
-        yield file, out
+        yield tmp_path / "suite.toml", tmp_path / "out"
 
 
 def results(out) -> list[pathlib.Path]:
@@ -376,31 +385,53 @@ LACKING = {
 }
 
 
-@pytest.mark.parametrize("how", ["half", "empty", "edited", "foreign", "renamed", *LACKING])
-def test_a_result_that_is_no_good_is_set_aside_and_computed_again(pretended, how):
+SPOILT = {
+    "half": lambda content, other: content[: len(content) // 2],
+    "empty": lambda content, other: b"",
+    "edited": lambda content, other: content.replace(b'"seed": 0', b'"seed": 7'),
+    "foreign": lambda content, other: seal({**unseal(content), "format": 99}),
+    "renamed": lambda content, other: other,
+}
+
+
+def spoil(how: str, content: bytes, other: bytes) -> bytes:
+    """What a result may become; another's content is at hand."""
+    if how in SPOILT:
+        return SPOILT[how](content, other)
+    lacking = unseal(content)
+    LACKING[how](lacking)
+    return seal(lacking)
+
+
+WAYS = [*SPOILT, *LACKING]
+
+
+@pytest.mark.parametrize(
+    "ways", [WAYS[i : i + NUM_ITEMS] for i in range(0, len(WAYS), NUM_ITEMS)], ids=", ".join
+)
+def test_a_result_that_is_no_good_is_set_aside_and_computed_again(pretended, ways):
+    """Every item's in another way."""
     file, out = pretended
     before, number = table(out), len(trainings(file))
-    path, other, *_ = results(out)
-    content = path.read_bytes()
-    lacking = unseal(content)
-    LACKING.get(how, len)(lacking)
+    paths = results(out)
+    contents = [path.read_bytes() for path in paths]
     spoilt = {
-        **dict.fromkeys(LACKING, seal(lacking)),
-        "half": content[: len(content) // 2],
-        "empty": b"",
-        "edited": content.replace(b'"seed": 0', b'"seed": 7'),
-        "foreign": seal({**unseal(content), "format": 99}),
-        "renamed": other.read_bytes(),
-    }[how]
-    assert spoilt != content
-    path.write_bytes(spoilt)
+        path: spoil(how, content, contents[place - 1])
+        for place, (path, content, how) in enumerate(zip(paths, contents, ways, strict=True))
+    }
+    for path, content in spoilt.items():
+        assert path.read_bytes() != content
+        path.write_bytes(content)
     state = look(load(file), open_store(str(out)))
-    assert [*state.damaged] == [path.stem]
-    assert path.read_bytes() == spoilt  # looking changes nothing
-    with pytest.warns(RunWarning, match=f"{path.name} .*aside/{path.name}.1.*again"):
+    assert {*state.damaged} == {path.stem for path in spoilt}
+    assert [path.read_bytes() for path in paths] == [*spoilt.values()]  # looking changes nothing
+    with pytest.warns(RunWarning) as warned:
         sweeping.sweep(file, out)
-    assert (out / "aside" / f"{path.name}.1").read_bytes() == spoilt
-    assert len(trainings(file)) == number + 1
+    said = [str(warning.message) for warning in warned]
+    for path, content in spoilt.items():
+        assert any(re.search(f"{path.name} .*aside/{path.name}.1.*again", line) for line in said)
+        assert (out / "aside" / f"{path.name}.1").read_bytes() == content
+    assert len(trainings(file)) == number + len(spoilt)
     assert table(out) == before
 
 
