@@ -103,9 +103,9 @@ def two_ways(model, policy, env, noise):
     return run(model, policy, noise)
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", ["lstm", "lru", "transformer"])
 def test_two_passes_give_what_one_gives(name):
-    """In single precision, where rounding is what may differ."""
+    """In single precision, where rounding is what may differ, for a backbone of each kind."""
     env = Drift()
     two, one = two_ways(make_model(name, env), make_policy(env), env, make_noise(env))
     for field in ("states", "actions", "log_probs"):
@@ -272,9 +272,12 @@ def test_gradients_are_finite_differences_of_the_return(name, x64):
     np.testing.assert_allclose(opened, closed, rtol=1e-10)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ["lstm", "lru", "transformer", "history-rnn", "one-step", "simulator"])
 def test_closed_loop_through_a_model_is_finite_differences(name, x64):
-    """The derivative through the model's states, by its step-by-step form, entropy included."""
+    """The derivative through the model's states, by its step-by-step form, entropy included.
+
+    No backbone's `step` has a derivative that is written by hand: one of each kind will do.
+    """
     env = Drift()
     model, policy, noise = make_model(name, env), make_policy(env), make_noise(env)
 
