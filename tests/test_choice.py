@@ -12,6 +12,7 @@ from asmpg.training import choice
 from asmpg.training.choice import choose_model, compare, LARGEST_GROWTH, ONE_STEP, SEQUENCE
 from asmpg.training.config import TrainConfig
 from asmpg.training.loop import init_seed, Schedule
+from asmpg.training.runs import lifecycle
 from toys import bits
 
 
@@ -65,10 +66,13 @@ def few_updates(monkeypatch):
     monkeypatch.setattr(choice, "NUM_UPDATES", 3)
 
 
-def test_the_run_is_that_of_the_chosen_model(few_updates):
-    chosen = choose_model(config(model="auto"))
-    told = []
+def test_the_run_is_that_of_the_chosen_model(few_updates, monkeypatch):
+    choices, told = [], []
+    monkeypatch.setattr(
+        lifecycle, "choose_model", lambda config: choices.append(choose_model(config)) or choices[-1]
+    )
     by_itself = asmpg.train(config(model="auto"), progress=told.append)
+    (chosen,) = choices
     named = asmpg.train(config(model=chosen.model))
     assert by_itself.config.model == chosen.model
     assert any(chosen.reason in progress.message for progress in told)

@@ -42,7 +42,7 @@ class Row:
 
 METHODS = {
     "lstm": Row({"model": "lstm"}),
-    "transformer": Row({"model": "transformer"}),
+    "transformer": Row({"model": "transformer"}, overrides={"model_width": 24}),
     "rnn, learned reward": Row({"model": "rnn", "learned_reward": True}),
     "history-rnn": Row({"model": "history-rnn"}),
     "one-step": Row({"model": "one-step"}),
@@ -50,12 +50,12 @@ METHODS = {
     "simulator": Row({"model": "simulator"}),
     "actions-rnn": Row({"model": "actions-rnn"}),
     # Neither has a model to differentiate: both need more steps, and both keep more noise in the end.
-    "sac": Row({"model": "sac"}, 1200, {"batch_size": 32}, slack=2.0),
+    "sac": Row({"model": "sac"}, 1200, {"batch_size": 32, "critic_width": 64}, slack=2.0),
     # The best return, which is 0 for all probes here.
     "odt": Row(
         {"model": "odt"},
         800,
-        {"batch_size": 16, "return_target": 0.0, "learning_rate_decay": 100},
+        {"batch_size": 16, "policy_width": 32, "return_target": 0.0, "learning_rate_decay": 100},
         slack=2.0,
     ),
 }
