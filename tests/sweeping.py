@@ -114,7 +114,7 @@ def load(file: pathlib.Path) -> Suite:
 
 
 @functools.cache
-def _loaded(file: pathlib.Path, *content: bytes) -> Suite:
+def loaded(file: pathlib.Path, *changed: int) -> Suite:
     """Loads a suite once for as long as its files stay as they are: trying out its tasks takes most of a sweep here."""
     return load(file)
 
@@ -130,7 +130,8 @@ def trainings(file: pathlib.Path) -> list[str]:
 
 def sweep(file: pathlib.Path, out: pathlib.Path | str, engine: AbstractEngine | None = None, **options):
     """Runs the suite, by default in this process."""
-    suite = _loaded(file, file.read_bytes(), (file.parent / "task.py").read_bytes())
+    files = (file, file.parent / "task.py")
+    suite = loaded(file, *(path.stat().st_mtime_ns for path in files))
     return run_sweep(suite, str(out), engine or InProcess(options.get("stop", lambda: False)), **options)
 
 

@@ -162,11 +162,13 @@ def test_a_sweep_survives_it_too(for_ever, quick, tmp_path, monkeypatch):
         file = sweeping.write_suite(tmp_path)
         sweeping.sweep(file, whole)
         disk = Disk(monkeypatch, tmp_path)
+        sweeping.loaded.cache_clear()
         with disk.refusing(None):
             sweeping.sweep(file, tmp_path / "counted")
         said = set()
         for number in numbers(disk.calls, quick):
             out = tmp_path / f"out{number}"
+            sweeping.loaded.cache_clear()  # reading the suite may be refused too
             with disk.refusing(number, for_ever):
                 said.add(one_line(lambda out=out: sweeping.sweep(file, out))[:20])
             state = sweeping.sweep(file, out, retry_failed=True)
