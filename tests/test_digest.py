@@ -9,6 +9,7 @@ import pytest
 import asmpg
 from asmpg.core.digest import digest
 from asmpg.training.stored_config import _digest_of
+from wanderer import Wanderer
 
 
 TASK = """
@@ -170,11 +171,10 @@ def test_a_simulator_outside_jax_is_known_by_what_it_was_made_from_and_not_by_it
 
 
 def test_a_run_of_a_simulator_is_not_taken_for_that_of_another_parameter(tmp_path):
-    config = {"model": "one-step", "steps": 8, "out": tmp_path / "run"}
-    config["overrides"] = {"model_batch_size": 2, "policy_batch_size": 2, "warmup_steps": 4}
+    config = {"model": Wanderer, "steps": 8, "out": tmp_path / "run", "overrides": {"warmup_steps": 4}}
     asmpg.train(asmpg.TrainConfig(Tank(), **config))
     with pytest.raises(asmpg.UsageError, match="code or a parameter of the task"):
         asmpg.train(asmpg.TrainConfig(Tank(2.0), **config))
     with pytest.raises(asmpg.UsageError, match="its code or a parameter has changed"):
-        asmpg.resume(tmp_path / "run", steps=12, task=Tank(2.0))
-    assert asmpg.resume(tmp_path / "run", steps=12, task=Tank()).steps >= 12
+        asmpg.resume(tmp_path / "run", steps=12, task=Tank(2.0), model=Wanderer)
+    assert asmpg.resume(tmp_path / "run", steps=12, task=Tank(), model=Wanderer).steps >= 12

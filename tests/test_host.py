@@ -26,6 +26,7 @@ from asmpg.training.runs.acting import evaluate
 from asmpg.training.runs.best import Best
 from asmpg.training.runs.lifecycle import start
 from toys import bits
+from wanderer import Wanderer
 
 
 pytestmark = pytest.mark.usefixtures("quickly")
@@ -205,13 +206,13 @@ def test_a_plant_that_fails_late_loses_nothing_before_it(tmp_path):
 
     env = Late()
     env.faults = ["no fuel"]  # in what it holds, which is no parameter of it
-    given = config(env, steps=60, out=str(tmp_path / "run")).checked()
+    given = config(env, model=Wanderer, steps=60, out=str(tmp_path / "run")).checked()
     with pytest.raises(asmpg.UsageError, match="out of fuel"):
         start(given, lambda progress: None)
-    kept = asmpg.load(tmp_path / "run", task=env)
+    kept = asmpg.load(tmp_path / "run", task=env, model=Wanderer)
     assert 0 < kept.steps < 60 and not kept.finished
     env.faults.clear()
-    assert asmpg.resume(tmp_path / "run", task=env).finished
+    assert asmpg.resume(tmp_path / "run", task=env, model=Wanderer).finished
 
 
 def actors_of(kind, observe_time, normaliser):
@@ -284,7 +285,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, rows):
     stopped = start(half, lambda progress: None, lambda: next(records) > 1)
     assert 0 < stopped.steps < straight.steps
     asmpg.resume(tmp_path / "half", task=Walk())
-    folders = [tmp_path / "straight", tmp_path / "half"]
+    folders = [straight.path, tmp_path / "half"]
     lines = [(folder / "metrics.jsonl").read_bytes() for folder in folders]
     assert lines[0] == lines[1]
     runs = [asmpg.load(folder, task=Walk()) for folder in folders]
@@ -292,27 +293,34 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, rows):
     assert bits(parts[0]) == bits(parts[1])
 
 
-def test_a_seed_alone_is_the_seed_among_others_and_every_step_is_counted():
-    env = Walk()
-    both = asmpg.train(config(env, num_seeds=2))
-    counted = both.metrics["simulated_steps"][-1].sum() + both.metrics["evaluation_steps"][-1].sum()
-    assert env.num_steps == counted
-    made = both.metrics["simulated_steps"]
-    assert (both.metrics["steps"] <= made).all() and (made < both.metrics["steps"] + Walk.horizon).all()
-    alone = asmpg.train(config(Walk(), seed=1))
+@pytest.fixture(scope="module")
+def both(quickly, tmp_path_factory):
+    """A run of two seeds that was never stopped, and how many steps its world had taken when it ended."""
+    env, out = Walk(), tmp_path_factory.mktemp("both") / "run"
+    return asmpg.train(config(env, steps=60, num_seeds=2, out=str(out))), env.num_steps
+
+
+def test_a_seed_alone_is_the_seed_among_others_and_every_step_is_counted(both):
+    run, num_steps = both
+    counted = run.metrics["simulated_steps"][-1].sum() + run.metrics["evaluation_steps"][-1].sum()
+    assert num_steps == counted
+    made = run.metrics["simulated_steps"]
+    assert (run.metrics["steps"] <= made).all() and (made < run.metrics["steps"] + Walk.horizon).all()
+    alone = asmpg.train(config(Walk(), steps=60, seed=1))
     for name in ("return", "return_spread", "model_loss", "simulated_steps"):
         np.testing.assert_allclose(
-            alone.metrics[name][:, 0], both.metrics[name][:, 1], rtol=1e-3, err_msg=name
+            alone.metrics[name][:, 0], run.metrics[name][:, 1], rtol=1e-3, err_msg=name
         )
-    np.testing.assert_allclose(both.evaluate(), both.returns, rtol=1e-5)
+    np.testing.assert_allclose(run.evaluate(), run.returns, rtol=1e-5)
 
 
-def test_the_best_record_is_kept_beside_the_last(tmp_path):
-    result = asmpg.train(config(Walk(), steps=60, num_seeds=2, out=str(tmp_path / "run")))
+def test_the_best_record_is_kept_beside_the_last(both):
+    result = both[0]
     best = result.metrics["return"].max(axis=0)
+    assert (best > result.returns).any()
     np.testing.assert_array_equal(result.best_returns, best)
     np.testing.assert_allclose(evaluate(result.best_policy, Walk()), best, rtol=1e-4)
-    loaded = asmpg.load(tmp_path / "run", task=Walk())
+    loaded = asmpg.load(result.path, task=Walk())
     np.testing.assert_array_equal(loaded.best_returns, best)
     assert bits(loaded.best_policy) == bits(result.best_policy)
 

@@ -17,6 +17,7 @@ from asmpg.training.runs import lifecycle
 from test_host import Walk
 from test_simulator import Drifting
 from toys import bits
+from wanderer import Wanderer
 
 
 pytestmark = pytest.mark.usefixtures("quickly")
@@ -89,9 +90,9 @@ def test_a_stopped_run_goes_on_bit_for_bit_with_the_same_episodes_and_no_others(
 
 def test_none_must_be_given_to_a_run_that_had_none(tmp_path):
     path = tmp_path / "run"
-    asmpg.train(dataclasses.replace(config_of(ENV), data=None, steps=24, out=str(path)))
+    asmpg.train(dataclasses.replace(config_of(ENV), data=None, model=Wanderer, steps=24, out=str(path)))
     with pytest.raises(asmpg.UsageError, match="data: the run began without recorded episodes"):
-        asmpg.resume(path, data=recorded())
+        asmpg.resume(path, data=recorded(), model=Wanderer)
 
 
 @pytest.mark.parametrize("model", ["sac", "odt"])

@@ -16,6 +16,7 @@ from asmpg.tasks.simulator import simulate
 from asmpg.training.loop import is_refresh
 from asmpg.training.runs.lifecycle import start
 from toys import bits
+from wanderer import Wanderer
 
 
 pytestmark = pytest.mark.usefixtures("quickly")
@@ -179,7 +180,7 @@ class Explodes(Drifting):
 
 
 def test_a_number_that_is_not_finite_ends_the_run_in_one_line(tmp_path):
-    given = config(Explodes(ends_early=False), out=str(tmp_path / "run"), seed=3, steps=16)
+    given = config(Explodes(ends_early=False), model=Wanderer, out=str(tmp_path / "run"), seed=3, steps=16)
     with pytest.raises(asmpg.UsageError) as caught:
         asmpg.train(given)
     assert (
