@@ -54,7 +54,8 @@ def seeds_ratio(model: str, num_seeds: int, repeats: int) -> dict[str, Any]:
     script = f"""
 import json, statistics, time, jax
 from updates import make_config
-from asmpg.training.loop import Schedule, Trainer
+from asmpg.training.loop import Schedule
+from asmpg.training.trainer import Trainer
 def make(n):
     horizon = {SEEDS_HORIZON}
     trainer = Trainer(make_config("{model}", horizon).learner(),

@@ -16,7 +16,8 @@ import pytest
 import asmpg
 from asmpg.learners.replay import ReplayBuffer
 from asmpg.models.normalisation import Normaliser
-from asmpg.training.loop import Schedule, Trainer
+from asmpg.training.loop import Schedule
+from asmpg.training.trainer import Trainer
 from operations import product_operations
 
 

@@ -13,7 +13,8 @@ import numpy as np
 import asmpg
 from asmpg.tasks.host import play, Watched
 from asmpg.training.host_loop import HostTrainer
-from asmpg.training.loop import Schedule, Trainer
+from asmpg.training.loop import Schedule
+from asmpg.training.trainer import Trainer
 
 
 def cpu_rate(run: Callable[[], Any], steps: int, repeats: int = 8) -> float:

@@ -21,7 +21,8 @@ from asmpg.diagnose.figure import rate_text
 from asmpg.diagnose.finding import finding
 from asmpg.gradients.policies import TanhGaussianPolicy
 from asmpg.models import Simulator
-from asmpg.training.loop import Schedule, Trainer
+from asmpg.training.loop import Schedule
+from asmpg.training.trainer import Trainer
 from test_analysis import Brittle, make_actions, Memory
 from toys import unit_normaliser
 

@@ -20,7 +20,8 @@ from asmpg.models.normalisation import Normaliser, RewardScale
 from asmpg.models.reward import fitting_loss, LearnedReward
 from asmpg.tasks.environment import rollout, trajectory_rewards, uniform_actions
 from asmpg.training.config import TrainConfig
-from asmpg.training.loop import Schedule, Trainer
+from asmpg.training.loop import Schedule
+from asmpg.training.trainer import Trainer
 from toys import bits, Drift, flatten, relative_error, unit_normaliser
 
 

@@ -25,7 +25,8 @@ from asmpg.tasks.environment import AbstractEnvironment, evaluation_states, roll
 from asmpg.tasks.optimum import optimal, score
 from asmpg.training import loop as training
 from asmpg.training.config import TrainConfig
-from asmpg.training.loop import collect, Schedule, Trainer
+from asmpg.training.loop import collect, Schedule
+from asmpg.training.trainer import Trainer
 from toys import bits, Drift, flatten, relative_error
 
 

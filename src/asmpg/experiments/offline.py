@@ -20,7 +20,7 @@ from ..models import AbstractDynamicsModel, ActionSequenceModel, OneStepModel, S
 from ..models.backbones import BACKBONES
 from ..models.normalisation import Normaliser
 from ..tasks.environment import AbstractEnvironment, trajectory_rewards
-from ..training.loop import over_seeds
+from ..training.trainer import over_seeds
 from .rules import ENOUGH_UPDATES
 from .table import Table
 from .verdicts import decide, Verdict

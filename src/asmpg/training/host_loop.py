@@ -18,7 +18,6 @@ from ..tasks.environment import AbstractActor
 from ..tasks.host import episode_seed, evaluation_seeds, HostEnvironment, play, Watched
 from ..tasks.spec import ends_early
 from .loop import (
-    AbstractTrainer,
     Counts,
     episode_keys,
     first_statistics,
@@ -26,7 +25,6 @@ from .loop import (
     is_refresh,
     joined,
     num_episodes_of,
-    over_seeds,
     record,
     refresh,
     replay_capacity,
@@ -34,6 +32,7 @@ from .loop import (
     SeedState,
 )
 from .numpy_actors import numpy_act
+from .trainer import AbstractTrainer, over_seeds
 
 
 class Actors:

@@ -27,9 +27,10 @@ from ..tasks.environment import AbstractReward, trajectory_rewards
 from ..tasks.recording import Recording
 from ..tasks.spec import ends_early
 from .fit import held_out_number
-from .loop import AbstractTrainer, over_seeds, Schedule, SeedState
+from .loop import Schedule, SeedState
 from .recorded import what_networks_see
 from .support import Support
+from .trainer import AbstractTrainer, over_seeds
 
 
 def split(data: Episodes) -> tuple[Episodes, Episodes]:

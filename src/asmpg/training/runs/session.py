@@ -25,9 +25,10 @@ from ...tasks.world import scored_task
 from ..callbacks import Callback
 from ..config import TrainConfig
 from ..host_loop import HostTrainer
-from ..loop import AbstractTrainer, round_steps, Schedule, Trainer
+from ..loop import round_steps, Schedule
 from ..offline import OfflineTrainer
 from ..recorded import what_networks_see
+from ..trainer import AbstractTrainer, Trainer
 from . import checkpoint, health, replay
 from . import folder as files
 from .best import Best
