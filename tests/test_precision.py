@@ -10,7 +10,7 @@ import pytest
 import asmpg
 from asmpg import TrainConfig
 from asmpg.core.precision import resolve_precision, using
-from asmpg.training.runs.session import notices
+from asmpg.training.runs.health import notices
 
 
 pytestmark = pytest.mark.usefixtures("quickly")

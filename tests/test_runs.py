@@ -23,7 +23,7 @@ import asmpg
 from asmpg import TrainConfig, UsageError
 from asmpg.core import files
 from asmpg.core.files import from_lines, seal, to_line, unseal
-from asmpg.training.runs import checkpoint, lifecycle, plots, RunWarning, session, StorageError
+from asmpg.training.runs import checkpoint, lifecycle, plots, RunWarning, scores, session, StorageError
 from asmpg.training.runs.folder import RunFolder
 from asmpg.training.runs.journal import Journal
 from asmpg.training.runs.records import History
@@ -233,8 +233,8 @@ def test_numbers_that_are_not_finite_stay_valid_json():
 
 def test_a_score_must_hold_for_every_seed_three_records_in_a_row():
     history, held = History(), []
-    for scores in ([0.9, 0.9], [0.9, 0.8], [0.9, 0.9], [0.9, 0.9], [1.0, 0.9]):
-        history.add(8, 1, {"return": np.zeros(2), "score": np.array(scores)})
+    for pair in ([0.9, 0.9], [0.9, 0.8], [0.9, 0.9], [0.9, 0.9], [1.0, 0.9]):
+        history.add(8, 1, {"return": np.zeros(2), "score": np.array(pair)})
         held.append(history.held(0.9))
     assert held == [False, False, False, False, True]
     assert not history.held(None)
@@ -376,7 +376,7 @@ def test_training_does_not_wait_for_the_optimum(monkeypatch):
 
     real_optimal = session.optimal
     monkeypatch.setattr(session.Session, "_launch", watched)
-    monkeypatch.setattr(session, "optimal", patient)
+    monkeypatch.setattr(scores, "optimal", patient)
     result = asmpg.train(dataclasses.replace(CONFIG, optimum=True, steps=96))
     assert np.isfinite(result.metrics["score"]).all()
     expected = asmpg.score(TASK, result.metrics["return"])

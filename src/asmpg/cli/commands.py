@@ -20,9 +20,10 @@ from ..tasks import files as task_files
 from ..tasks import make, TASKS
 from ..tasks.data_files import load_episodes
 from ..tasks.environment import AbstractEnvironment
+from ..tasks.files import find_task
 from ..tasks.optimum import best_constant_return, optimal, random_return, score
 from ..tasks.validation import validate
-from ..training.config import find_task, TrainConfig
+from ..training.config import TrainConfig
 from ..training.runs.folder import RunFolder
 from ..training.runs.forecast import forecast
 from ..training.runs.lifecycle import load, settle_model, start, take_up

@@ -11,7 +11,7 @@ from ..diagnose import catalogue
 from ..models.backbones import BACKBONES
 from ..models.files import FAMILIES
 from ..tasks import TASKS
-from ..training.config import find_task
+from ..tasks.files import find_task
 from ..training.methods import MODELS
 from ..training.runs.progress import Progress, terminal
 from .machine import keep_compiled

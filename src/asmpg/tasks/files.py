@@ -1,4 +1,4 @@
-"""Tasks that a command line names as `FILE.py:NAME` or `gymnasium:ID`."""
+"""Tasks by their names: built in, of an installed package, `FILE.py:NAME` or `gymnasium:ID`."""
 
 import functools
 import inspect
@@ -7,9 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 from ..core import user_code as user_files
+from ..core.checks import check_choice
 from ..core.types import one_line, UsageError
+from . import make, TASKS
 from .environment import AbstractEnvironment
 from .gymnasium import from_gymnasium
+from .validation import check_horizon
 from .world import inside, World
 
 
@@ -42,6 +45,21 @@ def sha256(task: str) -> str:
 def is_gymnasium(task: str) -> bool:
     """Whether a task is given as `gymnasium:ID`."""
     return task.startswith(GYMNASIUM)
+
+
+def find_task(task: str, horizon: object) -> World:
+    """The task of a name, or of the user's own code.
+
+    Raises:
+        UsageError: there is none, or not of this horizon.
+    """
+    horizon = check_horizon(horizon)
+    if is_task_file(task) or is_gymnasium(task):
+        return load_world(task, horizon)
+    if task not in TASKS and task in user_files.installed("asmpg.tasks"):
+        return load_added(task, horizon)
+    check_choice("task", task, TASKS, *user_files.installed("asmpg.tasks"), "FILE.py:NAME")
+    return make(task, horizon)
 
 
 def load_task(task: str, horizon: int | None = None) -> AbstractEnvironment:

@@ -11,7 +11,6 @@ from msgspec import Meta
 from ..core.checks import (
     about,
     check,
-    check_choice,
     Count,
     did_you_mean,
     field_types,
@@ -23,16 +22,14 @@ from ..core.checks import (
 from ..core.names import ModelName, TaskName
 from ..core.precision import Precision, resolve_precision
 from ..core.types import Given, UsageError
-from ..core.user_code import installed
 from ..gradients.imagination import Loop
 from ..learners.base import AbstractLearner
 from ..learners.optimisation import OwnOptimiser
 from ..learners.settings import AbstractSettings, Preset, Settings
 from ..models import files as model_files
-from ..tasks import files as task_files
-from ..tasks import make, TASKS
 from ..tasks.data import Episodes
 from ..tasks.environment import AbstractEnvironment
+from ..tasks.files import find_task
 from ..tasks.optimum import warn_of_gradient
 from ..tasks.recording import Recording
 from ..tasks.validation import check_horizon, is_traced, validate
@@ -278,21 +275,6 @@ def _world(config: TrainConfig, data: Episodes | Recording | None) -> World | Re
         assert data is not None
         return recording_of(data)
     return find_task(config.task, config.horizon) if isinstance(config.task, str) else config.task
-
-
-def find_task(task: str, horizon: object) -> World:
-    """The task of a name, or of the user's own code.
-
-    Raises:
-        UsageError: there is none, or not of this horizon.
-    """
-    horizon = check_horizon(horizon)
-    if task_files.is_task_file(task) or task_files.is_gymnasium(task):
-        return task_files.load_world(task, horizon)
-    if task not in TASKS and task in installed("asmpg.tasks"):
-        return task_files.load_added(task, horizon)
-    check_choice("task", task, TASKS, *installed("asmpg.tasks"), "FILE.py:NAME")
-    return make(task, horizon)
 
 
 def with_overrides(

@@ -157,9 +157,6 @@ class HostTrainer(AbstractTrainer):
         self._diagnose = self._program(self._diagnose_seed)
         self.shapes = jax.eval_shape(self._begin, self._keys(), self._for_each_seed())
 
-    def _keys(self) -> Array:
-        return jnp.stack([jax.random.key(seed) for seed in self.seeds])
-
     def _for_each_seed(self) -> Trajectory | None:
         """The recorded episodes once for each seed, or their shapes."""
 

@@ -78,9 +78,6 @@ class OfflineTrainer(AbstractTrainer):
             self._episodes = [what_networks_see(data, data)] * 2
         self.shapes = jax.eval_shape(self._begin, self._keys(), *self._episodes)
 
-    def _keys(self) -> Array:
-        return jnp.stack([jax.random.key(seed) for seed in self.seeds])
-
     # What one seed does.
 
     def _begin_seed(self, key: PRNGKey, fitted: Trajectory, judged: Trajectory) -> SeedState:

@@ -13,11 +13,12 @@ from ..models.files import split_family
 from ..tasks import files as task_files
 from ..tasks import make, TASKS
 from ..tasks.data import Episodes
+from ..tasks.files import find_task
 from ..tasks.host import HostEnvironment
 from ..tasks.recording import Recording
 from ..tasks.validation import check_horizon
 from ..tasks.world import World
-from .config import find_task, TrainConfig
+from .config import TrainConfig
 from .methods import find_method, Method, ModelLike, MODELS
 from .own import load_optimizer, Optimizer
 from .recorded import find_data, recording_of

@@ -9,7 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from ..core.types import Metrics, PRNGKey, Trajectory, UsageError
@@ -56,6 +56,15 @@ def over_seeds(function: Callable[..., Any], num_seeds: int) -> Callable[..., An
     return local if len(devices) == 1 else sharded
 
 
+def placed(state: SeedState, num_seeds: int) -> SeedState:
+    """The state of all seeds where the compiled loop leaves it, so that it is compiled for one place only."""
+    devices = jax.local_devices()[:num_seeds]
+    if len(devices) == 1:
+        return state
+    spec = PartitionSpec() if num_seeds % len(devices) else PartitionSpec("seed")
+    return jax.device_put(state, NamedSharding(Mesh(np.array(devices), ("seed",)), spec))
+
+
 class AbstractTrainer(abc.ABC):
     """Trains the seeds of a run.
 
@@ -72,6 +81,10 @@ class AbstractTrainer(abc.ABC):
     seeds: tuple[int, ...]
     shapes: SeedState
     timings: Mapping[str, float] = types.MappingProxyType({})
+
+    def _keys(self) -> Array:
+        """Of all seeds."""
+        return jnp.stack([jax.random.key(seed) for seed in self.seeds])
 
     @abc.abstractmethod
     def compile(self, make_state: Callable[[], SeedState]) -> None:
@@ -159,9 +172,6 @@ class Trainer(AbstractTrainer):
         self._advance = jax.jit(advance_all, donate_argnums=0)
         # Traces what `init` will run, once, and finds what is no array.
         self.shapes = jax.eval_shape(init_all, self._keys(), recorded)
-
-    def _keys(self) -> Array:
-        return jnp.stack([jax.random.key(seed) for seed in self.seeds])
 
     def compile(self, make_state: Callable[[], SeedState]) -> None:
         """Compiles the loop by running no episode of it."""

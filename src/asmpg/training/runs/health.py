@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, PyTree, Real
 
 from ...gradients.analysis import locate_nonfinite
 from ...tasks.environment import AbstractEnvironment
+from ..config import TrainConfig
 
 
 Metrics = Mapping[str, np.ndarray]
@@ -34,6 +35,27 @@ def all_zero(metrics: Metrics, record: int) -> Bool[np.ndarray, " num_seeds"]:
         return np.zeros(metrics["return"].shape[1], bool)
     same = metrics["num_nonfinite"][record] == metrics["num_nonfinite"][record - 1]
     return same & (metrics["gradient_norm"][record] == 0) & (metrics["entropy"][record] != 0)
+
+
+def not_learning(recent: Metrics, learner: Any, state: PyTree, first_seed: int) -> str:
+    """Which seeds made no policy update between two records, and why; empty where all did.
+
+    Args:
+        recent: the two records.
+        learner: the method.
+        state: of all seeds, with the parts that are no arrays.
+        first_seed: of the run.
+    """
+    skipped, zero = all_skipped(recent, 1), all_zero(recent, 1)
+    if skipped.any():
+        place = place_of_nonfinite(learner, state, int(skipped.argmax()))
+        what = f"were all skipped, since their gradient is not finite{place and ': ' + place}"
+    elif zero.any():
+        what = "had a gradient of exactly zero: the imagined return does not depend on the actions"
+    else:
+        return ""
+    seeds = ", ".join(str(first_seed + int(index)) for index in np.flatnonzero(skipped | zero))
+    return f"the policy updates of seed {seeds} {what}"
 
 
 def learned_nothing(metrics: Metrics) -> bool:
@@ -106,3 +128,15 @@ def place_of_nonfinite(learner: Any, state: PyTree, index: int) -> str:
         if place is not None:
             return str(place)
     return ""
+
+
+def notices(config: TrainConfig, num_devices: int, backend: str) -> list[str]:
+    """What a user may not expect of a run on these devices."""
+    seeds, devices, found = config.num_seeds, min(num_devices, config.num_seeds), []
+    if seeds % devices:
+        found.append(
+            f"{seeds} seeds do not divide over {devices} devices: {-seeds % devices} repeat the last"
+        )
+    if config.precision == "bfloat16-matmul" and backend == "cpu":
+        found.append("bfloat16-matmul changes nothing on a CPU, which multiplies in float32")
+    return found

@@ -1,5 +1,6 @@
-"""The records of a run, as lines and as arrays."""
+"""The records of a run, as lines and as arrays, and the memory that is noted beside them."""
 
+import sys
 from collections.abc import Mapping
 
 import numpy as np
@@ -50,3 +51,13 @@ class History:
         """Whether every seed had at least this score in each of the last three records."""
         last = self.metrics(NUM_HELD).get("score") if score is not None else None
         return last is not None and len(last) >= NUM_HELD and bool((last >= score).all())
+
+
+def peak_memory() -> int | None:
+    """The most memory this process ever held, in bytes; None where the system does not say."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak

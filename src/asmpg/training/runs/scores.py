@@ -6,6 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from ...tasks.environment import AbstractEnvironment
+from ...tasks.optimum import best_constant_return, doubts, optimal, random_return
+
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
@@ -29,6 +32,18 @@ class Reference:
         """0 for random actions, 1 for the optimum; NaN where random actions are already optimal."""
         gap = self.optimal_return - self.random_return
         return (np.asarray(returns, np.float64) - self.random_return) / (gap if gap > 0 else np.nan)
+
+
+def reference_of(task: AbstractEnvironment) -> Reference:
+    """Of a task, which is solved."""
+    solution, random = optimal(task), random_return(task)
+    return Reference(
+        random_return=random,
+        optimal_return=solution.episode_return,
+        best_constant_return=best_constant_return(task),
+        message=solution.message,
+        doubts=tuple(doubts(task)),
+    )
 
 
 def beside(known: Reference | None, returns: np.ndarray) -> dict[str, Any]:

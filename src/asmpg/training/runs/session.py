@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,14 +11,11 @@ from typing import Any
 import equinox as eqx
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ...core.files import to_line
 from ...core.precision import Precision, using
 from ...learners.base import AbstractLearner
-from ...tasks.environment import AbstractEnvironment
 from ...tasks.host import HostEnvironment
-from ...tasks.optimum import best_constant_return, doubts, optimal, random_return
 from ...tasks.recording import Recording
 from ...tasks.world import scored_task
 from ..callbacks import Callback
@@ -28,7 +24,7 @@ from ..host_loop import HostTrainer
 from ..loop import round_steps, Schedule
 from ..offline import OfflineTrainer
 from ..recorded import what_networks_see
-from ..trainer import AbstractTrainer, Trainer
+from ..trainer import AbstractTrainer, placed, Trainer
 from . import checkpoint, health, replay
 from . import folder as files
 from .best import Best
@@ -36,9 +32,9 @@ from .checkpoint import Checkpoint
 from .folder import RunFolder, RunWarning
 from .journal import Episodes
 from .progress import Progress, ProgressCallback
-from .records import History
+from .records import History, peak_memory
 from .results import Result
-from .scores import Reference
+from .scores import Reference, reference_of
 
 
 class Session:
@@ -179,14 +175,14 @@ class Session:
     def _compile(self, in_thread: Callable[..., Future[Any]]) -> None:
         """Compiles the loop and, unless the run has begun already, goes through the warm-up at the same time."""
         self._report(Progress("starting", f"compiling {self.config.model_name}"))
-        for notice in notices(self.config, len(jax.local_devices()), jax.default_backend()):
+        for notice in health.notices(self.config, len(jax.local_devices()), jax.default_backend()):
             self._report(Progress("starting", notice))
         compiling = in_thread(self._compile_loop)
         if self._state is None:
-            self._state = self._place(self.trainer.init())
+            self._state = placed(self.trainer.init(), self.config.num_seeds)
             self.episodes = self.trainer.schedule.warmup_episodes
         else:
-            self._state = self._place(self._state)
+            self._state = placed(self._state, self.config.num_seeds)
         compiling.result()
 
     def _first_record(
@@ -203,7 +199,7 @@ class Session:
         task = scored_task(self.env, self.config.optimum)
         if task is not None:
             self._report(Progress("starting", f"solving {task.name} for its optimum"))
-            solving = in_thread(lambda: _solve(task))
+            solving = in_thread(lambda: reference_of(task))
             # A callback sees the policy of the record, which a chunk launched ahead would have changed.
             following = None if stop() or self._callbacks else next(chunks, None)
             ahead = None if following is None else self._launch(*following)
@@ -215,46 +211,28 @@ class Session:
             self._record(self._collect(ahead))
 
     def _compile_loop(self) -> None:
-        self.trainer.compile(lambda: self._place(checkpoint.zeros(self.trainer.shapes)))
+        self.trainer.compile(lambda: placed(checkpoint.zeros(self.trainer.shapes), self.config.num_seeds))
 
-    def _place(self, state: object) -> Any:
-        """The state where the compiled loop leaves it, so that it is compiled for one place only."""
-        devices = jax.local_devices()[: self.config.num_seeds]
-        if len(devices) == 1:
-            return state
-        spec = PartitionSpec() if self.config.num_seeds % len(devices) else PartitionSpec("seed")
-        return jax.device_put(state, NamedSharding(Mesh(np.array(devices), ("seed",)), spec))
-
-    def _launch(self, first: int, number: int) -> "_Launched":
+    def _launch(self, first: int, number: int) -> "_Chunk":
         """Begins a chunk, and may return before it is done."""
         start = time.monotonic()
         self._state, metrics = self.trainer.advance(self._state, first, number)
-        return _Launched(first + number, number, start, metrics, dict(self.trainer.timings))
+        return _Chunk(first + number, number, start, metrics, dict(self.trainer.timings))
 
-    def _collect(self, launched: "_Launched") -> "_Done":
+    def _collect(self, chunk: "_Chunk") -> "_Chunk":
         """Waits for the chunk launched last. Its arrays are copies, since the next chunk works in the same memory."""
-        metrics = {name: np.asarray(value) for name, value in jax.device_get(launched.metrics).items()}
+        chunk.metrics = {name: np.asarray(value) for name, value in jax.device_get(chunk.metrics).items()}
         now = time.monotonic()
+        chunk.seconds, chunk.chunk_seconds = now - self._clock, now - chunk.start
         self.trainer.check(self._state)
         state = self.trainer.combine(self._state).learner
-        self.best.add(metrics["return"], self.trainer.learner.evaluated(state))
-        arrays, episodes = {}, replay.NONE
+        self.best.add(chunk.metrics["return"], self.trainer.learner.evaluated(state))
         if self.folder is not None:
-            flat = checkpoint.flatten(self._state)
-            arrays, episodes = self.folder.split_replay(flat)
-            arrays |= self.best.arrays
-        return _Done(
-            launched.episodes,
-            launched.number,
-            now - self._clock,
-            now - launched.start,
-            metrics,
-            arrays,
-            episodes,
-            launched.timings,
-        )
+            arrays, chunk.new_episodes = self.folder.split_replay(checkpoint.flatten(self._state))
+            chunk.arrays = arrays | self.best.arrays
+        return chunk
 
-    def _record(self, done: "_Done") -> None:
+    def _record(self, done: "_Chunk") -> None:
         """The record of a chunk and its checkpoint."""
         self.episodes, self.seconds = done.episodes, done.seconds
         metrics = done.metrics
@@ -297,22 +275,13 @@ class Session:
         recent = self.history.metrics(2)
         if len(recent["return"]) < 2 or self._warned:
             return
-        skipped, zero = health.all_skipped(recent, 1), health.all_zero(recent, 1)
-        if skipped.any():
-            state = self.trainer.combine(self._state).learner
-            place = health.place_of_nonfinite(self.trainer.learner, state, int(skipped.argmax()))
-            what = f"were all skipped, since their gradient is not finite{place and ': ' + place}"
-        elif zero.any():
-            what = "had a gradient of exactly zero: the imagined return does not depend on the actions"
-        else:
-            return
-        self._warned = True
-        seeds = ", ".join(str(self.config.seed + int(index)) for index in np.flatnonzero(skipped | zero))
-        warnings.warn(
-            f"up to step {self.steps}, the policy updates of seed {seeds} {what}", RunWarning, stacklevel=2
-        )
+        state = self.trainer.combine(self._state).learner
+        wrong = health.not_learning(recent, self.trainer.learner, state, self.config.seed)
+        if wrong:
+            self._warned = True
+            warnings.warn(f"up to step {self.steps}, {wrong}", RunWarning, stacklevel=2)
 
-    def _save(self, folder: RunFolder, line: bytes, done: "_Done", speed: float) -> None:
+    def _save(self, folder: RunFolder, line: bytes, done: "_Chunk", speed: float) -> None:
         """The record, its time and the checkpoint, in an order that a kill in between can do no harm."""
         timing = {
             "steps": self.steps,
@@ -335,17 +304,6 @@ class Session:
         folder.write_checkpoint(self.steps, done.arrays, meta, self.history.lines, done.new_episodes)
 
 
-def _solve(task: AbstractEnvironment) -> Reference:
-    solution, random = optimal(task), random_return(task)
-    return Reference(
-        random_return=random,
-        optimal_return=solution.episode_return,
-        best_constant_return=best_constant_return(task),
-        message=solution.message,
-        doubts=tuple(doubts(task)),
-    )
-
-
 def make_trainer(
     config: TrainConfig, learner: AbstractLearner, schedule: Schedule, seeds: Sequence[int]
 ) -> AbstractTrainer:
@@ -358,53 +316,33 @@ def make_trainer(
     return kind(learner, schedule, seeds, recorded=what_networks_see(data, env))
 
 
-def notices(config: TrainConfig, num_devices: int, backend: str) -> list[str]:
-    """What a user may not expect of a run on these devices."""
-    seeds, devices, found = config.num_seeds, min(num_devices, config.num_seeds), []
-    if seeds % devices:
-        found.append(
-            f"{seeds} seeds do not divide over {devices} devices: {-seeds % devices} repeat the last"
-        )
-    if config.precision == "bfloat16-matmul" and backend == "cpu":
-        found.append("bfloat16-matmul changes nothing on a CPU, which multiplies in float32")
-    return found
+@dataclasses.dataclass
+class _Chunk:
+    """A chunk under way and, once it is collected, everything that its record and its checkpoint need.
 
-
-@dataclasses.dataclass(frozen=True)
-class _Launched:
-    """A chunk under way: where it ends, its episodes, when it began, and its metrics to be."""
+    Attributes:
+        episodes: done by its end, per seed.
+        number: of its own episodes.
+        start: when it began.
+        metrics: to be.
+        timings: of its parts.
+        seconds: of the run by its end.
+        chunk_seconds: its own.
+        arrays: of the state, without the replayed episodes.
+        new_episodes: that the next checkpoint lacks.
+    """
 
     episodes: int
     number: int
     start: float
     metrics: Any
     timings: dict[str, float]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Done:
-    """A chunk that is done, with everything its record and its checkpoint need."""
-
-    episodes: int
-    number: int
-    seconds: float
-    chunk_seconds: float
-    metrics: dict[str, np.ndarray]
-    arrays: dict[str, np.ndarray]
-    new_episodes: Episodes
-    timings: dict[str, float]
+    seconds: float = 0.0
+    chunk_seconds: float = 0.0
+    arrays: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    new_episodes: Episodes = replay.NONE
 
 
 def _in_precision(precision: Precision, function: Callable[[], Any]) -> Any:
     with using(precision):
         return function()
-
-
-def peak_memory() -> int | None:
-    """The most memory this process ever held, in bytes; None where the system does not say."""
-    try:
-        import resource
-    except ImportError:
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
