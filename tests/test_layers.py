@@ -244,3 +244,25 @@ def test_import_takes_less_than_a_second():
         if ours < 1.0:
             break
     assert ours < max(1.0, jax / 0.6), f"`import asmpg` takes {ours:.2f} s, `import jax` {jax:.2f} s"
+
+
+def test_a_method_says_what_it_is_for_where_it_is_declared():
+    """Public ones of the package: each has a docstring, or overrides one that has."""
+    nodes = [node for tree in TREES.values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    classes = {node.name: node for node in nodes}
+
+    def documented(node: ast.ClassDef, method: str) -> bool:
+        own = [one for one in node.body if isinstance(one, ast.FunctionDef) and one.name == method]
+        bases = [base.value if isinstance(base, ast.Subscript) else base for base in node.bases]
+        names = [base.attr if isinstance(base, ast.Attribute) else getattr(base, "id", "") for base in bases]
+        known = [classes[name] for name in names if name in classes]  # the others are of other packages
+        return any(ast.get_docstring(one) for one in own) or any(documented(base, method) for base in known)
+
+    silent = [
+        f"{node.name}.{one.name}"
+        for node in nodes
+        for one in node.body
+        if isinstance(one, ast.FunctionDef) and not one.name.startswith("_") and not node.name.startswith("_")
+        if not documented(node, one.name)
+    ]
+    assert not silent

@@ -374,7 +374,7 @@ def test_training_does_not_wait_for_the_optimum(monkeypatch):
         assert trained.wait(60)
         return real_optimal(env)
 
-    real_optimal = session.optimal
+    real_optimal = scores.optimal
     monkeypatch.setattr(session.Session, "_launch", watched)
     monkeypatch.setattr(scores, "optimal", patient)
     result = asmpg.train(dataclasses.replace(CONFIG, optimum=True, steps=96))

@@ -71,7 +71,6 @@ class Explorer(AbstractActor):
         return cls(actor, noise, settings.exploration_amplitude * 2.0**octaves * added)
 
     def begin(self) -> Any:
-        """The actor's carry."""
         return self.actor.begin()
 
     def act(
@@ -93,7 +92,6 @@ class Explorer(AbstractActor):
         action: Float[Array, " action"],
         reward: Scalar,
     ) -> Any:
-        """The actor's."""
         return self.actor.observe(carry, state, step, action, reward)
 
 

@@ -323,17 +323,14 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
         return lambda loss: jax.vmap(loss)(windows).mean()
 
     def policy(self, state: ModelBasedState) -> AbstractTanhGaussianPolicy:
-        """The current policy."""
         return state.policy
 
     def evaluated(self, state: ModelBasedState) -> AbstractTanhGaussianPolicy:
-        """The average, if there is one."""
         return state.policy if state.average is None else state.average
 
     def diagnose(
         self, state: ModelBasedState, replay: ReplayBuffer, trajectory: Trajectory, *, key: PRNGKey
     ) -> tuple[ModelBasedState, Metrics]:
-        """Losses, gradient norm, entropy, standard deviation, skipped updates and, if asked, the cosine."""
         episodes = self._sample(replay, key=key)
         own = self._in_windows(trajectory)
         metrics = {

@@ -100,7 +100,6 @@ class DecisionTransformerSettings(AbstractSettings):
 
     @property
     def needs_optimum(self) -> bool:
-        """Both words are about it."""
         return isinstance(self.return_target, str)
 
 
@@ -174,7 +173,6 @@ class DecisionTransformer(AbstractLearner[DecisionTransformerState]):
         return optimiser(rate, settings.learning_rate_decay, settings.gradient_clip)
 
     def init(self, normaliser: Normaliser, *, key: PRNGKey) -> DecisionTransformerState:
-        """An untrained policy."""
         settings = self.settings
         policy = DecisionTransformerPolicy(
             self.env,
@@ -259,13 +257,11 @@ class DecisionTransformer(AbstractLearner[DecisionTransformerState]):
         )
 
     def policy(self, state: DecisionTransformerState) -> DecisionTransformerPolicy:
-        """The current policy."""
         return state.policy
 
     def diagnose(
         self, state: DecisionTransformerState, replay: ReplayBuffer, trajectory: Trajectory, *, key: PRNGKey
     ) -> tuple[DecisionTransformerState, Metrics]:
-        """Negative log-likelihood of a batch, gradient norm, entropy, temperature and skipped updates."""
         windows, weights, noise, _ = self._sample(replay, key=key)
         values = jax.vmap(lambda *example: imitation_loss(state.policy, *example, 0.0)[0])
         metrics = {

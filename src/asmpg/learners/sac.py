@@ -304,13 +304,11 @@ class SoftActorCritic(AbstractLearner[SoftActorCriticState]):
         return descend(state, "log_temperature", "temperature_optimiser", optimiser, grad)[0]
 
     def policy(self, state: SoftActorCriticState) -> TanhGaussianPolicy:
-        """The current policy."""
         return state.policy
 
     def diagnose(
         self, state: SoftActorCriticState, replay: ReplayBuffer, trajectory: Trajectory, *, key: PRNGKey
     ) -> tuple[SoftActorCriticState, Metrics]:
-        """Critic loss on a batch, gradient norm, entropy, standard deviation, temperature and skipped updates."""
         transitions, noise = self._sample(state, replay, key=jax.random.split(key)[0])
         targets = self._targets(state, transitions, noise)
         losses = jax.vmap(lambda t, y: critic_loss(state.critics, t, y))(transitions, targets)

@@ -107,11 +107,9 @@ class OneStepModel(AbstractDynamicsModel):
         *,
         key: PRNGKey | None = None,
     ) -> Float[Array, "horizon state"]:
-        """Unrolled on its own predictions."""
         return free_run(self, initial_state, actions)
 
     def init(self, initial_state: Float[Array, " state"]) -> tuple[()]:
-        """Nothing is carried but the state."""
         return ()
 
     def step(
@@ -155,19 +153,15 @@ class Simulator(AbstractDynamicsModel):
         *,
         key: PRNGKey | None = None,
     ) -> Float[Array, "horizon state"]:
-        """The true states."""
         return free_run(self, initial_state, actions)
 
     def init(self, initial_state: Float[Array, " state"]) -> tuple[()]:
-        """Nothing is carried but the state."""
         return ()
 
     def step(
         self, carry: tuple[()], state: Float[Array, " state"], action: Float[Array, " action"], step: Step
     ) -> tuple[tuple[()], Float[Array, " state"]]:
-        """The true transition."""
         return (), self.env.transition(state, action, step)
 
     def loss(self, trajectory: Trajectory, *, key: PRNGKey | None = None) -> Scalar:
-        """Zero."""
         return jnp.zeros(())

@@ -161,7 +161,6 @@ class ActionSequenceModel(AbstractDynamicsModel):
 
     @property
     def least_batch(self) -> int:
-        """The backbone's."""
         return self.backbone.least_batch
 
     @property
@@ -188,7 +187,6 @@ class ActionSequenceModel(AbstractDynamicsModel):
         *,
         key: PRNGKey | None = None,
     ) -> Float[Array, "horizon state"]:
-        """All states from the initial state and all actions."""
         return self.normaliser.denormalise(self._predict_normalised(initial_state, actions, key))
 
     def _predict_normalised(self, initial_state: Array, actions: Array, key: PRNGKey | None) -> Array:
@@ -213,7 +211,6 @@ class ActionSequenceModel(AbstractDynamicsModel):
         return initial_state, self.backbone.init(), last
 
     def resize(self, carry: Carry, length: int) -> Carry:
-        """The backbone's."""
         return carry[0], self.backbone.resize(carry[1], length), carry[2]
 
     def step(
@@ -337,15 +334,12 @@ class HistoryModel(AbstractDynamicsModel):
         *,
         key: PRNGKey | None = None,
     ) -> Float[Array, "horizon state"]:
-        """Unrolled on its own predictions."""
         return free_run(self, initial_state, actions)
 
     def init(self, initial_state: Float[Array, " state"]) -> Any:
-        """The backbone's empty carry."""
         return self.backbone.init()
 
     def resize(self, carry: PyTree, length: int) -> Any:
-        """The backbone's."""
         return self.backbone.resize(carry, length)
 
     def step(

@@ -113,7 +113,6 @@ class FolderStore(AbstractStore):
             raise UsageError(f"out: {path} is a file, it must be a folder or not exist yet")
 
     def read(self, name: str) -> bytes | None:
-        """A file's content."""
         try:
             return (self._path / name).read_bytes()
         except (FileNotFoundError, NotADirectoryError):
@@ -134,11 +133,9 @@ class FolderStore(AbstractStore):
             raise StorageError(f"cannot make {folder}: {files.reason(error)}") from error
 
     def remove(self, name: str) -> None:
-        """Removes a file."""
         files.remove(self._path / name)
 
     def names(self, folder: str) -> list[str]:
-        """The files of a folder but for those being written."""
         try:
             return sorted(
                 entry.name for entry in (self._path / folder).iterdir() if not entry.name.startswith(".")
@@ -174,7 +171,6 @@ class FolderStore(AbstractStore):
         """It is there already."""
 
     def forget(self, item: str, path: pathlib.Path) -> None:
-        """Removes the run folder."""
         shutil.rmtree(path, ignore_errors=True)
 
 
@@ -201,7 +197,6 @@ class ObjectStore(AbstractStore):
         self._pieces: dict[str, set[str]] = {}
 
     def read(self, name: str) -> bytes | None:
-        """A file's content."""
         with self._refused("read", name), contextlib.suppress(FileNotFoundError):
             return self._system.cat_file(f"{self._root}/{name}")
         return None
@@ -217,12 +212,10 @@ class ObjectStore(AbstractStore):
                 self._system.pipe_file(path, data)
 
     def remove(self, name: str) -> None:
-        """Removes an object."""
         with self._refused("remove", name), contextlib.suppress(FileNotFoundError):
             self._system.rm_file(f"{self._root}/{name}")
 
     def names(self, folder: str) -> list[str]:
-        """The objects of a folder."""
         entries = []
         with self._refused("list", folder), contextlib.suppress(FileNotFoundError):
             self._system.invalidate_cache()
@@ -238,11 +231,9 @@ class ObjectStore(AbstractStore):
 
     @contextlib.contextmanager
     def claim(self, item: str) -> Iterator[bool]:
-        """Nobody is kept out."""
         yield True
 
     def is_claimed(self, item: str) -> bool | None:
-        """Not known."""
         return None
 
     @contextlib.contextmanager
@@ -278,7 +269,6 @@ class ObjectStore(AbstractStore):
             there.remove(name)
 
     def forget(self, item: str, path: pathlib.Path) -> None:
-        """Removes what was kept and the run folder."""
         self.remove(f"{_WORK}/{item}.zip")
         for name in self.names(f"{_WORK}/{item}"):
             self.remove(f"{_WORK}/{item}/{name}")

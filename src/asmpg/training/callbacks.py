@@ -82,7 +82,6 @@ class TensorBoard(Callback):
         self._writers: list[Any] = []
 
     def on_record(self, record: Record, result: "Result") -> None:
-        """Every metric at this number of steps."""
         if not self._writers:
             self._writers = [self._make(str(self.folder / f"seed{seed}")) for seed in _seeds(result)]
         for index, writer in enumerate(self._writers):
@@ -92,7 +91,6 @@ class TensorBoard(Callback):
             writer.flush()
 
     def on_end(self, result: "Result") -> None:
-        """Closes the files."""
         for writer in self._writers:
             writer.close()
         self._writers = []
@@ -116,7 +114,6 @@ class WeightsAndBiases(Callback):
         self._run: Any = None
 
     def on_record(self, record: Record, result: "Result") -> None:
-        """Every metric at this number of steps."""
         if self._run is None:
             self._run = self._wandb.init(config=_described(result), **self._options)
         content: dict[str, float] = {}
@@ -129,7 +126,6 @@ class WeightsAndBiases(Callback):
         self._run.log(content, step=int(record["steps"][0]))
 
     def on_end(self, result: "Result") -> None:
-        """Ends the run there."""
         if self._run is not None:
             self._run.finish()
             self._run = None

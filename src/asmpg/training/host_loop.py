@@ -271,7 +271,6 @@ class HostTrainer(AbstractTrainer):
         self._improve(make_state(), self._keys(), jnp.zeros(len(self.seeds), jnp.int32))
 
     def init(self) -> SeedState:
-        """All seeds after their warm-up."""
         keys, recorded = self._keys(), self._for_each_seed()
         state, episodes = self._begin(keys, recorded), []
         warmup_keys = jax.vmap(lambda key: jax.random.split(key, 3)[1])(keys)
@@ -305,7 +304,6 @@ class HostTrainer(AbstractTrainer):
         return np.asarray(state.counts.training) < num_rounds * self.schedule.round_steps
 
     def advance(self, state: SeedState, first_episode: int, num_episodes: int) -> tuple[SeedState, Metrics]:
-        """Runs a chunk: each episode is collected and improved on, then the policies are evaluated."""
         self.timings = {}
         for index in range(first_episode, first_episode + num_episodes):
             if not ends_early(self.learner.env):
@@ -342,5 +340,4 @@ class HostTrainer(AbstractTrainer):
         """Not known: the simulator takes what it takes."""
 
     def combine(self, state: SeedState) -> SeedState:
-        """The state with its non-array parts."""
         return eqx.combine(state, self._static["state"])

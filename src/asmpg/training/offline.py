@@ -124,7 +124,6 @@ class OfflineTrainer(AbstractTrainer):
         """Nothing: the warm-up runs the program of the loop."""
 
     def init(self) -> SeedState:
-        """All seeds after their warm-up."""
         state = self._begin(self._keys(), *self._episodes)
         return self._run(state, 0, self.schedule.warmup_episodes)[0]
 
@@ -142,7 +141,6 @@ class OfflineTrainer(AbstractTrainer):
         """Not known before the warm-up has run."""
 
     def combine(self, state: SeedState) -> SeedState:
-        """The state with its non-array parts."""
         return eqx.combine(state, self._static)
 
 

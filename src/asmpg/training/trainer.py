@@ -178,15 +178,12 @@ class Trainer(AbstractTrainer):
         self.advance(make_state(), self.schedule.warmup_episodes, 0)
 
     def init(self) -> SeedState:
-        """All seeds after their warm-up."""
         return self._init(self._keys(), self._recorded)
 
     def advance(self, state: SeedState, first_episode: int, num_episodes: int) -> tuple[SeedState, Metrics]:
-        """Runs a chunk."""
         return self._advance(state, jnp.asarray(first_episode), jnp.asarray(num_episodes))
 
     def memory(self) -> int | None:
-        """Bytes that the loop takes, as the compiler says."""
         index = jnp.asarray(0)  # weakly typed, as `advance` passes it: traced once for both
         stats = self._advance.lower(self.shapes, index, index).compile().memory_analysis()
         if stats is None:
@@ -196,5 +193,4 @@ class Trainer(AbstractTrainer):
         return devices * (stats.argument_size_in_bytes + new + stats.temp_size_in_bytes)
 
     def combine(self, state: SeedState) -> SeedState:
-        """The state with its non-array parts."""
         return eqx.combine(state, self._static)

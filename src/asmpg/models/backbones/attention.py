@@ -172,7 +172,6 @@ class Transformer(AbstractBackbone):
 
     @property
     def input_layer(self) -> Linear:
-        """The embedding."""
         return self.embed
 
     @property

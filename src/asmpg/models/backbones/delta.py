@@ -154,7 +154,6 @@ class GatedDeltaMixer(AbstractMixer):
         return self.output(outputs.reshape(gate.shape) * jax.nn.silu(gate))
 
     def init(self) -> Float[Array, "heads value key"]:
-        """Empty memories."""
         num_heads = self.log_rate.shape[0]
         size = self.output.weight.shape[0] // num_heads
         return jnp.zeros((num_heads, size, size))
@@ -162,13 +161,11 @@ class GatedDeltaMixer(AbstractMixer):
     def step(
         self, carry: Float[Array, "heads value key"], x: Float[Array, " width"]
     ) -> tuple[Float[Array, "heads value key"], Float[Array, " width"]]:
-        """Advances by one element."""
         reads, gate = self._reads(x)
         carry, outputs = delta_step(carry, reads)
         return carry, self._write(outputs, gate)
 
     def unroll(self, xs: Float[Array, "length width"]) -> Float[Array, "length width"]:
-        """All outputs at once."""
         reads, gate = self._reads(xs)
         outputs = delta_chunks(Reads(*(jnp.moveaxis(sequence, 1, 0) for sequence in reads)))
         return self._write(jnp.moveaxis(outputs, 0, 1), gate)

@@ -74,7 +74,6 @@ class SimpleRNN(AbstractBackbone):
     def step(
         self, carry: Float[Array, " hidden"], x: Float[Array, " input"]
     ) -> tuple[Float[Array, " hidden"], Float[Array, " output"]]:
-        """Advances by one element."""
         hidden = self._advance(carry, self.w_a @ x + self.bias)
         return hidden, self._read(hidden)
 
@@ -149,7 +148,6 @@ class SelfAttention(AbstractBackbone):
     def predict(
         self, xs: Float[Array, "length input"], *, key: PRNGKey | None = None
     ) -> Float[Array, "length output"]:
-        """The whole sequence in parallel."""
         scores = (xs @ self.w_q.T) @ (xs @ self.w_k.T).T
         causal = jnp.tri(xs.shape[0], dtype=bool)
         return jax.nn.softmax(jnp.where(causal, scores, -jnp.inf), axis=-1) @ (xs @ self.w_v.T)

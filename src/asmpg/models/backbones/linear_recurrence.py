@@ -107,19 +107,16 @@ class MinGRUMixer(AbstractMixer):
         return jax.nn.sigmoid(gate), jax.nn.sigmoid(-gate) * candidate
 
     def init(self) -> Float[Array, " hidden"]:
-        """The zero carry."""
         return jnp.zeros(self.output.linear.weight.shape[0])
 
     def step(
         self, carry: Float[Array, " hidden"], x: Float[Array, " width"]
     ) -> tuple[Float[Array, " hidden"], Float[Array, " width"]]:
-        """Advances by one element."""
         gate, new = self._gate_and_input(x)
         hidden = gate * carry + new
         return hidden, self.output(hidden)
 
     def unroll(self, xs: Float[Array, "length width"]) -> Float[Array, "length width"]:
-        """All outputs at once."""
         gate, new = self._gate_and_input(xs)
         (hidden,) = linear_recurrence((gate,), (new,))
         return self.output(hidden)

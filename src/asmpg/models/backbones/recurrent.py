@@ -230,7 +230,6 @@ class AbstractRecurrent(AbstractBackbone):
 
     @property
     def input_layer(self) -> Linear:
-        """The lowest cell's input projection."""
         return self.cells[0].inputs
 
     @property
@@ -244,13 +243,11 @@ class AbstractRecurrent(AbstractBackbone):
         return self.cells[-1].recurrent.shape[0]
 
     def init(self) -> tuple[Any, ...]:
-        """Every cell's zero carry."""
         return tuple(cell.init() for cell in self.cells)
 
     def step(
         self, carry: tuple[Any, ...], x: Float[Array, " input"]
     ) -> tuple[tuple[Any, ...], Float[Array, " output"]]:
-        """Advances every layer by one element."""
         carries = []
         for cell, cell_carry in zip(self.cells, carry, strict=True):
             cell_carry, x = cell.step(cell_carry, cell.inputs(x))

@@ -80,7 +80,6 @@ class AbstractResidual(AbstractBackbone):
 
     @property
     def input_layer(self) -> Linear:
-        """The embedding."""
         return self.embed
 
     @property
@@ -94,13 +93,11 @@ class AbstractResidual(AbstractBackbone):
         return self.embed.weight.shape[1]
 
     def init(self) -> tuple[Any, ...]:
-        """Every mixer's first carry."""
         return tuple(block.mixer.init() for block in self.blocks)
 
     def step(
         self, carry: tuple[Any, ...], x: Float[Array, " input"]
     ) -> tuple[tuple[Any, ...], Float[Array, " output"]]:
-        """Advances every mixer by one element."""
         x = self.embed(x)
         carries = []
         for block, block_carry in zip(self.blocks, carry, strict=True):

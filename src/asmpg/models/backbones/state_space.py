@@ -50,19 +50,16 @@ class AbstractStateSpace(AbstractMixer):
         return self.gate(jax.nn.gelu(read))
 
     def init(self) -> Numbers:
-        """The zero carry."""
         zeros = jnp.zeros(self.output_weight.shape[0] // 2)
         return zeros, zeros
 
     def step(self, carry: Numbers, x: Float[Array, " width"]) -> tuple[Numbers, Float[Array, " width"]]:
-        """Advances by one element."""
         decay, input_weight = self.discretise()
         real, imaginary = jnp.split(x @ input_weight, 2)
         hidden = add(product(decay, carry), (real, imaginary))
         return hidden, self._read(hidden, x)
 
     def unroll(self, xs: Float[Array, "length width"]) -> Float[Array, "length width"]:
-        """All outputs at once."""
         decay, input_weight = self.discretise()
         real, imaginary = jnp.split(xs @ input_weight, 2, axis=-1)
         decays = tuple(jnp.broadcast_to(part, real.shape) for part in decay)

@@ -72,7 +72,6 @@ class InProcess(AbstractEngine):
         self._stop, self._outcomes = stop, list[Outcome]()
 
     def num_free(self) -> int:
-        """One, unless something was not polled yet."""
         return 0 if self._outcomes else 1
 
     def submit(self, job: Task) -> None:
@@ -80,7 +79,6 @@ class InProcess(AbstractEngine):
         self._outcomes.append(execute(job, self._stop))
 
     def poll(self, seconds: float) -> list[Outcome]:
-        """What became of the last job."""
         outcomes, self._outcomes = self._outcomes, []
         return outcomes
 
@@ -88,7 +86,6 @@ class InProcess(AbstractEngine):
         """Nothing runs while anyone could ask."""
 
     def num_workers(self) -> int:
-        """One."""
         return 1
 
     def __exit__(self, *_: object) -> None:

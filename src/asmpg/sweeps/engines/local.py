@@ -53,11 +53,9 @@ class Local(AbstractEngine):
         self._deaths: Counter[str] = Counter()
 
     def num_workers(self) -> int:
-        """The size of the pool."""
         return self._num_workers
 
     def num_free(self) -> int:
-        """Workers without a job."""
         return self._num_workers - sum(worker.job is not None for worker in self._workers.values())
 
     def submit(self, job: Task) -> None:
@@ -88,7 +86,6 @@ class Local(AbstractEngine):
         return outcomes
 
     def ask_to_stop(self) -> None:
-        """Running jobs stop after their chunk."""
         self._stop.set()
 
     def __exit__(self, *_: object) -> None:

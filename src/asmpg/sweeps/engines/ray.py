@@ -52,7 +52,6 @@ class Ray(AbstractEngine):
         return 1
 
     def submit(self, job: Task) -> None:
-        """Makes a task of it."""
         self._jobs[self._execute.remote(job)] = job
 
     def poll(self, seconds: float) -> list[Outcome]:
