@@ -13,6 +13,7 @@ import pytest
 
 import asmpg
 from asmpg.core.digest import digest
+from asmpg.core.precision import double
 from asmpg.models.backbones import scan_step
 from asmpg.models.base import free_run
 from asmpg.training.door import check_callbacks
@@ -81,6 +82,39 @@ class Count(asmpg.Callback):
 
 def rnn_of_two(input_size, horizon, *, dropout=0.0, key):
     return Sum(input_size, jnp.full((), 2.0))
+
+
+TABLE = np.linspace(-1.0, 1.0, 9)
+
+
+class Tabled(Sum):
+    """Holds a NumPy array, and reads another one."""
+
+    weights: np.ndarray = dataclasses.field(default_factory=lambda: np.linspace(0.5, 1.5, 72))
+
+    def step(self, carry, x):
+        carry = 0.5 * jnp.clip(carry, -self.weights, self.weights) + self.gain * x * self.weights
+        return carry, jnp.where(self.weights > 1, carry, carry + jnp.interp(x.mean(), TABLE, TABLE**2))
+
+
+def test_numpy_arrays_in_a_backbone_survive_any_order_of_precisions(quickly):
+    env = asmpg.make("bioreactor", 6)
+    actions = np.full((6, 1), 0.25)
+
+    def gradient():
+        model = asmpg.ActionSequenceModel(env, Tabled, key=jax.random.key(0))
+        return np.asarray(asmpg.action_gradient(model, env, env.initial_state(), actions)[1])
+
+    single = gradient()
+    with double():
+        exact = gradient()
+    for precision in ("float64", "float32"):
+        result = asmpg.train(env, model=Tabled, precision=precision, optimum=True, **SMALL)
+        assert np.isfinite(result.scores).all()
+        np.testing.assert_array_equal(gradient(), single)
+        with double():
+            np.testing.assert_array_equal(gradient(), exact)
+    assert (single.dtype, exact.dtype) == (np.float32, np.float64)
 
 
 OWN = {

@@ -345,7 +345,8 @@ def test_gradients_are_compared_with_differences():
     rounded = Own(lambda s, a, t: s + jnp.round(3 * a).astype(int) / 3)
     assert "zero" in asmpg.check_gradient(rounded).message
     with pytest.warns(GradientWarning, match="cut off"):
-        asmpg.optimal(cut, num_starts=1)
+        solution = asmpg.optimal(cut, num_starts=1)
+    assert not solution.trusted and "cannot be trusted, its gradient is not that" in solution.message
 
 
 @pytest.mark.parametrize("options", [{"model": "simulator"}, {"model": "rnn", "record_cosine": True}])

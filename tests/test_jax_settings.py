@@ -30,6 +30,13 @@ def test_what_jax_cannot_do_here_is_said_in_one_line(case):
     assert CASES[case] in done.stderr
 
 
+def test_what_computes_nothing_needs_no_device():
+    done = run("-m", "asmpg", "list", JAX_PLATFORMS="cuda")
+    assert (done.returncode, done.stderr) == (0, "")
+    done = run("-m", "asmpg", "sweep", "pendulum", "--dry-run", JAX_PLATFORMS="cuda")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+
+
 def test_the_optimum_is_found_without_jit():
     code = """
 import asmpg

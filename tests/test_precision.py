@@ -52,15 +52,21 @@ def test_read_back_evaluated_and_extended(double):
     assert longer.steps == 72 and dtypes(longer.policy) == {jnp.dtype("float64")}
 
 
-def test_auto_is_what_jax_is_set_to(x64):
+def test_auto_is_what_jax_is_set_to(x64, monkeypatch):
     assert resolve_precision("auto") == "float64"
     assert CONFIG.checked().precision == "float64"
     assert dataclasses.replace(CONFIG, precision="auto").checked().precision == "float64"
     with using("float32"):
         assert resolve_precision("auto") == "float32" and jnp.zeros(1).dtype == jnp.float32
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     with using("bfloat16-matmul"):
         assert "BF16_BF16_F32" in str(jax.make_jaxpr(jnp.dot)(jnp.ones((2, 2)), jnp.ones((2, 2))))
     assert jnp.zeros(1).dtype == jnp.float64
+
+
+def test_a_cpu_is_asked_for_no_products_that_it_may_refuse():
+    with using("bfloat16-matmul"):
+        assert "BF16" not in str(jax.make_jaxpr(jnp.dot)(jnp.ones((2, 2)), jnp.ones((2, 2))))
 
 
 def test_where_bfloat16_changes_nothing_a_run_says_so():

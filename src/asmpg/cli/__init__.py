@@ -36,7 +36,7 @@ _COMMANDS = {
     options.Completion: ("completion", "run_completion"),
     options.Sweep: ("sweep", "run_sweep_command"),
 }
-_COMPUTING = (options.Train, options.Evaluate, options.Optimal, options.Diagnose, options.Export, options.Fit)
+_READING = (options.List, options.Show, options.Report, options.Completion)
 # In bytes; what usual systems allow.
 _LONGEST_NAME, _LONGEST_PATH = 255, 3000
 OUT_OF_MEMORY = (
@@ -74,7 +74,7 @@ def _run(arguments: list[str]) -> int:
     module, function = _COMMANDS[type(command)]
     run = getattr(importlib.import_module(f".{module}", __name__), function)
     command = _with_paths(command)
-    if isinstance(command, _COMPUTING):
+    if not isinstance(command, _READING):
         _check_jax()
     if not isinstance(command, options.Train):
         gc.enable()

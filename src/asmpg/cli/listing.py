@@ -5,6 +5,8 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+
 from ..core.types import UsageError
 from ..core.user_code import installed, load_installed
 from ..diagnose import catalogue
@@ -36,7 +38,8 @@ _MODELS = (
 
 
 def run_list(options: List) -> int:
-    """`asmpg list`."""
+    """`asmpg list`, on the CPU: it looks at tasks and computes next to nothing."""
+    jax.config.update("jax_platforms", "cpu")
     from ..experiments import EXPERIMENTS
 
     backbones = [*BACKBONES, *installed("asmpg.backbones")]

@@ -26,12 +26,12 @@ def using(precision: Precision) -> Iterator[None]:
     """Sets the precision of all that is traced, compiled and run inside, in this thread only.
 
     "bfloat16-matmul" rounds the factors of every matrix product to bfloat16 and sums in float32; all other numbers,
-    parameters and optimisers included, stay float32.
+    parameters and optimisers included, stay float32. A CPU multiplies in float32, whatever is asked of it, or refuses.
     """
     with contextlib.ExitStack() as stack:
         precision = resolve_precision(precision)
         stack.enter_context(double(precision == "float64"))
-        if precision == "bfloat16-matmul":
+        if precision == "bfloat16-matmul" and jax.default_backend() != "cpu":
             stack.enter_context(jax.default_matmul_precision("BF16_BF16_F32"))
         yield
 

@@ -91,7 +91,7 @@ def check_reproducible(label: str, function: Callable[..., Any], *arguments: obj
     if not same:
         raise UsageError(
             f"{label}: is another function each time it is traced, and traced once: random numbers come from the key "
-            "of initial_state, not from numpy.random or random"
+            "of initial_state, not from numpy.random, random or a clock"
         )
 
 

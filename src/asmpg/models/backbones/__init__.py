@@ -35,7 +35,7 @@ BACKBONES: dict[str, type[AbstractBackbone]] = {
 
 
 CreateBackbone = Callable[..., AbstractBackbone]
-"""Makes a backbone like `AbstractBackbone.create`: from (input_size, horizon, *, dropout, key)."""
+"""Makes a backbone like `AbstractBackbone.create`: from (input_size, horizon, *, dropout, key); or a class of them."""
 
 
 def create_backbone(
@@ -63,14 +63,19 @@ def create_backbone(
         return backbone
     if isinstance(backbone, str):
         check_choice("backbone", backbone, BACKBONES)
-        backbone = BACKBONES[backbone].create
     try:
-        made = backbone(input_size, horizon, dropout=dropout, key=key)
+        made = _maker(backbone)(input_size, horizon, dropout=dropout, key=key)
     except TypeError as error:  # nothing that is called, or not called like this
         raise UsageError(f"backbone: cannot be made: {one_line(error)}") from error
     if not isinstance(made, AbstractBackbone):
         raise UsageError(f"backbone: must be an AbstractBackbone, got a {type(made).__name__}")
     return made
+
+
+def _maker(backbone: str | CreateBackbone) -> CreateBackbone:
+    """The function behind a name or a class."""
+    made = BACKBONES[backbone] if isinstance(backbone, str) else backbone
+    return made.create if isinstance(made, type) and issubclass(made, AbstractBackbone) else made
 
 
 def with_sizes(
@@ -87,7 +92,7 @@ def with_sizes(
     """
     if not sizes:
         return backbone
-    create = BACKBONES[backbone].create if isinstance(backbone, str) else backbone
+    create = backbone if isinstance(backbone, AbstractBackbone) else _maker(backbone)
     known = () if isinstance(create, AbstractBackbone) else inspect.signature(create).parameters
     for name in sizes:
         if name not in known:

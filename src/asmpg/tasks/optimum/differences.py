@@ -59,10 +59,10 @@ def check_gradient(env: Given[AbstractEnvironment]) -> GradientCheck:
     return solution_cache.remember(env, ("gradient",), lambda: _check(env))
 
 
-def warn_of_gradient(env: AbstractEnvironment) -> None:
-    """A `GradientWarning`, once, where the gradient of a user's own task is not that of its return."""
+def warn_of_gradient(env: AbstractEnvironment) -> str:
+    """A `GradientWarning`, once, where the gradient of a user's own task is not that of its return; what it says."""
     if env.identity() is not None:
-        return
+        return ""
 
     def check() -> GradientCheck:
         found = check_gradient(env)
@@ -70,7 +70,7 @@ def warn_of_gradient(env: AbstractEnvironment) -> None:
             warnings.warn(f"{env.name}: {found.message}", GradientWarning, stacklevel=6)
         return found
 
-    solution_cache.remember(env, ("gradient warned",), check)
+    return solution_cache.remember(env, ("gradient warned",), check).message
 
 
 def _check(env: AbstractEnvironment) -> GradientCheck:

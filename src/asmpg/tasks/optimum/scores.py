@@ -1,5 +1,6 @@
 """Optimal, random and constant actions of a task, remembered in memory and on disk, and the scores between them."""
 
+import dataclasses
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -56,16 +57,23 @@ def optimal(
 
 
 def _optimal(env: AbstractEnvironment, num_starts: int | None, cache: bool) -> Solution:
-    warn_of_gradient(env)
+    warning = warn_of_gradient(env)
+
+    def search() -> Solution:
+        solution = solve(env, num_starts)
+        if not warning or not np.isfinite(solution.residual):
+            return solution
+        return dataclasses.replace(solution, message=f"{solution.message}; cannot be trusted, {warning}")
+
     if not cache:
-        return solve(env, num_starts)
+        return search()
     key = solution_cache.cache_key(env, "optimal", num_starts=num_starts)
 
     def compute() -> Solution:
         stored = None if key is None else solution_cache.read(key)
         solution = None if stored is None else _restore(env, stored)
         if solution is None:
-            solution = solve(env, num_starts)
+            solution = search()
             if key is not None:
                 solution_cache.write(key, _to_json(solution))
         return solution
