@@ -180,15 +180,22 @@ def test_arrays_of_another_network_are_refused(change):
         checkpoint.unflatten(jax.eval_shape(lambda: tree(0)), arrays)
 
 
-@settings(max_examples=80, deadline=None)
-@given(data=st.data())
-def test_any_changed_or_missing_byte_costs_one_checkpoint_at_most(tmp_path_factory, data):
-    folder = tmp_path_factory.getbasetemp() / "damaged"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
+@pytest.fixture(scope="module")
+def four(tmp_path_factory):
+    """A folder to which four checkpoints were written."""
+    folder = tmp_path_factory.mktemp("four")
     checkpoints = Checkpoints(folder)
     for step in range(1, 5):
         write(checkpoints, step)
+    return folder
+
+
+@settings(max_examples=80, deadline=None)
+@given(data=st.data())
+def test_any_changed_or_missing_byte_costs_one_checkpoint_at_most(tmp_path_factory, four, data):
+    folder = tmp_path_factory.getbasetemp() / "damaged"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(four, folder)
     grown = [folder / name for name in checkpoint.read(folder / "000000004").journal.names]
     own = [folder / "000000004" / name for name in (checkpoint.ARRAYS, checkpoint.META)]
     path = data.draw(st.sampled_from([*own, *grown]))

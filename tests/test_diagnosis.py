@@ -307,7 +307,7 @@ def test_diagnose_a_backbone_of_ones_own(call, tmp_path):
             and content["reach"][0] > 0
         )
     assert call(f"train bioreactor --horizon 6 --model {BACKBONE} {SMALL} --out averages")[0] == 0
-    status, out, err = call(f"diagnose bioreactor --run averages --model {BACKBONE} --json")
+    status, out, err = call(f"diagnose bioreactor --run averages --model {BACKBONE} --horizons 6 --json")
     assert status == 0, err
     content = json.loads(out)
     assert content["trained"] and content["model"] == "custom_backbone.py:LeakyAverages"
