@@ -14,8 +14,8 @@ from .commands import how_to_resume, run_interruptibly
 from .machine import INTERRUPTED, keep_compiled, use_cores
 
 
-TASK, HORIZON, NUM_SEEDS = "timber_harvest", 50, 2
-STEPS = {"lstm": 4000, "transformer": 3000}
+TASK, HORIZON, NUM_SEEDS = "timber_harvest", 50, 1
+STEPS = {"lstm": 1500, "transformer": 1500}
 
 
 def main() -> int:

@@ -144,7 +144,7 @@ def run_diagnose(options: Diagnose) -> int:
     elif options.task is None:
         raise UsageError("task: is missing; give TASK for a fresh model, or --run RUN for a trained one")
     else:
-        model = "transformer" if options.model is None else options.model
+        model = "lstm" if options.model is None else options.model
         given = fresh_subjects(options.task, model, horizons or [20, 50, 100], options.seed or 0)
     # A trained model's figures do not replace a fresh one's.
     run = "" if options.run is None else f"-{pathlib.Path(options.run).resolve().name}"

@@ -191,7 +191,7 @@ class Diagnose:
     model: str | None = option(
         "a dynamics model (see asmpg list), or FILE.py:NAME or package.module:NAME of a backbone, a dynamics "
         "model, a method, or a function that makes one",
-        "transformer, or the run's",
+        "lstm, or the run's",
         metavar="MODEL",
         names="model",
     )

@@ -59,7 +59,7 @@ class TrainConfig:
             "package.module:NAME is a backbone of your own, behind history- and actions- too, a dynamics model or a "
             "learner; auto fits a one-step and an action-sequence model on the warm-up and takes the better one"
         ),
-    ] = "transformer"
+    ] = "lstm"
     steps: Annotated[
         Count, about("environment steps per seed, the warm-up included, rounded up to whole episodes")
     ] = 20_000

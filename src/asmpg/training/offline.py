@@ -207,7 +207,7 @@ def finding(known: Recording, metrics: Mapping[str, np.ndarray]) -> str:
         f"{100 * far:.0f}% of the imagined steps have no data near them.",
     ]
     if estimate <= known.mean_return:
-        sentences.append("By the judge it is no better than what was recorded: do not use it.")
+        sentences.append("By that estimate it is no better than the recorded policy: do not use it.")
     elif optimism > estimate - known.mean_return:
         sentences.append("The optimism is larger than the gain: try more episodes, or a larger cloning.")
     return " ".join(sentences)
