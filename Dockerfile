@@ -8,6 +8,7 @@ FROM python:3.13-slim AS build
 RUN pip install --no-cache-dir build
 WORKDIR /source
 COPY pyproject.toml README.md LICENSE CHANGELOG.md CITATION.cff Makefile ./
+COPY .ci/metadata.py .ci/
 COPY src src
 COPY tests tests
 COPY examples examples

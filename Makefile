@@ -41,7 +41,7 @@ $(VENV)/.stamp-dev: $(VENV)/.stamp-user
 
 install: $(VENV)/.stamp-user ## Make .venv and install the package with plotting into it
 
-demo: $(VENV)/.stamp-user ## Train an LSTM and a transformer action-sequence model on one task (3 minutes)
+demo: $(VENV)/.stamp-user ## Train an LSTM and a transformer action-sequence model on one task (a minute)
 	@$(RUN) -m asmpg.cli.demo
 
 test: check ## What CI runs: formatting, lint, types, and every test but the slow ones

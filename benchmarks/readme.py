@@ -29,11 +29,9 @@ _UNIT = (
     "code of the paper's later version has and the paper does not mention"
 )
 _PENDULUM = (
-    "at H = 100 the models are not fitted (the transformer misses 0.31 of the variance, the "
-    "RNN 0.50), and all that is seen "
-    "of a return with some hundred local maxima is noise; the published code's angle makes it "
-    "a parabola with more than a "
-    "thousand on it, which any smooth model sees through"
+    "at H = 100 the models are not fitted well (the transformer leaves 0.31 of the variance unexplained, the RNN 0.50), "
+    "too badly for a return with some hundred local maxima; with the published code's angle the return is a parabola "
+    "with more than a thousand local maxima, which a smooth model averages out"
 )
 WHY: dict[str, tuple[str, str]] = {
     "toy_offline.markov_flag": (
@@ -42,15 +40,15 @@ WHY: dict[str, tuple[str, str]] = {
     ),
     "pendulum.transformer": (
         "undecided",
-        "too few updates: a model that is not fitted may be flat for any reason",
+        "too few updates: gradients of a model that is not fitted may stay small for any reason",
     ),
     "pendulum.landscape": ("undecided", "the same"),
     "myriad.hold.lstm": (
         "does not hold",
-        "timber_harvest alone: held back by its own gradient, not by the policy, whose training "
-        "through the true simulator "
+        "only because of timber_harvest, where the model's gradient is wrong; the policy itself, trained "
+        "through the true simulator, "
         "reaches 0.993 with the same settings; with gates in the decoder and a loss on differences, `default` since "
-        "0.2.0, the seed that was stuck ends at 0.990",
+        "0.2.0, the seed that did not learn before ends at 0.990",
     ),
     "myriad.fall.one_step": ("does not hold", _UNIT),
     "myriad.one_step_below_lstm": ("does not hold", "as for the one-step model's fall"),
@@ -214,7 +212,7 @@ def page(contents: Sequence[Mapping[str, Any]], path: pathlib.Path = PAGE) -> st
     """docs/results.md."""
     return "\n\n".join(
         [
-            "# Results: what became of the paper's claims",
+            "# Results: the paper's claims, tested",
             "<!-- This page is written by make readme from results/; edit benchmarks/readme.py instead. -->",
             f"Of {sum(len(content['verdicts']) for content in contents)} claims "
             f"{counted(contents)}. Every claim has a rule, which says what makes it true; all of them stand in "

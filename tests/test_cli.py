@@ -631,13 +631,14 @@ def test_devices_share_the_seeds_evenly(monkeypatch, cores, seeds, expected):
 def test_the_demo_leaves_two_curves_and_earlier_runs_alone(workplace, capfd, monkeypatch):
     monkeypatch.setattr(demo, "HORIZON", 10)
     # A chunk after the warm-up, of the models that are compiled soonest.
-    monkeypatch.setattr(demo, "STEPS", {"one-step": 510, "rnn": 510})
+    monkeypatch.setattr(demo, "STEPS", 510)
+    monkeypatch.setattr(demo, "MODELS", ("one-step", "rnn"))
     earlier = workplace / "runs" / "demo-rnn"
     earlier.mkdir(parents=True)
     (earlier / "metrics.jsonl").write_text("of an earlier run")
     assert demo.main() == 0
     out = capfd.readouterr().out
-    assert all(word in out for word in ("one-step", "rnn", "optimum", "random", "mean score"))
+    assert all(word in out for word in ("one-step", "rnn", "optimum", "random", "score"))
     names = sorted(path.parent.name for path in workplace.rglob("learning_curve.png"))
     assert names == ["demo-one-step", "demo-rnn-2"]
     assert [(path.name, path.read_text()) for path in earlier.iterdir()] == [

@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
+import types
 from importlib import metadata
 
 import pytest
@@ -40,8 +41,50 @@ def test_the_citation_is_of_this_project():
     assert [author["name"] for author in citation["authors"]] == [
         author["name"] for author in PROJECT["authors"]
     ]
-    urls = {citation[key] for key in ("repository-code", "url") if key in citation}
-    assert urls <= set(PROJECT.get("urls", {}).values())
+    assert not {"repository-code", "url"} & citation.keys(), "the address is where a release is built"
+
+
+@pytest.fixture(scope="module")
+def release():
+    return types.SimpleNamespace(**runpy.run_path(str(ROOT / ".ci" / "metadata.py")))
+
+
+@pytest.mark.parametrize(
+    "origin", ["git@host.org:o/asmpg.git", "https://host.org/o/asmpg.git", "ssh://git@host.org/o/asmpg"]
+)
+def test_a_release_names_the_repository_it_is_built_from(release, tmp_path, monkeypatch, origin):
+    for name in ("REPOSITORY_URL", "GITHUB_REPOSITORY"):
+        monkeypatch.delenv(name, raising=False)
+    assert release.repository(tmp_path) is None
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    assert release.repository(tmp_path) is None
+    subprocess.run(["git", "-C", str(tmp_path), "remote", "add", "origin", origin], check=True)
+    assert release.repository(tmp_path) == "https://host.org/o/asmpg"
+    monkeypatch.setenv("GITHUB_SERVER_URL", "https://github.com")
+    monkeypatch.setenv("GITHUB_REPOSITORY", "p/asmpg")
+    assert release.repository(tmp_path) == "https://github.com/p/asmpg"
+    monkeypatch.setenv("REPOSITORY_URL", "https://own.org/asmpg/")
+    assert release.repository(tmp_path) == "https://own.org/asmpg"
+
+
+def test_a_package_index_gets_urls_and_a_readme_with_absolute_links_to_files_that_exist(release):
+    assert {"readme", "urls"} == set(PROJECT["dynamic"])
+    address = "https://host.org/o/asmpg"
+    urls = release.urls(address)
+    assert urls.keys() == {"Homepage", "Documentation", "Repository", "Issues", "Changelog"}
+    text = (ROOT / "README.md").read_text()
+    links = re.findall(r"\]\(([^)\s]+)\)", release.absolute(text, address))
+    assert len(links) == len(re.findall(r"\]\(([^)\s]+)\)", text)) > 20
+    assert all("://" in link for link in links)
+    named = [link for link in [*links, *urls.values()] if link.startswith(f"{address}/")]
+    files = [
+        re.sub(f"^{address}/(blob|raw)/main/", "", link) for link in named if not link.endswith("/issues")
+    ]
+    assert files and all((ROOT / file).is_file() for file in files)
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_bytes()) <= 9_000
 
 
 def test_the_changelog_says_what_kind_of_change_each_is():
