@@ -29,8 +29,8 @@ _UNIT = (
     "code of the paper's later version has and the paper does not mention"
 )
 _PENDULUM = (
-    "at H = 100 the models are not fitted well (the transformer leaves 0.31 of the variance unexplained, the RNN 0.50), "
-    "too badly for a return with some hundred local maxima; with the published code's angle the return is a parabola "
+    "at H = 100 the models are not fitted well (the transformer leaves 0.31 of the variance unexplained, the RNN 0.50),"
+    " too badly for a return with some hundred local maxima; with the published code's angle the return is a parabola "
     "with more than a thousand local maxima, which a smooth model averages out"
 )
 WHY: dict[str, tuple[str, str]] = {
