@@ -1,12 +1,16 @@
 """What the package's structure measures: rooms, arrows, circles, lengths of functions, and arguments of any type.
 
-Reads syntax trees and runs nothing: `python benchmarks/measures.py` prints one line a measure.
+Reads syntax trees and runs nothing: `python benchmarks/measures.py` prints one line a measure. With `--walk` it begins
+one small run too, and follows its set-up from the configuration to the first compiled program.
 """
 
 import ast
 import pathlib
 import statistics
+import sys
+from collections import Counter
 from collections.abc import Iterator
+from types import FrameType
 
 
 PACKAGE = pathlib.Path(__file__).parents[1] / "src" / "asmpg"
@@ -82,6 +86,50 @@ def measures() -> dict[str, str]:
     }
 
 
+class _SetUpDone(Exception):
+    """The next thing would be compiled and run."""
+
+
+def visits() -> list[str]:
+    """The rooms that `training` goes to while it sets a run up, in their order; `core` is left out."""
+    from asmpg.training.config import TrainConfig
+    from asmpg.training.runs import train
+    from asmpg.training.trainer import Trainer
+
+    found: list[str] = []
+
+    def room(frame: FrameType | None) -> str:
+        file = pathlib.Path(frame.f_code.co_filename) if frame else pathlib.Path()
+        return room_of(file.relative_to(PACKAGE).parts) if file.is_relative_to(PACKAGE) else ""
+
+    def follow(frame: FrameType, event: str, argument: object) -> None:
+        if event == "call" and frame.f_code is Trainer.init.__code__:
+            sys.setprofile(None)
+            raise _SetUpDone
+        if event == "call" and room(frame.f_back) == "training":
+            here = room(frame)
+            if here not in ("", "core", "training", *found[-1:]):
+                found.append(here)
+
+    sys.setprofile(follow)
+    try:
+        train(TrainConfig("harvest", horizon=6, model="lstm", steps=30))
+    except _SetUpDone:
+        return found
+    finally:
+        sys.setprofile(None)
+    raise AssertionError("the run was never set up")
+
+
+def walk() -> str:
+    """How often the set-up of a run goes back to a room that it has left."""
+    found = visits()
+    again = Counter(found) - Counter(set(found))
+    return f"{len(found)} visits, returns to a room already left: {again.total()} ({', '.join(found)})"
+
+
 if __name__ == "__main__":
     for name, value in measures().items():
         print(f"{name:10} {value}")
+    if "--walk" in sys.argv:
+        print(f"{'walk':10} {walk()}")
