@@ -1,6 +1,8 @@
 """The pages: every block of code is run or read, every command can be typed, run folders are as they are described."""
 
 import ast
+import doctest
+import importlib
 import json
 import pathlib
 import re
@@ -226,3 +228,15 @@ def test_a_notebook_runs(path, tmp_path, monkeypatch):
 def test_every_notebook_is_a_page():
     pages = "".join(path.read_text() for path in (ROOT / "docs").glob("notebook-*.md"))
     assert len(NOTEBOOKS) >= 3 and all(f"examples/{path.name}" in pages for path in NOTEBOOKS)
+
+
+def test_examples_in_docstrings_run():
+    source = ROOT / "src"
+    names = [
+        ".".join(path.relative_to(source).with_suffix("").parts).removesuffix(".__init__")
+        for path in source.rglob("*.py")
+        if ">>> " in path.read_text()
+    ]
+    results = [doctest.testmod(importlib.import_module(name)) for name in names]
+    assert sum(result.attempted for result in results) > 0
+    assert all(result.failed == 0 for result in results)

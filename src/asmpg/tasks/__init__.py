@@ -63,6 +63,11 @@ def make(name: Given[str], horizon: Given[int] = 100, **parameters: Given[float]
 
     Raises:
         UsageError: an unknown task or parameter, a value that is not allowed, or a task that is outside JAX.
+
+    Examples:
+        >>> env = make("harvest", horizon=50)
+        >>> env.horizon, env.state_size, env.action_size
+        (50, 1, 1)
     """
     if not isinstance(name, str):
         raise UsageError(f"name: must be one of {', '.join(TASKS)}, got {shown(name)}")
