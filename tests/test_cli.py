@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import gc
+import io
 import json
 import os
 import pathlib
@@ -21,7 +22,7 @@ import asmpg
 from asmpg import __main__
 from asmpg.cli import commands, demo, guarded, machine, main, options, parsing
 from asmpg.cli.declare import options_of
-from asmpg.cli.output import table
+from asmpg.cli.output import PatientStream, table
 from asmpg.experiments import EXPERIMENTS
 from asmpg.training.methods import MODELS
 from asmpg.training.runs.folder import RunFolder
@@ -788,6 +789,20 @@ def test_a_closed_pipe_is_quiet(command):
     process.stdout.close()
     assert process.stderr.read() == ""
     process.wait(timeout=60)
+
+
+def test_a_run_goes_on_where_nothing_can_be_said(workplace):
+    command = "-m asmpg train bioreactor --horizon 4 --model simulator --steps 4 --json --out run"
+    shell = ["sh", "-c", f'"$0" {command} 2>&-', sys.executable]
+    done = subprocess.run(shell, cwd=workplace, stdout=subprocess.PIPE, text=True)
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["steps"] == 4
+    assert (workplace / "run" / "summary.json").exists()
+    full = pathlib.Path("/dev/full").open("wb", buffering=0)  # noqa: SIM115 (closing it is part of the test)
+    stream = PatientStream(io.TextIOWrapper(full, write_through=True))
+    assert stream.write("lost") == 4
+    full.close()
+    stream.flush()
 
 
 def test_an_interrupt_while_it_starts_is_one_line():

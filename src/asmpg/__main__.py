@@ -1,5 +1,6 @@
 """`asmpg`, which `python -m asmpg` is too."""
 
+import contextlib
 import gc
 import os
 import signal
@@ -22,7 +23,8 @@ def main() -> int:
     except ValueError as error:  # an environment variable of JAX's, which it reads when it is imported
         if not any(name.startswith("JAX_") and name in str(error) for name in os.environ):
             raise
-        os.write(sys.stderr.fileno(), f"asmpg: {error}\n".encode())
+        with contextlib.suppress(OSError):
+            os.write(2, f"asmpg: {error}\n".encode())
         return 2
 
     signal.signal(signal.SIGINT, usual)
@@ -30,7 +32,8 @@ def main() -> int:
 
 
 def _leave(*_: object) -> None:
-    os.write(sys.stderr.fileno(), b"asmpg: interrupted\n")
+    with contextlib.suppress(OSError):
+        os.write(2, b"asmpg: interrupted\n")
     os._exit(130)
 
 

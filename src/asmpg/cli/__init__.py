@@ -19,6 +19,7 @@ from ..tasks.optimum import GradientWarning, ScoreWarning
 from ..training.runs import RunWarning, StorageError
 from . import options, parsing
 from .machine import INTERRUPTED
+from .output import PatientStream
 
 
 # Where each is carried out, imported when it is: experiments and sweeps take a while to import.
@@ -60,7 +61,8 @@ def main(arguments: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a path may hold what the terminal's encoding cannot say
             stream.reconfigure(errors="backslashreplace")
-    return guarded(lambda: _run(arguments))
+    with contextlib.redirect_stderr(PatientStream(sys.stderr)):
+        return guarded(lambda: _run(arguments))
 
 
 def _run(arguments: list[str]) -> int:
@@ -170,9 +172,8 @@ def _in_words_typed(message: str) -> str:
 
 def _fail(message: str, status: int) -> int:
     line = " ".join(message.split())
-    with contextlib.suppress(OSError, ValueError, AttributeError):  # standard error may be closed or full
-        sys.stderr.write(f"asmpg: {line}\n")
-        sys.stderr.flush()
+    sys.stderr.write(f"asmpg: {line}\n")
+    sys.stderr.flush()
     return status
 
 

@@ -1,5 +1,7 @@
-"""What goes to standard output: one JSON object, or tables."""
+"""What goes to standard output, one JSON object or tables, and a standard error that may be out of order."""
 
+import contextlib
+import io
 import json
 import shlex
 import sys
@@ -10,6 +12,40 @@ from typing import Any
 
 # Characters of a line of a table, whatever the terminal has.
 WIDTH = 80
+
+
+class PatientStream(io.TextIOBase):
+    """Standard error, which may be closed, full, or read by nobody: what cannot be said is no reason to stop a run."""
+
+    def __init__(self, stream: Any):
+        """Writes to a text stream, or to nothing where that is None."""
+        self._stream = stream
+
+    @property
+    def encoding(self) -> str:
+        """The stream's, which a bar asks for."""
+        return getattr(self._stream, "encoding", None) or "utf-8"
+
+    def write(self, text: str) -> int:
+        """Writes what can be written."""
+        with contextlib.suppress(OSError, ValueError):
+            if self._stream is not None:
+                self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Sends on what was written."""
+        with contextlib.suppress(OSError, ValueError):
+            if self._stream is not None:
+                self._stream.flush()
+
+    def isatty(self) -> bool:
+        """Whether it is a terminal."""
+        return self._stream is not None and self._stream.isatty()
+
+    def fileno(self) -> int:
+        """The stream's descriptor, or that of standard error."""
+        return 2 if self._stream is None else self._stream.fileno()
 
 
 def print_json(content: Mapping[str, Any]) -> int:
