@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from .tasks import TASKS as TASKS
     from .tasks.brax import from_brax as from_brax
     from .tasks.brax import from_mjx as from_mjx
+    from .tasks.context import with_context as with_context
     from .tasks.data import Episodes as Episodes
     from .tasks.data_files import load_episodes as load_episodes
     from .tasks.data_files import save_episodes as save_episodes
@@ -138,6 +139,7 @@ _MODULES = {
     "tasks.gymnasium": ("from_gymnasium",),
     "tasks.gymnax": ("from_gymnax",),
     "tasks.host": ("HostEnvironment",),
+    "tasks.context": ("with_context",),
     "tasks.observed": ("observe",),
     "tasks.simulator": ("AbstractSimulator",),
     "learners.base": ("AbstractLearner", "Explorer"),
@@ -224,6 +226,7 @@ __all__ = [
     "steps_to_score",
     "theorem1_bound",
     "train",
+    "with_context",
 ]
 
 

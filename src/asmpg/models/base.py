@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PyTree
 from ..core.loops import scan
 from ..core.types import Given, PRNGKey, Scalar, Step, Trajectory
 from ..tasks.spec import check_new, Spec
+from ..tasks.stack import Stack
 
 
 HIDDEN_SIZE, NUM_LAYERS = 64, 2
@@ -75,6 +76,21 @@ def layer_keys(model: AbstractDynamicsModel, env: Given[Spec], key: Given[PRNGKe
     """
     check_new(type(model).__name__, env, key)
     return jax.random.split(key, number)
+
+
+def newest(stack: Stack | None, state: Float[Array, "*batch state"]) -> Float[Array, "*batch told"]:
+    """What a model predicts of a state: all of it, but for a context."""
+    return state if stack is None else stack.newest(state)
+
+
+def after(
+    stack: Stack | None,
+    state: Float[Array, " state"],
+    action: Float[Array, " action"],
+    predicted: Float[Array, " told"],
+) -> Float[Array, " state"]:
+    """The next state, from what a model predicts of it."""
+    return predicted if stack is None else stack.after(state, action, predicted)
 
 
 def free_run(

@@ -13,7 +13,8 @@ from ..core.types import PRNGKey, Scalar, Step, Trajectory
 from ..tasks.environment import AbstractEnvironment
 from ..tasks.fits import check_env
 from ..tasks.spec import Spec, task_name
-from .base import AbstractDynamicsModel, free_run, HIDDEN_SIZE, layer_keys, NUM_LAYERS
+from ..tasks.stack import Stack, stack_of
+from .base import AbstractDynamicsModel, after, free_run, HIDDEN_SIZE, layer_keys, newest, NUM_LAYERS
 from .normalisation import DifferenceUnit, Normaliser
 
 
@@ -49,6 +50,7 @@ class OneStepModel(AbstractDynamicsModel):
     normaliser: Normaliser
     horizon: int = eqx.field(static=True)
     made_for: str = eqx.field(static=True)
+    stack: Stack | None = eqx.field(static=True)
     first_step_flag: bool = eqx.field(static=True)
     difference_unit: DifferenceUnit = eqx.field(static=True)
     state_gradient_decay: float = eqx.field(static=True)
@@ -82,8 +84,9 @@ class OneStepModel(AbstractDynamicsModel):
         """
         width, num_layers = check("width", width, Width), check("num_layers", num_layers, NumLayers)
         keys = layer_keys(self, env, key, 1 + num_layers)
-        features = env.state_size + env.action_size + 1 + first_step_flag
-        self.layers = network(features, width, num_layers, env.state_size, keys=keys)
+        features, self.stack = env.state_size + env.action_size + 1 + first_step_flag, stack_of(env)
+        size = env.state_size if self.stack is None else len(self.stack.told)
+        self.layers = network(features, width, num_layers, size, keys=keys)
         self.normaliser = Normaliser.from_random_episodes(env) if normaliser is None else normaliser
         self.horizon, self.made_for = env.horizon, task_name(env)
         self.first_step_flag = check("first_step_flag", first_step_flag, bool)
@@ -92,8 +95,8 @@ class OneStepModel(AbstractDynamicsModel):
 
     def difference(
         self, state: Float[Array, " state"], action: Float[Array, " action"], step: Step
-    ) -> Float[Array, " state"]:
-        """`s_{t+1} - s_t` in `difference_unit`."""
+    ) -> Float[Array, " told"]:
+        """`s_{t+1} - s_t` in `difference_unit`; without a context, which follows from the rest."""
         step = jnp.asarray(step)
         x = [self.normaliser.normalise(state), action, (step / self.horizon)[None].astype(action.dtype)]
         if self.first_step_flag:
@@ -119,13 +122,15 @@ class OneStepModel(AbstractDynamicsModel):
         if self.state_gradient_decay != 1.0:
             state = decay_gradient(state, self.state_gradient_decay)
         difference = self.difference(state, action, step)
-        return (), state + self.normaliser.scale_difference(difference, self.difference_unit)
+        difference = self.normaliser.of(self.stack).scale_difference(difference, self.difference_unit)
+        return (), after(self.stack, state, action, newest(self.stack, state) + difference)
 
     def loss(self, trajectory: Trajectory, *, key: PRNGKey | None = None) -> Scalar:
         """Teacher forcing: every step from its true state (Equation 1), in `difference_unit`."""
         states, actions = trajectory.states, trajectory.actions
         predicted = jax.vmap(self.difference)(states[:-1], actions, jnp.arange(actions.shape[0]))
-        target = self.normaliser.unscale_difference(states[1:] - states[:-1], self.difference_unit)
+        told = newest(self.stack, states)
+        target = self.normaliser.of(self.stack).unscale_difference(told[1:] - told[:-1], self.difference_unit)
         return jnp.mean(jnp.square(predicted - target))
 
 

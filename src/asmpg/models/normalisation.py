@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from ..core.types import Scalar, Trajectory
 from ..tasks.environment import AbstractEnvironment, random_episodes
 from ..tasks.spec import Spec
+from ..tasks.stack import Stack
 
 
 DifferenceUnit = Literal["typical", "state"]
@@ -87,6 +88,10 @@ class Normaliser(eqx.Module):
     def unknown(cls, state_size: int) -> "Normaliser":
         """Of a world whose units are not known yet: every finite state is normalised to zero."""
         return cls(jnp.zeros(state_size), jnp.full(state_size, jnp.inf), jnp.ones(state_size))
+
+    def of(self, stack: Stack | None) -> "Normaliser":
+        """The statistics of what a model predicts, where that is not all of a state."""
+        return self if stack is None else jax.tree.map(lambda x: x[stack.told], self)
 
     def normalise(self, state: Float[Array, "*batch state"]) -> Float[Array, "*batch state"]:
         """Environment units to normalised ones."""

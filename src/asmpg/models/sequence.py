@@ -12,9 +12,10 @@ from ..core.checks import check, NotNegative, Width
 from ..core.linear import Linear
 from ..core.types import PRNGKey, Scalar, Step, Trajectory
 from ..tasks.spec import Spec, task_name
+from ..tasks.stack import Stack, stack_of
 from .backbones import AbstractBackbone, create_backbone, CreateBackbone
 from .backbones.linear_recurrence import linear_recurrence
-from .base import AbstractDynamicsModel, free_run, HIDDEN_SIZE, layer_keys
+from .base import AbstractDynamicsModel, after, free_run, HIDDEN_SIZE, layer_keys, newest
 from .normalisation import DifferenceUnit, Normaliser
 
 
@@ -107,6 +108,7 @@ class ActionSequenceModel(AbstractDynamicsModel):
     normaliser: Normaliser
     horizon: int = eqx.field(static=True)
     made_for: str = eqx.field(static=True)
+    stack: Stack | None = eqx.field(static=True)
     difference_loss: float = eqx.field(static=True)
     decoder_output: DecoderOutput = eqx.field(static=True)
 
@@ -142,7 +144,7 @@ class ActionSequenceModel(AbstractDynamicsModel):
         self.backbone = backbone = create_backbone(
             backbone, EMBEDDING_SIZE, env.horizon, dropout=dropout, key=backbone_key
         )
-        features = env.action_size + 1 + env.state_size
+        features, self.stack = env.action_size + 1 + env.state_size, stack_of(env)
         self.encoder = Linear(features, backbone.input_size, key=encoder_key)
         self.decoder_output = check("decoder_output", decoder_output, DecoderOutput)
         self.decoder = self._new_decoder(env, decoder, key=decoder_key)
@@ -151,7 +153,7 @@ class ActionSequenceModel(AbstractDynamicsModel):
         self.difference_loss = check("difference_loss", difference_loss, NotNegative)
 
     def _new_decoder(self, env: Spec, kind: DecoderKind, *, key: PRNGKey) -> Decoder:
-        size = env.state_size
+        size = env.state_size if self.stack is None else len(self.stack.told)
         if self.decoder_output != "gated":
             return Decoder(self.backbone.output_size, size, kind, key=key)
         decoder = Decoder(self.backbone.output_size, 3 * size, kind, key=key)
@@ -187,27 +189,35 @@ class ActionSequenceModel(AbstractDynamicsModel):
         *,
         key: PRNGKey | None = None,
     ) -> Float[Array, "horizon state"]:
-        return self.normaliser.denormalise(self._predict_normalised(initial_state, actions, key))
+        predicted = self._told.denormalise(self._predict_normalised(initial_state, actions, key))
+        return predicted if self.stack is None else self.stack.all_after(initial_state, actions, predicted)
+
+    @property
+    def _told(self) -> Normaliser:
+        """Statistics of what is predicted."""
+        return self.normaliser.of(self.stack)
 
     def _predict_normalised(self, initial_state: Array, actions: Array, key: PRNGKey | None) -> Array:
         features = self.features(initial_state, actions, jnp.arange(actions.shape[0]))
         outputs = self.decoder(predict_encoded(self.encoder, self.backbone, features, key=key))
         if self.decoder_output == "states":
             return outputs
-        start = self.normaliser.normalise(initial_state)
+        start = self._told.normalise(newest(self.stack, initial_state))
         if self.decoder_output == "gated":
             return integrate(*self._gated(outputs), start)
-        return start + jnp.cumsum(self.normaliser.relative_difference * outputs, axis=0)
+        return start + jnp.cumsum(self._told.relative_difference * outputs, axis=0)
 
     def _gated(self, outputs: Float[Array, "*horizon outputs"]) -> tuple[Array, Array]:
         """The gate, and what is added to the gated last state."""
         state, difference, gate = jnp.split(outputs, 3, axis=-1)
         gate = jax.nn.sigmoid(gate)
-        return gate, gate * self.normaliser.relative_difference * difference + (1 - gate) * state
+        return gate, gate * self._told.relative_difference * difference + (1 - gate) * state
 
     def init(self, initial_state: Float[Array, " state"]) -> Carry:
         """The initial state, which every element reads, the backbone's empty carry, and the last state if it counts."""
-        last = None if self.decoder_output == "states" else self.normaliser.normalise(initial_state)
+        last = None
+        if self.decoder_output != "states":
+            last = self._told.normalise(newest(self.stack, initial_state))
         return initial_state, self.backbone.init(), last
 
     def resize(self, carry: Carry, length: int) -> Carry:
@@ -220,28 +230,29 @@ class ActionSequenceModel(AbstractDynamicsModel):
         action: Float[Array, " action"],
         step: Step,
     ) -> tuple[Carry, Float[Array, " state"]]:
-        """One element; `state` is not read."""
+        """One element; of `state` only a context is read, which is a part of the next."""
         initial_state, backbone_carry, last = carry
         features = self.features(initial_state, action, jnp.asarray(step))
         backbone_carry, output = self.backbone.step(backbone_carry, self.encoder(features))
         predicted = self.decoder(output)
         if last is not None:
             gated = self.decoder_output == "gated"
-            scale = self.normaliser.relative_difference
+            scale = self._told.relative_difference
             gate, added = self._gated(predicted) if gated else (1.0, scale * predicted)
             last = predicted = gate * last + added
-        return (initial_state, backbone_carry, last), self.normaliser.denormalise(predicted)
+        following = after(self.stack, state, action, self._told.denormalise(predicted))
+        return (initial_state, backbone_carry, last), following
 
     def loss(self, trajectory: Trajectory, *, key: PRNGKey | None = None) -> Scalar:
         """Mean squared error of all predicted states in normalised units, and of their differences if these count."""
         predicted = self._predict_normalised(trajectory.states[0], trajectory.actions, key)
-        errors = predicted - self.normaliser.normalise(trajectory.states[1:])
+        errors = predicted - self._told.normalise(newest(self.stack, trajectory.states[1:]))
         loss = jnp.mean(jnp.square(errors))
         if self.difference_loss == 0:
             return loss
         # The initial state is known, so that the first difference's error is the first state's.
         changes = jnp.diff(errors, axis=0, prepend=jnp.zeros_like(errors[:1]))
-        errors = changes / self.normaliser.relative_difference
+        errors = changes / self._told.relative_difference
         return loss + self.difference_loss * jnp.mean(jnp.square(errors))
 
 
@@ -264,6 +275,7 @@ class HistoryModel(AbstractDynamicsModel):
     normaliser: Normaliser
     horizon: int = eqx.field(static=True)
     made_for: str = eqx.field(static=True)
+    stack: Stack | None = eqx.field(static=True)
     cut_state_gradient: bool = eqx.field(static=True)
     difference_unit: DifferenceUnit = eqx.field(static=True)
 
@@ -300,9 +312,10 @@ class HistoryModel(AbstractDynamicsModel):
         self.backbone = backbone = create_backbone(
             backbone, EMBEDDING_SIZE, env.horizon, dropout=dropout, key=backbone_key
         )
-        features = env.state_size + env.action_size + 1
+        features, self.stack = env.state_size + env.action_size + 1, stack_of(env)
+        size = env.state_size if self.stack is None else len(self.stack.told)
         self.encoder = Linear(features, backbone.input_size, key=encoder_key)
-        self.decoder = Decoder(backbone.output_size, env.state_size, decoder, key=decoder_key)
+        self.decoder = Decoder(backbone.output_size, size, decoder, key=decoder_key)
         self.normaliser = Normaliser.from_random_episodes(env) if normaliser is None else normaliser
         self.horizon, self.made_for = env.horizon, task_name(env)
         self.cut_state_gradient = check("cut_state_gradient", cut_state_gradient, bool)
@@ -322,7 +335,7 @@ class HistoryModel(AbstractDynamicsModel):
         actions: Float[Array, "horizon action"],
         *,
         key: PRNGKey | None = None,
-    ) -> Float[Array, "horizon state"]:
+    ) -> Float[Array, "horizon told"]:
         """`s_{t+1} - s_t` for every given history `s_0 .. s_t`, `a_0 .. a_t`, in `difference_unit`."""
         features = self.features(states, actions, jnp.arange(actions.shape[0]))
         return self.decoder(predict_encoded(self.encoder, self.backbone, features, key=key))
@@ -348,12 +361,16 @@ class HistoryModel(AbstractDynamicsModel):
         """Appends one pair of state and action, and adds the predicted difference to the state."""
         features = self.features(state, action, jnp.asarray(step))
         carry, output = self.backbone.step(carry, self.encoder(features))
-        difference = self.normaliser.scale_difference(self.decoder(output), self.difference_unit)
-        return carry, state + difference
+        difference = self.normaliser.of(self.stack).scale_difference(
+            self.decoder(output), self.difference_unit
+        )
+        return carry, after(self.stack, state, action, newest(self.stack, state) + difference)
 
     def loss(self, trajectory: Trajectory, *, key: PRNGKey | None = None) -> Scalar:
         """Teacher forcing: every difference from its true history, in `difference_unit`."""
-        states = trajectory.states
-        predicted = self.differences(states[:-1], trajectory.actions, key=key)
-        target = self.normaliser.unscale_difference(states[1:] - states[:-1], self.difference_unit)
+        predicted = self.differences(trajectory.states[:-1], trajectory.actions, key=key)
+        states = newest(self.stack, trajectory.states)
+        target = self.normaliser.of(self.stack).unscale_difference(
+            states[1:] - states[:-1], self.difference_unit
+        )
         return jnp.mean(jnp.square(predicted - target))

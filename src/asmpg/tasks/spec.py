@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 
 from ..core.arguments import check_key
 from ..core.types import Scalar, UsageError
+from .stack import Stack, stack_of
 
 
 @runtime_checkable
@@ -52,6 +53,7 @@ class Sizes:
         state_size: components of an observation.
         action_size: components of an action.
         ends_early: whether the last component of an observation is `alive`: 1, and 0 once the episode has ended.
+        stack: how an observation and its context lie in a vector, if there is a context.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Sizes:
     state_size: int
     action_size: int
     ends_early: bool = False
+    stack: Stack | None = None
 
 
 def check_new(network: str, env: object, key: object) -> None:
@@ -90,4 +93,4 @@ def task_name(spec: Spec) -> str:
 
 def sizes_of_windows(spec: Spec, window: int) -> Sizes:
     """The same world seen through windows of a length."""
-    return Sizes(spec.name, window, spec.state_size, spec.action_size, ends_early(spec))
+    return Sizes(spec.name, window, spec.state_size, spec.action_size, ends_early(spec), stack_of(spec))

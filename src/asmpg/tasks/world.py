@@ -4,9 +4,9 @@ import jax
 from jaxtyping import Array, Int
 
 from ..core.types import PRNGKey, Trajectory, UsageError
+from .context import observed_task, with_start
 from .environment import AbstractActor, AbstractEnvironment, evaluation_states, rollout
 from .host import HostEnvironment
-from .observed import ObservedTask
 from .simulator import AbstractSimulator, simulate
 from .spec import Spec
 
@@ -40,7 +40,8 @@ def scored_task(env: Spec, asked: bool = False) -> AbstractEnvironment | None:
     Returns:
         None where there is no optimum, or it was not asked for.
     """
-    task = env.task if isinstance(env, ObservedTask) else env
+    observed = observed_task(env)
+    task = env if observed is None else observed.task
     return task if isinstance(task, AbstractEnvironment) and (asked or task.identity() is not None) else None
 
 
@@ -61,8 +62,9 @@ def play_episode(
 
 def evaluation_starts(env: JaxWorld) -> Array:
     """What fixes the evaluation episodes: a task's initial states, or a simulator's keys."""
-    if isinstance(env, ObservedTask):
-        return evaluation_states(env.task)
+    observed = observed_task(env)
+    if observed is not None:
+        return evaluation_states(observed.task)
     if isinstance(env, AbstractSimulator):
         return jax.random.split(jax.random.key(0), env.num_evaluations)
     return evaluation_states(env)
@@ -72,8 +74,12 @@ def evaluate(
     env: JaxWorld, policy: AbstractActor, starts: Array
 ) -> tuple[Trajectory, int | Int[Array, " starts"]]:
     """An episode without noise of the policy's from each of the fixed starts, along a leading axis; and their steps."""
-    if isinstance(env, ObservedTask):
-        return jax.vmap(lambda start: simulate(env, policy, key=jax.random.key(0), start=start))(starts)
+    if isinstance(env, AbstractSimulator) and observed_task(env) is not None:
+
+        def from_state(start: Array) -> tuple[Trajectory, Array]:
+            return simulate(env, policy, key=jax.random.key(0), start=with_start(env, start))
+
+        return jax.vmap(from_state)(starts)
     if isinstance(env, AbstractSimulator):
         return jax.vmap(lambda key: simulate(env, policy, key=key))(starts)
     return jax.vmap(lambda start: rollout(env, policy, initial_state=start))(starts), env.horizon

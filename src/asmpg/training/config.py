@@ -27,6 +27,7 @@ from ..learners.base import AbstractLearner
 from ..learners.optimisation import OwnOptimiser
 from ..learners.settings import AbstractSettings, Preset, Settings
 from ..models import files as model_files
+from ..tasks.context import MAX_CONTEXT, with_context
 from ..tasks.data import Episodes
 from ..tasks.environment import AbstractEnvironment
 from ..tasks.files import find_task
@@ -78,6 +79,14 @@ class TrainConfig:
         bool, about("record the cosine between the model's policy gradient and the true one")
     ] = False
     learned_reward: Annotated[bool, about("learn the reward too instead of knowing it (Appendix C)")] = False
+    context: Annotated[
+        int,
+        Meta(ge=0, le=MAX_CONTEXT),
+        about(
+            "last observations and actions, so many of each, that networks see besides the newest observation: what is "
+            "hidden can be inferred from them"
+        ),
+    ] = 0
     chunk_steps: Annotated[Count, about("environment steps between two records and checkpoints")] = 500
     stop_score: Annotated[
         Number | None, about("stop once every seed held this score for three records in a row")
@@ -274,7 +283,8 @@ def _world(config: TrainConfig, data: Episodes | Recording | None) -> World | Re
     if config.task is None:
         assert data is not None
         return recording_of(data)
-    return find_task(config.task, config.horizon) if isinstance(config.task, str) else config.task
+    world = find_task(config.task, config.horizon) if isinstance(config.task, str) else config.task
+    return with_context(world, check("context", config.context, CHECKED["context"]))
 
 
 def with_overrides(

@@ -40,6 +40,7 @@ class Fields(TypedDict, total=False):
     loop: Loop
     record_cosine: bool
     learned_reward: bool
+    context: int
     chunk_steps: int
     stop_score: float | None
     optimum: bool
