@@ -173,3 +173,34 @@ def test_windows_begin_with_the_context_that_was():
     window = replay.cut(jnp.array([0]), jnp.array([2]), 3)
     np.testing.assert_array_equal(window.states[0, 0], episode.states[2])
     np.testing.assert_array_equal(window.states[0, 0, 1:2], episode.states[1, :1])
+
+
+class Wide(Walk):
+    """Its observations have two components, but it says one."""
+
+    def step(self, actions):
+        observations, rewards, ended = super().step(actions)
+        return np.repeat(observations, 2, axis=1), rewards, ended
+
+
+class Short(Walk):
+    """It forgets to say whether the episode has ended."""
+
+    def step(self, actions):
+        return super().step(actions)[:2]
+
+
+@pytest.mark.parametrize(
+    ("world", "said"),
+    [(Wide, r"shape \(2, 1\), got \(2, 2\)"), (Short, "must return observations, rewards, terminated")],
+)
+def test_what_a_simulator_does_wrong_is_said_of_the_simulator_itself(world, said):
+    with pytest.raises(asmpg.UsageError, match=said):
+        play(Watched(asmpg.with_context(world(), 3)), [1, 2], lambda states, step: np.zeros((2, 1)))
+
+
+def test_recorded_episodes_have_no_context():
+    data = asmpg.Episodes(np.zeros((3, 7, 2)), np.zeros((3, 6, 1)), np.ones((3, 6)))
+    for task in (None, Walk()):
+        with pytest.raises(asmpg.UsageError, match=r"^context: must be 0 with recorded episodes"):
+            asmpg.train(task, data=data, context=2, model="lstm", steps=60)

@@ -18,6 +18,8 @@ from .stack import Stack
 
 # Pairs of an observation and an action; a policy's first layer is so wide.
 MAX_CONTEXT = 1000
+# Of a world that says what its actions are in its own units.
+_RANGE = ("action_low", "action_high")
 
 
 def with_context(
@@ -98,6 +100,16 @@ class WithContext(AbstractSimulator):
         return Stack(*sizes, bool(self.world.ends_early))
 
     @property
+    def action_low(self) -> Any:
+        """The simulator's, None where it has no range of its own."""
+        return getattr(self.world, "action_low", None)
+
+    @property
+    def action_high(self) -> Any:
+        """The simulator's, None where it has no range of its own."""
+        return getattr(self.world, "action_high", None)
+
+    @property
     def observation_size(self) -> int:
         """Of the newest observation and its context."""
         return self.stack.observation_size
@@ -145,6 +157,9 @@ class HostWithContext(HostEnvironment):
         self.num_evaluations, self.time_limit = world.num_evaluations, world.time_limit
         self.stack = Stack(world.observation_size, world.action_size, length, bool(world.ends_early))
         self.observation_size = self.stack.observation_size
+        for name in _RANGE:
+            if hasattr(world, name):
+                setattr(self, name, getattr(world, name))
         if world.known_reward is not None:
             self.known_reward = self._reward_of_newest
 

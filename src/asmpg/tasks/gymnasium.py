@@ -86,6 +86,7 @@ class GymnasiumEnvironment(HostEnvironment):
         self._copies = [self._new()]
         first = self._copies[0]
         low, high = self._bounds(first.action_space, action_range)
+        self.action_low, self.action_high = np.ravel(low), np.ravel(high)
         self._middle, self._half, self._dtype = (high + low) / 2, (high - low) / 2, first.action_space.dtype
         self.action_size = int(low.size)
         self._space = first.observation_space

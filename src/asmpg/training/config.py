@@ -280,6 +280,8 @@ def _check_names(config: TrainConfig) -> None:
 
 
 def _world(config: TrainConfig, data: Episodes | Recording | None) -> World | Recording:
+    if data is not None and config.context:
+        raise UsageError("context: must be 0 with recorded episodes (data), which have none")
     if config.task is None:
         assert data is not None
         return recording_of(data)
