@@ -40,6 +40,7 @@ def constant(value):
 def test_dictionaries_and_tuples_are_flattened_and_actions_have_their_own_range():
     env = asmpg.from_gymnasium(Rooms, 6)
     assert (env.name, env.observation_size, env.action_size) == ("Rooms", 4 + 3 + 1, 1)
+    assert (env.action_low, env.action_high) == (-1, 3), "what an exported policy gives"
     episodes, lengths = play(Watched(env), [1, 2], constant(-0.5))
     assert lengths.tolist() == [6, 6]
     totals = np.asarray(episodes.states)[:, :, 0]

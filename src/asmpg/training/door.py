@@ -82,7 +82,7 @@ def train(
     """
     config = _configuration(task, {**fields, **({} if data is None else {"data": data})})
     if learner is not None:
-        if config.model != TrainConfig.model:
+        if "model" in fields or config.model != TrainConfig.model:
             raise UsageError("learner: give a learner or a model, not both")
         method = own_learner(learner, label_of(learner)) if not isinstance(learner, Method) else learner
         config = dataclasses.replace(config, model=method)
