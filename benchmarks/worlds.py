@@ -1,4 +1,4 @@
-"""What simulators cost: `worlds.py rate`, `compile`, `partial FOLDER TASK`; worlds.md is made of its lines."""
+"""What simulators cost: `worlds.py rate`, `compile`, `partial FOLDER TASK`, `hidden`; worlds.md has its lines."""
 
 import pathlib
 import sys
@@ -145,6 +145,30 @@ def partial(folder: str, task: str, reward: str = "known", horizon: str = "20", 
             )
 
 
+def hidden(steps: str = "4000") -> None:
+    """Pendulum-v1 whose angular velocity is hidden, and random at the start, without a context and with one of 3."""
+    import gymnasium
+
+    class Angle(gymnasium.ObservationWrapper):
+        """Cosine and sine of the angle alone."""
+
+        def __init__(self) -> None:
+            super().__init__(gymnasium.make("Pendulum-v1"))
+            self.observation_space = gymnasium.spaces.Box(-1.0, 1.0, (2,))
+
+        def observation(self, observation: np.ndarray) -> np.ndarray:
+            return observation[:2]
+
+    for context in (0, 3):
+        for model in ("one-step", "lstm"):
+            env = asmpg.from_gymnasium(Angle, 200)
+            env.ends_early = False
+            options = {"steps": int(steps), "num_seeds": 3, "chunk_steps": 400, "context": context}
+            returns = asmpg.train(env, model=model, **options).metrics["return"]
+            shown = [", ".join(f"{value:.0f}" for value in row) for row in returns[::2]]
+            print(f"context {context}, {model}: {'; '.join(shown)}", flush=True)
+
+
 def told(result: asmpg.Result) -> str:
     """Scores at the end and of the best records, and the last losses on the policy's own episodes, one a seed."""
     metrics, scores = result.metrics, result.scores
@@ -161,4 +185,6 @@ def told(result: asmpg.Result) -> str:
 
 
 if __name__ == "__main__":
-    {"rate": rate, "compile": compile_worlds, "partial": partial}[sys.argv[1]](*sys.argv[2:])
+    {"rate": rate, "compile": compile_worlds, "partial": partial, "hidden": hidden}[sys.argv[1]](
+        *sys.argv[2:]
+    )
