@@ -125,5 +125,6 @@ def test_the_page_about_worlds_says_what_runs(monkeypatch):
         "invertedpendulum",
         "Pendulum-v1",
         "hiv_treatment_seen_0",
+        "hiv_treatment_seen_0_context_3",
         "told",
     ]

@@ -202,6 +202,7 @@ def test_the_command_line_writes_it(capfd, results, tmp_path):
 
 def leave_run(path, scores, seconds=90.0, **options):
     """A run folder as training leaves it, finished at once: scores [records, seeds], or returns alone."""
+    options = {"model": "transformer", **options}
     config = asmpg.TrainConfig("bioreactor", horizon=6, num_seeds=len(scores[0]), steps=300, **options)
     folder, history = RunFolder(path), History()
     path.mkdir(parents=True)
