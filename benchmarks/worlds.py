@@ -163,8 +163,10 @@ def hidden(steps: str = "4000") -> None:
         for model in ("one-step", "lstm"):
             env = asmpg.from_gymnasium(Angle, 200)
             env.ends_early = False
-            options = {"steps": int(steps), "num_seeds": 3, "chunk_steps": 400, "context": context}
-            returns = asmpg.train(env, model=model, **options).metrics["return"]
+            config = asmpg.TrainConfig(
+                env, model=model, steps=int(steps), num_seeds=3, chunk_steps=400, context=context
+            )
+            returns = asmpg.train(config).metrics["return"]
             shown = [", ".join(f"{value:.0f}" for value in row) for row in returns[::2]]
             print(f"context {context}, {model}: {'; '.join(shown)}", flush=True)
 
