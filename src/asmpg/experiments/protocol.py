@@ -4,7 +4,7 @@ import collections
 from collections.abc import Sequence
 from typing import Any
 
-from ..sweeps import hardware as this_hardware
+from ..core.hardware import hardware as this_hardware
 from .table import Table
 
 

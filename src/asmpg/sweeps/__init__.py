@@ -4,7 +4,6 @@ from .engines import AbstractEngine as AbstractEngine
 from .engines import ENGINES as ENGINES
 from .engines import InProcess as InProcess
 from .engines import make_engine as make_engine
-from .hardware import hardware as hardware
 from .state import check_versions as check_versions
 from .state import look as look
 from .state import State as State

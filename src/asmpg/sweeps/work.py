@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..core.files import DamagedError, from_lines, seal, to_line, unseal
+from ..core.hardware import hardware
 from ..core.types import UsageError
 from ..training.config import TrainConfig
 from ..training.runs import Progress, Result, RunWarning
@@ -24,7 +25,6 @@ from ..training.runs.folder import METRICS, RunFolder, TIMINGS
 from ..training.runs.lifecycle import start, versions
 from ..training.runs.records import History
 from .code import code_version
-from .hardware import hardware
 from .store import AbstractStore, FAILURES, open_store, PROGRESS, RESULTS
 from .suite import complete
 

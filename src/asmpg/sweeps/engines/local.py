@@ -16,7 +16,7 @@ from typing import Any, final
 import jax
 
 from ...core.checks import check_integer
-from ..hardware import num_cores
+from ...core.hardware import num_cores
 from ..work import Outcome
 from .base import AbstractEngine, execute, give_up, NUM_TRIES, Task, use_one_core
 
