@@ -206,7 +206,7 @@ def leave_run(path, scores, seconds=90.0, **options):
     config = asmpg.TrainConfig("bioreactor", horizon=6, num_seeds=len(scores[0]), steps=300, **options)
     folder, history = RunFolder(path), History()
     path.mkdir(parents=True)
-    folder.write_config(to_json(config), {"asmpg": "0"})
+    folder.write_config(to_json(config), {"asmpg": "0", "device": "an abacus"})
     for record, values in enumerate(scores):
         numbers = {"return": 2.0 * np.array(values), "score": np.array(values)}
         if options.get("record_cosine"):
@@ -240,6 +240,7 @@ def test_runs_of_ones_own_are_reported(trained, tmp_path, capfd):
     assert dict(group.settings)["transformer, entropy=0.1"] == "preset default, entropy = 0.1"
     page = (tmp_path / "page.html").read_text()
     assert "3 runs of your own" in page and "Contents" in page and f"asmpg {asmpg.__version__}" in page
+    assert "an abacus" in page, "what they were made on"
     (chart,) = group.charts.values()
     (panel,) = chart["panels"]
     # Where one has no score, all are shown by what they have in common.

@@ -111,7 +111,7 @@ def test_a_folder_holds_everything(whole):
     assert json.loads((whole.path / "summary.json").read_text()) == whole.summary()
     config = json.loads((whole.path / "config.json").read_text())
     assert config["config"] == to_json(whole.config)
-    assert {"asmpg", "jax", "python"} <= config["versions"].keys()
+    assert {"asmpg", "jax", "python", "device"} <= config["versions"].keys()
     records = from_lines((whole.path / "metrics.jsonl").read_bytes())
     timings = from_lines((whole.path / "timings.jsonl").read_bytes())
     assert [record["steps"] for record in records] == [32, *range(48, 200, 16), 200]

@@ -140,8 +140,8 @@ def read_run(path: pathlib.Path, name: str) -> OwnRun:
     lines = from_lines(folder.read(TIMINGS))
     seconds = float(lines[-1].get("seconds", 0.0)) if lines else 0.0
     config, metrics = folder.read_config(), History(folder.read(METRICS)).metrics()
-    version = unseal(folder.read(CONFIG)).get("versions", {}).get("asmpg", "")
-    return OwnRun(name, config, metrics, seconds, version=version)
+    made = unseal(folder.read(CONFIG)).get("versions", {})
+    return OwnRun(name, config, metrics, seconds, made.get("device", ""), made.get("asmpg", ""))
 
 
 def _sweep(url: str) -> list[OwnRun]:

@@ -12,6 +12,7 @@ import jax
 from ...core.arguments import a_path, takes
 from ...core.checks import check_integer
 from ...core.files import DamagedError, from_lines
+from ...core.hardware import hardware
 from ...core.precision import using
 from ...core.types import Given, UsageError
 from ...tasks.data import Episodes
@@ -325,9 +326,10 @@ def _write_curve(folder: RunFolder, result: Result) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Of what a run was made with."""
+    """Of what a run was made with, and on what it was made."""
     try:
         own = metadata.version("asmpg")
     except metadata.PackageNotFoundError:
         own = "unknown"
-    return {"asmpg": own, "jax": jax.__version__, "python": platform.python_version()}
+    programs = {"asmpg": own, "jax": jax.__version__, "python": platform.python_version()}
+    return programs | {"device": hardware()}
