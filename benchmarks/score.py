@@ -135,7 +135,8 @@ def table(items: list[dict]) -> str:
         plural = "" if seeds == "1" else "s"
         former = ["decoder_output" not in row["settings"] for row in rows]
         old = ", preset of 0.1.0" if all(former) else ""
-        lines += [f"### {model}, H = {horizon}, {seeds} seed{plural} (minimum over seeds){old}", ""]
+        fine = ", a record an episode" * suite.endswith("fine")
+        lines += [f"### {model}, H = {horizon}, {seeds} seed{plural} (minimum over seeds){fine}{old}", ""]
         head = ["task", *(f"at {mark:,}" for mark in marks), *(f"{level}: steps / s" for level in LEVELS)]
         lines += ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
         for item, is_former in zip(rows, former, strict=True):
