@@ -226,7 +226,7 @@ def main() -> None:
     parser.add_argument("--name", default="speed", help="of the files in benchmarks/results")
     arguments = parser.parse_args()
     # It counts the cores that this process may use: before anything is pinned.
-    from asmpg.sweeps.hardware import processor
+    from asmpg.core.hardware import processor
 
     content: dict[str, Any] = {
         "hardware": processor(),
