@@ -14,7 +14,6 @@ from jaxtyping import Float, Int
 
 from ..core.digest import digest, settled
 from ..core.types import one_line, Trajectory, UsageError, vector_text
-from .stack import Stack
 
 
 Result = TypeVar("Result")
@@ -101,6 +100,19 @@ class HostEnvironment(abc.ABC):
     def close(self) -> None:  # noqa: B027 (there may be nothing to free)
         """Frees what the simulator holds; called once, at the end."""
 
+    # What a world that adds something to the observations of another one says: whose answers are watched, and what
+    # networks see of them.
+
+    @property
+    def _simulator(self) -> "HostEnvironment":
+        return self
+
+    def _first_seen(self, observations: np.ndarray) -> np.ndarray:
+        return observations
+
+    def _next_seen(self, actions: np.ndarray, observations: np.ndarray) -> np.ndarray:
+        return observations
+
     def identity(self) -> None:  # noqa: B027 (always so)
         """Nothing is kept on disk about a world of one's own."""
 
@@ -140,10 +152,6 @@ class Watched:
     def __init__(self, env: HostEnvironment):
         """Watches a simulator; calls nothing yet."""
         self.env = env
-        # Of a world with a context, what the simulator itself returns is watched, and the context made of that.
-        self._stack: Stack | None = getattr(env, "stack", None)
-        self._world: HostEnvironment = env if self._stack is None else vars(env)["world"]
-        self._seen = np.zeros(0)
         self._thread: threading.Thread | None = None
         self._seeds: list[int] = []
         # Of the call under way: when it began, the step (None for a reset), and whose episodes are over.
@@ -198,10 +206,10 @@ class Watched:
             UsageError: one line that names the simulator, the step and the seed.
         """
         self._seeds, self._step, self._over = list(seeds), None, np.zeros(len(seeds), bool)
-        answer = self._call(self._world.reset, self._seeds)
-        observations = self._array(answer, (len(seeds), self._world.observation_size), "observations")
-        self._seen = observations if self._stack is None else self._stack.begin(observations)
-        return self._seen
+        simulator = self.env._simulator
+        answer = self._call(simulator.reset, self._seeds)
+        shape = (len(seeds), simulator.observation_size)
+        return self.env._first_seen(self._array(answer, shape, "observations"))
 
     def step(
         self, actions: Float[np.ndarray, "copies action"], step: int, over: np.ndarray
@@ -212,12 +220,13 @@ class Watched:
             UsageError: one line that names the simulator, the step and the seed.
         """
         self._step, self._over = step, over
-        answer = self._call(self._world.step, actions)
+        simulator = self.env._simulator
+        answer = self._call(simulator.step, actions)
         if not isinstance(answer, tuple | list) or len(answer) != 3:
             wanted = "must return observations, rewards, terminated"
             raise UsageError(f"{self._place()}: {wanted}, got {type(answer).__name__}")
         number = len(self._seeds)
-        observations = self._array(answer[0], (number, self._world.observation_size), "observations")
+        observations = self._array(answer[0], (number, simulator.observation_size), "observations")
         rewards = self._array(answer[1], (number,), "rewards")
         ended = np.asarray(answer[2])
         if ended.shape != (number,) or ended.dtype.kind not in "biu":
@@ -226,9 +235,7 @@ class Watched:
         ended = ended.astype(bool) & ~over
         if not self.env.ends_early and ended.any():
             raise UsageError(f"{self._place()}: the episode ended, but ends_early is False")
-        if self._stack is not None:
-            observations = self._seen = self._stack.follow(self._seen, actions, observations)
-        return observations, rewards, ended
+        return self.env._next_seen(actions, observations), rewards, ended
 
     def _place(self, seed: int | None = None) -> str:
         """The call under way: of one seed, or of all whose episodes go on."""

@@ -90,4 +90,5 @@ class Stack:
 
 def stack_of(spec: object) -> Stack | None:
     """The layout of what networks see of a world, if it has a context."""
-    return getattr(spec, "stack", None)
+    found = getattr(spec, "stack", None)  # which may be anything in a world of the user's own
+    return found if isinstance(found, Stack) else None
