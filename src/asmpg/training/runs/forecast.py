@@ -60,7 +60,8 @@ def forecast(config: TrainConfig) -> Forecast:
         compiled = time.monotonic()
         episodes = 0
         while time.monotonic() - compiled < WATCHED_SECONDS or episodes == 0:
-            first = min(schedule.warmup_episodes + episodes, schedule.num_episodes - 1)
+            # Rounds, where episodes end early, have to go on: the steps of one before have been made.
+            first = schedule.warmup_episodes + episodes
             state, _ = jax.block_until_ready(trainer.advance(state, first, 1))
             episodes += 1
         per_episode = (time.monotonic() - compiled) / episodes

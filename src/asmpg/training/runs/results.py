@@ -291,7 +291,7 @@ class Result(Generic[Policy, Model]):
             "best_steps": [int(number) for number in steps],
             "problems": self.problems(),
             "steps": self.steps,
-            "episodes": self.steps // self.env.horizon,
+            "episodes": int(self.metrics["episodes"][-1, 0]),
             "seconds": round(self.seconds, 3),
             "finished": self.finished,
             **self._of_recorded(),
