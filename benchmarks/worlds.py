@@ -164,7 +164,7 @@ def hidden(steps: str = "4000") -> None:
             env = asmpg.from_gymnasium(Angle, 200)
             env.ends_early = False
             config = asmpg.TrainConfig(
-                env, model=model, steps=int(steps), num_seeds=3, chunk_steps=400, context=context
+                env, model=model, steps=int(steps), num_seeds=3, chunk_steps=400, observation_context=context
             )
             returns = asmpg.train(config).metrics["return"]
             shown = [", ".join(f"{value:.0f}" for value in row) for row in returns[::2]]

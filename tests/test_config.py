@@ -306,6 +306,7 @@ configurations = st.builds(
     loop=st.sampled_from(["open", "closed"]),
     record_cosine=st.booleans(),
     learned_reward=st.booleans(),
+    observation_context=st.integers(0, 2),
     chunk_steps=st.integers(1, 1000),
     stop_score=st.none() | st.floats(-1, 1),
     overrides=st.fixed_dictionaries(
@@ -581,3 +582,13 @@ def test_the_page_of_settings_is_that_of_the_code():
 
     page = pathlib.Path(__file__).parents[1] / "docs" / "settings.md"
     assert page.read_text() == settings_page(), "python -m asmpg.cli.reference > docs/settings.md"
+
+
+def test_no_field_of_a_run_is_a_setting_too():
+    """On the command line both are options; one would hide the other."""
+    fields = {field.name for field in dataclasses.fields(TrainConfig)}
+    beside = {"seeds", "resume", "dry_run", "json"}
+    for method in MODELS.values():
+        assert not (fields | beside) & {field.name for field in dataclasses.fields(method.settings)}, (
+            method.name
+        )

@@ -16,6 +16,7 @@ from asmpg.tasks.stack import Stack
 from test_host import config, Walk
 from test_simulator import Drifting, Push
 from toys import bits
+from wanderer import Wanderer
 
 
 pytestmark = pytest.mark.usefixtures("quickly")
@@ -125,9 +126,9 @@ def test_no_context_is_the_world_itself():
 @pytest.mark.parametrize(
     ("world", "length", "said"),
     [
-        (Drifting(), -1, "context: must be an integer from 0 to 1,000, got -1"),
-        (Drifting(), 1.5, "context: must be an integer"),
-        (Drifting(), 10**9, "context: must be an integer from 0 to 1,000"),
+        (Drifting(), -1, "length: must be an integer from 0 to 1,000, got -1"),
+        (Drifting(), 1.5, "length: must be an integer"),
+        (Drifting(), 10**9, "length: must be an integer from 0 to 1,000"),
         ("harvest", 3, "with_context: world: must be a world, got a str"),
         (None, 3, "with_context: world: must be a world, got a NoneType"),
     ],
@@ -139,7 +140,7 @@ def test_mistakes_are_one_line(world, length, said):
 
 
 def test_runs_resume_bit_for_bit_and_seeds_are_alone(tmp_path):
-    options = {"context": 2, "model": "one-step"}
+    options = {"observation_context": 2, "model": "one-step"}
     both = asmpg.train(config(Walk(), num_seeds=2, out=tmp_path / "run", **options))
     assert both.policy.layers[0].weight.shape[1] == both.env.state_size + 1 == 1 + 2 * 2 + 1 + 1 + 1
     alone = asmpg.train(config(Walk(), seed=1, **options))
@@ -150,7 +151,7 @@ def test_runs_resume_bit_for_bit_and_seeds_are_alone(tmp_path):
     half = config(Walk(), num_seeds=2, steps=18, out=tmp_path / "half", **options)
     asmpg.train(half)
     resumed = asmpg.resume(tmp_path / "half", steps=30, task=Walk())
-    assert resumed.config.context == 2
+    assert resumed.config.observation_context == 2
     assert bits((resumed.policy, resumed.model)) == bits((both.policy, both.model))
 
 
@@ -158,7 +159,12 @@ def test_a_partly_seen_task_keeps_its_score_and_its_known_reward():
     env = asmpg.make("hiv_treatment", 6)
     overrides = {"warmup_steps": 12, "model_batch_size": 4, "policy_batch_size": 2}
     result = asmpg.train(
-        asmpg.observe(env, [0]), context=2, model="lstm", steps=24, chunk_steps=12, overrides=overrides
+        asmpg.observe(env, [0]),
+        observation_context=2,
+        model="lstm",
+        steps=24,
+        chunk_steps=12,
+        overrides=overrides,
     )
     np.testing.assert_allclose(
         result.scores, [asmpg.score(env, value) for value in result.returns], rtol=1e-6
@@ -202,5 +208,13 @@ def test_what_a_simulator_does_wrong_is_said_of_the_simulator_itself(world, said
 def test_recorded_episodes_have_no_context():
     data = asmpg.Episodes(np.zeros((3, 7, 2)), np.zeros((3, 6, 1)), np.ones((3, 6)))
     for task in (None, Walk()):
-        with pytest.raises(asmpg.UsageError, match=r"^context: must be 0 with recorded episodes"):
-            asmpg.train(task, data=data, context=2, model="lstm", steps=60)
+        with pytest.raises(asmpg.UsageError, match=r"^observation_context: must be 0 with recorded episodes"):
+            asmpg.train(task, data=data, observation_context=2, model="lstm", steps=60)
+
+
+def test_a_worlds_own_attribute_named_stack_is_its_own():
+    class Stacked(Walk):
+        stack = ("frames",)
+
+    result = asmpg.train(config(Stacked(), steps=18, model=Wanderer))
+    assert result.summary()["episodes"] == result.metrics["episodes"][-1, 0]

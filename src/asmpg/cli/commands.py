@@ -158,7 +158,7 @@ def _prepare(num_seeds: int) -> None:
 def train_config(task: str | None, options: Train) -> TrainConfig:
     """The configuration that was typed, checked, with a run folder."""
     names = ("horizon", "model", "steps", "seed", "preset", "out", "loop", "chunk_steps", "stop_score")
-    names = (*names, "context", "scan_chunk", "precision", "optimizer")
+    names = (*names, "observation_context", "scan_chunk", "precision", "optimizer")
     values: dict[str, Any] = {name: getattr(options, name) for name in names} | {"num_seeds": options.seeds}
     values = {name: value for name, value in values.items() if value is not None}
     overrides = {name: value for name, value in vars(options.settings).items() if value is not None}

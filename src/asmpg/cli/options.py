@@ -113,7 +113,7 @@ class Train:
     )
     json: bool = _json()
     help_all: bool = switch("print every option and setting, with the values of both presets")
-    context: int | None = of_config("context", common=False)
+    observation_context: int | None = of_config("observation_context", common=False)
     optimum: bool = switch_of_config("optimum", common=False)
     record_cosine: bool = switch_of_config("record_cosine", common=False)
     chunk_steps: int | None = of_config("chunk_steps", common=False)

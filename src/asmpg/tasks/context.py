@@ -37,7 +37,7 @@ def with_context(
     Raises:
         UsageError: it is no world, or the length is not an integer from 0 to 1,000.
     """
-    length = check_integer("context", length, 0, MAX_CONTEXT)
+    length = check_integer("with_context: length", length, 0, MAX_CONTEXT)
     if not isinstance(world, AbstractEnvironment | AbstractSimulator | HostEnvironment):
         raise UsageError(f"with_context: world: must be a world, got a {type(world).__name__}")
     if length == 0:
@@ -167,18 +167,28 @@ class HostWithContext(HostEnvironment):
         known: Any = self.world.known_reward
         return known(observation[: self.world.observation_size], action, step)
 
+    @property
+    def _simulator(self) -> HostEnvironment:
+        return self.world
+
+    def _first_seen(self, observations: np.ndarray) -> np.ndarray:
+        self._seen = self.stack.begin(observations)
+        return self._seen
+
+    def _next_seen(self, actions: np.ndarray, observations: np.ndarray) -> np.ndarray:
+        self._seen = self.stack.follow(self._seen, actions, observations)
+        return self._seen
+
     def reset(self, seeds: Sequence[int]) -> Float[np.ndarray, "copies observation"]:
         """First observations, without context."""
-        self._seen = self.stack.begin(np.asarray(self.world.reset(seeds), np.float32))
-        return self._seen
+        return self._first_seen(np.asarray(self.world.reset(seeds), np.float32))
 
     def step(
         self, actions: Float[np.ndarray, "copies action"]
     ) -> tuple[Float[np.ndarray, "copies observation"], Float[np.ndarray, " copies"], Any]:
         """The world's step, with the observations before it as a context."""
         observations, rewards, ended = self.world.step(actions)
-        self._seen = self.stack.follow(self._seen, actions, np.asarray(observations, np.float32))
-        return self._seen, rewards, ended
+        return self._next_seen(actions, np.asarray(observations, np.float32)), rewards, ended
 
     def close(self) -> None:
         """Closes the world."""

@@ -79,7 +79,7 @@ class TrainConfig:
         bool, about("record the cosine between the model's policy gradient and the true one")
     ] = False
     learned_reward: Annotated[bool, about("learn the reward too instead of knowing it (Appendix C)")] = False
-    context: Annotated[
+    observation_context: Annotated[
         int,
         Meta(ge=0, le=MAX_CONTEXT),
         about(
@@ -192,7 +192,8 @@ class Resolved:
 
     Attributes:
         config: checked, with the task's horizon and the precision filled in.
-        env: the task; of recorded episodes alone, what is known of them.
+        task: what was given; of recorded episodes alone, what is known of them.
+        env: the same with its context, if there is one.
         method: what `config.model` stands for.
         settings: its preset at this horizon, with the overrides applied.
         data: recorded episodes; of a run that is only read back, what is known of them.
@@ -200,6 +201,7 @@ class Resolved:
     """
 
     config: TrainConfig
+    task: World | Recording
     env: World | Recording
     method: Method
     settings: AbstractSettings
@@ -217,7 +219,8 @@ class Resolved:
 def _resolve(config: TrainConfig) -> Resolved:
     _check_names(config)
     data = find_data(config.data)
-    env = _world(config, data)
+    task = _task(config, data)
+    env = _with_context(config, task)
     values = {name: check(name, getattr(config, name), kind) for name, kind in CHECKED.items()}
     values["precision"] = resolve_precision(values["precision"])
     method = find_method(config.model)
@@ -245,7 +248,7 @@ def _resolve(config: TrainConfig) -> Resolved:
             warn_of_gradient(env)
     elif config.optimum:
         config = dataclasses.replace(config, optimum=False)
-    resolved = Resolved(config, env, method, settings, data, _own_optimiser(config, method, settings))
+    resolved = Resolved(config, task, env, method, settings, data, _own_optimiser(config, method, settings))
     vars(config)[_RESOLVED] = resolved
     return resolved
 
@@ -279,14 +282,18 @@ def _check_names(config: TrainConfig) -> None:
         raise UsageError(f"overrides: must be a dict of settings by name, got {config.overrides!r}")
 
 
-def _world(config: TrainConfig, data: Episodes | Recording | None) -> World | Recording:
-    if data is not None and config.context:
-        raise UsageError("context: must be 0 with recorded episodes (data), which have none")
+def _task(config: TrainConfig, data: Episodes | Recording | None) -> World | Recording:
     if config.task is None:
         assert data is not None
         return recording_of(data)
-    world = find_task(config.task, config.horizon) if isinstance(config.task, str) else config.task
-    return with_context(world, check("context", config.context, CHECKED["context"]))
+    return find_task(config.task, config.horizon) if isinstance(config.task, str) else config.task
+
+
+def _with_context(config: TrainConfig, task: World | Recording) -> World | Recording:
+    length = check("observation_context", config.observation_context, CHECKED["observation_context"])
+    if length and config.data is not None:
+        raise UsageError("observation_context: must be 0 with recorded episodes (data), which have none")
+    return task if isinstance(task, Recording) else with_context(task, length)
 
 
 def with_overrides(

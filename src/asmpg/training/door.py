@@ -40,7 +40,7 @@ class Fields(TypedDict, total=False):
     loop: Loop
     record_cosine: bool
     learned_reward: bool
-    context: int
+    observation_context: int
     chunk_steps: int
     stop_score: float | None
     optimum: bool

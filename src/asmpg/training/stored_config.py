@@ -12,7 +12,6 @@ from ..core.types import UsageError
 from ..models.files import split_family
 from ..tasks import files as task_files
 from ..tasks import make, TASKS
-from ..tasks.context import with_context
 from ..tasks.data import Episodes
 from ..tasks.files import find_task
 from ..tasks.host import HostEnvironment
@@ -47,7 +46,7 @@ def to_json(config: TrainConfig) -> dict[str, Any]:
     Of those, only names, sizes and the hash of the file are kept. Nothing in here is ever run.
     """
     resolved = config.resolve()
-    config, env = resolved.config, resolved.env
+    config, env = resolved.config, resolved.task
     content = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     content["overrides"] = dict(config.overrides)
     del content["data"]
@@ -176,7 +175,6 @@ def _task_again(content: Mapping[str, Any], task: str | World | None) -> str | W
     if isinstance(task, str) and kind == "file" and task_files.sha256(task) != source.get("sha256"):
         raise UsageError(f"task: {task} is not what the run was started with, {name}: the file has changed")
     env = find_task(task, content["horizon"]) if isinstance(task, str) else task
-    env = with_context(env, content.get("context", 0))
     for attribute, wanted in {**source, "horizon": content["horizon"]}.items():
         if attribute in ("horizon", "state_size", "action_size") and getattr(env, attribute) != wanted:
             got = getattr(env, attribute)
