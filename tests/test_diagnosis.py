@@ -195,6 +195,8 @@ def test_advice_follows_the_numbers_on_both_sides_of_every_rule():
     for factor, words in ((0.99e4, smooth), (1.01e4, chaos)):
         assert words in advised(growth={"law": "exponential", "eta": factor**0.01})
     assert smooth in advised(growth={"law": "undecided", "eta": 2.0})
+    # Long steps at a short horizon damp more: no chaos, if the derivative dies within an episode.
+    assert smooth in advised((1.0, 80.0), growth={"law": "exponential", "eta": 0.8})
     assert early in advised(reach=None) and smooth in advised((0.0, 0.0), reach=None)
     assert chaos in advised((1.0, 20.0), reach=None)  # the first of two that hold
     for cosine, words in ((0.49, "points elsewhere (cosine 0.49): train on more"), (0.51, smooth)):

@@ -37,9 +37,10 @@ def suited(content: dict[str, Any]) -> tuple[str, str]:
     """The model to begin with, and what in the truth's numbers speaks for it."""
     longest = content["horizons"][-1]
     norms = [norm or 0.0 for norm in content["true_gradient_norm"]["mean"]]
-    between = norms[-1] / norms[0] if norms[0] else 0.0
     growth = content["true_growth"]
     within = growth["eta"] ** (longest - 1) if growth["law"] == "exponential" else 1.0
+    # What dies away within an episode may grow from one horizon to another: at the shorter one, steps take longer.
+    between = norms[-1] / norms[0] if norms[0] and within >= 1.0 else 0.0
     if between > CHAOS_BETWEEN or within > CHAOS_WITHIN:
         return "transformer", (
             f"the true gradient grows {max(between, within):.2g} times, as in chaos, and a chain's grows with it; look "
