@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from ..drawing.figures import finish, heat_map, panels
-from ..drawing.looks import ALONE, LOOKS, looks_of
+from ..drawing.charts import draw_panel, Panel, Series
+from ..drawing.figures import heat_map, panels
 
 
 def _numbers(values: list[float | int | None]) -> np.ndarray:
@@ -31,43 +31,47 @@ def draw(content: dict[str, Any], jacobian: np.ndarray) -> Any:
     kind = "trained" if content["trained"] else "untrained"
     title = f"{content['task']}: gradients through the {kind} {content['model']} model"
     figure, axes = panels(1, 3, title, "paper", (4.8, 3.8))
-    left, middle, right = axes[0]
-    colour = looks_of([content["model"]])[content["model"]].light
-    for label, key, shade in (
-        ("model", "gradient_norm", colour),
-        ("truth", "true_gradient_norm", LOOKS["truth"].light),
-    ):
-        if label == "truth" and not content["truth_known"]:
-            continue
-        norms = {name: _numbers(values) for name, values in content[key].items()}
-        left.plot(
-            content["horizons"], norms["median"], "o-", color=shade, markersize=4, label=f"{label}, median"
-        )
-        left.plot(
-            content["horizons"], norms["mean"], "x--", color=shade, markersize=4, label=f"{label}, mean"
-        )
-        low, high = norms["quantile_0.1"], norms["quantile_0.9"]
-        left.fill_between(content["horizons"], low, high, color=shade, alpha=0.12, linewidth=0)
-    finish(left, xlabel="horizon H", ylabel="|ds_H/da_0|", title="against the horizon (10% to 90%)")
-    left.set_xticks(content["horizons"])
-    profile = {name: _numbers(values) for name, values in content["profile"].items()}
-    if content["truth_known"]:
-        middle.plot(profile["step"], profile["truth"], color=LOOKS["truth"].light, label="truth")
-    middle.plot(profile["step"], profile["model"], color=colour, label="model")
-    growth = content["growth"]
-    if growth["law"] in ("exponential", "power"):
-        x = profile["step"]
-        shape = x * np.log(growth["eta"]) if growth["law"] == "exponential" else growth["p"] * np.log(x)
-        offset = np.mean(np.log(profile["model"]) - shape)
-        law = (
-            f"eta = {rate_text(growth['eta'])}"
-            if growth["law"] == "exponential"
-            else f"degree {growth['p']:.2g}"
-        )
-        middle.plot(x, np.exp(offset + shape), ":", color=ALONE.light, label=f"{growth['law']}, {law}")
-    finish(middle, xlabel="step t", ylabel="|ds_t/da_0|", title="within one episode (median)")
-    for place, lines in ((left, ("gradient_norm", "true_gradient_norm")), (middle, ("profile",))):
-        if any((_numbers(values) > 0).any() for key in lines for values in content[key].values()):
-            place.set_yscale("log")
-    heat_map(figure, right, jacobian, "|ds_t/da_k|, one episode")
+    for place, panel in zip(axes[0], (against_horizon(content), within_episode(content)), strict=False):
+        draw_panel(place, panel)
+    heat_map(figure, axes[0, 2], jacobian, "|ds_t/da_k|, one episode")
     return figure
+
+
+def against_horizon(content: dict[str, Any]) -> Panel:
+    """Norms of the last state's derivative by the first action, of models of every horizon."""
+    of = {content["model"]: content["gradient_norm"]}
+    if content["truth_known"]:
+        of["truth"] = content["true_gradient_norm"]
+    x, lines = content["horizons"], []
+    for name, norms in of.items():
+        lines.append(
+            Series(name, x, *(_plain(norms[part]) for part in ("median", "quantile_0.1", "quantile_0.9")))
+        )
+        lines.append(Series(f"{name}, mean", x, _plain(norms["mean"])))
+    return _panel("median over episodes (10% to 90%) against the horizon", "horizon H", "|ds_H/da_0|", lines)
+
+
+def within_episode(content: dict[str, Any]) -> Panel:
+    """Norms of every state's derivative by the first action, and the law that fits them."""
+    profile, growth = content["profile"], content["growth"]
+    x = profile["step"]
+    lines = [Series(content["model"], x, _plain(profile["model"]))]
+    if content["truth_known"]:
+        lines.append(Series("truth", x, _plain(profile["truth"])))
+    if growth["law"] in ("exponential", "power"):
+        shape, law = np.log(x) * (growth.get("p") or 0.0), f"degree {growth.get('p') or 0.0:.2g}"
+        if growth["law"] == "exponential":
+            shape, law = np.asarray(x) * np.log(growth["eta"]), f"eta = {rate_text(growth['eta'])}"
+        offset = np.mean(np.log(_numbers(profile["model"])) - shape)
+        lines.append(Series(f"{growth['law']}, {law}", x, np.exp(offset + shape).tolist()))
+    return _panel("within one episode (median)", "step t", "|ds_t/da_0|", lines)
+
+
+def _panel(title: str, x_label: str, y_label: str, lines: list[Series]) -> Panel:
+    """On a logarithmic axis, unless there is nothing to show on one."""
+    positive = any(value > 0 for line in lines for value in line.y)
+    return Panel(title, x_label, y_label, lines, y_log=positive)
+
+
+def _plain(values: list[float | int | None]) -> list[float]:
+    return _numbers(values).tolist()

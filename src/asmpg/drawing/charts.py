@@ -83,7 +83,11 @@ class Chart:
 
     def looks(self) -> dict[str, Look]:
         """How each method looks."""
-        return looks_of(dict.fromkeys(series.name for panel in self.panels for series in panel.series))
+        return _looks(self.panels)
+
+
+def _looks(panels: Iterable[Panel]) -> dict[str, Look]:
+    return looks_of(dict.fromkeys(series.name for panel in panels for series in panel.series))
 
 
 def measured(charts: Iterable[Chart]) -> list[Chart]:
@@ -111,7 +115,7 @@ def render(chart: Chart, scale: str) -> Any:
     figure, axes = panels(rows, columns, _title(chart), scale, size)
     places = list(axes.flat)
     for place, panel in zip(places, chart.panels, strict=False):
-        _draw(place, panel, chart.looks())
+        draw_panel(place, panel, chart.looks())
     for place in places[len(chart.panels) :]:
         place.set_axis_off()
     _one_legend(figure, places[: len(chart.panels)])
@@ -123,12 +127,17 @@ def _title(chart: Chart) -> str:
     return f"{number}{chart.title}"
 
 
-def _draw(place: Any, panel: Panel, looks: Mapping[str, Look]) -> None:
+def draw_panel(place: Any, panel: Panel, looks: Mapping[str, Look] | None = None) -> None:
+    """One panel on matplotlib's axes; the looks are those of its own lines unless it is one of several."""
+    looks = _looks([panel]) if looks is None else looks
+    named = set()
     for series in panel.series:
         own = looks[series.name]
         style = (0, own.dashes) if own.dashes else "-"
-        place.plot(series.x, series.y, linestyle=style, color=own.light, linewidth=1.4, markersize=3,
-                   marker="o" if len(series.x) < 12 else "", label=series.name)  # fmt: skip
+        place.plot(series.x, series.y, linestyle=style, color=own.light, linewidth=own.width, markersize=3,
+                   marker="o" if 2 < len(series.x) < 12 else "",
+                   label=series.name if series.name not in named else None)  # fmt: skip
+        named.add(series.name)
         if len(series.low):
             place.fill_between(series.x, series.low, series.high, color=own.light, alpha=0.15, linewidth=0)
     scales = {"xscale": "log" if panel.x_log else "linear", "yscale": "log" if panel.y_log else "linear"}

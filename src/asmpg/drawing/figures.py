@@ -33,13 +33,13 @@ def panels(
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def encode(figure: Any, suffix: Literal["png", "svg"] | str) -> bytes:
-    """A figure as a file, the same bytes for the same figure."""
+def encode(figure: Any, suffix: Literal["png", "svg"] | str, **notes: str) -> bytes:
+    """A figure as a file, the same bytes for the same figure; notes are kept in a PNG by name."""
     import matplotlib
 
     stream = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "asmpg", "svg.fonttype": "path"}):
-        metadata = {"Date": None} if suffix == "svg" else {"Software": None}
+        metadata = {"Date": None} if suffix == "svg" else {"Software": None, **notes}
         figure.savefig(stream, format=suffix, dpi=150, metadata=metadata)
     return stream.getvalue()
 

@@ -11,11 +11,13 @@ class Look(NamedTuple):
         light: its colour on light.
         dark: its colour on dark.
         dashes: lengths of dash and gap in points; none for a whole line. They distinguish methods without colour.
+        width: of the line, in points.
     """
 
     light: str
     dark: str
     dashes: tuple[float, ...] = ()
+    width: float = 1.4
 
 
 _DASHED, _DOTTED, _MIXED = (6.0, 3.0), (1.5, 2.5), (8.0, 2.5, 1.5, 2.5)
@@ -35,9 +37,13 @@ LOOKS = {
     "odt, overshot return": Look("#6e7781", "#afb8c1", _DOTTED),
     "untrained policy": Look("#8c959f", "#8b949e", _DOTTED),
     "best constant action": Look("#8c959f", "#8b949e", _MIXED),
+    # In the learning curve of a run.
+    "one seed": Look("#1f6fb4", "#6cb6ff", (), 2.0),
+    "mean of seeds": Look("#1f6fb4", "#6cb6ff", (), 2.0),
+    "each seed": Look("#9bc3e6", "#2f5f8f", (), 0.8),
+    "random actions": Look("#8c959f", "#8b949e", _DOTTED),
+    "optimum": Look("#8c959f", "#8b949e", _DASHED),
 }
-# Of what stands alone in its figure.
-ALONE = Look("#1f6fb4", "#6cb6ff")
 # What has no look of its own gets one of these, always the same.
 _OTHERS = (
     Look("#953800", "#f0883e", (5.0, 2.5)),
@@ -48,7 +54,8 @@ _OTHERS = (
     Look("#a40e26", "#ffaba8"),
     Look("#6639ba", "#d2a8ff", (2.0, 2.0)),
 )
-_LEARNED = ", learned reward"
+# What a model's look is dashed for.
+_VARIANTS = (", learned reward", ", mean")
 
 
 def looks_of(names: Iterable[str]) -> dict[str, Look]:
@@ -65,8 +72,9 @@ def looks_of(names: Iterable[str]) -> dict[str, Look]:
 
 
 def _own(name: str) -> Look | None:
-    """The look of a known method; with a learned reward it is the model's, dashed."""
-    if name.endswith(_LEARNED):
-        model = LOOKS.get(name.removesuffix(_LEARNED))
-        return None if model is None else model._replace(dashes=_DASHED)
+    """The look of a known method; of its variant it is the same, dashed."""
+    for ending in _VARIANTS:
+        if name.endswith(ending):
+            model = LOOKS.get(name.removesuffix(ending))
+            return None if model is None else model._replace(dashes=_DASHED)
     return LOOKS.get(name)

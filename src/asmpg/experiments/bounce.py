@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Array
 
 from ..core.types import PRNGKey, Trajectory
-from ..drawing.charts import Chart, Panel, Series
-from ..drawing.figures import finish, panels
+from ..drawing.charts import Chart, draw_panel, Panel, Series
+from ..drawing.figures import panels
 from ..gradients.analysis import action_return, return_landscape
 from ..models import AbstractDynamicsModel, Simulator
 from ..sweeps import Scale
@@ -129,12 +129,15 @@ def _in_words(shares: Mapping[str, Sequence[float]], names: Sequence[str]) -> st
 def draw_contact(paths: Table, scale: Scale) -> Any:
     """Figure 3b: the velocity jumps at the wall, a line that is no function of the position."""
     figure, axes = panels(1, 1, "Figure 3b: the velocity jumps at the wall", scale)
+    lines = []
     for action in paths.unique("initial_action"):
         rows = paths.select(initial_action=action)
-        axes[0, 0].plot(rows.values("position"), rows.values("velocity"), ".-", linewidth=0.8, markersize=3,
-                        label=f"a_0 = {action:g}")  # fmt: skip
-    axes[0, 0].axvline(-1.0, color="0.3", linewidth=1.0)
-    finish(axes[0, 0], xlabel="position x", ylabel="velocity v")
+        lines.append(
+            Series(f"a_0 = {action:g}", rows.values("position").tolist(), rows.values("velocity").tolist())
+        )
+    velocities = paths.values("velocity")
+    lines.append(Series("wall", [-1.0, -1.0], [float(velocities.min()), float(velocities.max())]))
+    draw_panel(axes[0, 0], Panel("", "position x", "velocity v", lines))
     return figure
 
 

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, final
 
 import jax
 
+from ...drawing.charts import draw_panel, Panel, Series
 from ...drawing.figures import finish, panels
 from ...sweeps import Scale
 from ..experiment import AbstractExperiment, Report, Tables, Text
@@ -90,17 +91,20 @@ def draw(tables: Tables, scale: Scale) -> dict[str, Any]:
     finish(
         middle, xlabel="|W_x|", ylabel="fitted eta of |ds_H/da_0|", title="Corollary 1.1 (line: the bound)"
     )
-    table = tables["cor1.2"]
+    draw_panel(right, norms_by_horizon(tables["cor1.2"]))
+    return {"theory": figure}
+
+
+def norms_by_horizon(table: Table) -> Panel:
+    """Corollary 1.2: one line a case."""
+    lines = []
     for case in table.unique("case"):
         rows = table.select(case=case, seed=0)
-        right.plot(rows.values("horizon"), rows.values("gradient_norm"), "o-", markersize=4, label=case)
-    right.set(xscale="log", yscale="log")
-    right.set_ylim(top=1e3 * right.get_ylim()[1])  # room for the legend
-    horizons = sorted(table.unique("horizon"))
-    right.set_xticks(horizons, [str(horizon) for horizon in horizons])
-    right.minorticks_off()
-    finish(right, xlabel="horizon H", ylabel="|grad J|", title="Corollary 1.2")
-    return {"theory": figure}
+        lines.append(Series(case, rows.values("horizon").tolist(), rows.values("gradient_norm").tolist()))
+    # Room for the legend.
+    limits = (min(min(line.y) for line in lines) / 3, 1e3 * max(max(line.y) for line in lines))
+    labels = ("Corollary 1.2", "horizon H", "|grad J|")
+    return Panel(*labels, lines, x_log=True, y_log=True, y_limits=limits)
 
 
 @final

@@ -1,7 +1,6 @@
 """The learning curve of one run."""
 
 import hashlib
-import io
 import struct
 import threading
 import zlib
@@ -10,9 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from ...drawing.looks import ALONE
+from ...drawing.charts import Chart, Panel, render, Series
+from ...drawing.figures import encode
 
 
+# Names of the two references that a score needs.
+RANDOM, OPTIMUM = "random actions", "optimum"
 # Matplotlib does not promise that two threads may draw at once.
 _DRAWING = threading.Lock()
 _SIGNATURE, _KEYWORD = b"\x89PNG\r\n\x1a\n", "asmpg"
@@ -46,12 +48,13 @@ def read_mark(picture: bytes) -> str | None:
 def learning_curve(
     title: str, metrics: Mapping[str, np.ndarray], references: Mapping[str, float], mark: str = ""
 ) -> bytes:
-    """Score, or return where no score is known, against environment steps: every seed thin, their mean thick.
+    """Score, or return where no score is known, against environment steps.
 
     Args:
         title: above the figure.
         metrics: `steps`, `return` and perhaps `score`, each [records, num_seeds].
-        references: returns to mark by a horizontal line, by name; "random" and "optimum" among them for scores.
+        references: returns to mark by a horizontal line, by name; those of random actions and of the optimum among them
+            for scores.
         mark: is kept in the picture, for `read_mark`.
 
     Returns:
@@ -61,46 +64,29 @@ def learning_curve(
         ImportError: matplotlib is not installed.
     """
     with _DRAWING:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-        drawn, stream = figure(title, metrics, references), io.BytesIO()
-        FigureCanvasAgg(drawn)
-        drawn.savefig(stream, format="png", dpi=150, metadata={_KEYWORD: mark})
-        return stream.getvalue()
+        return encode(figure(title, metrics, references), "png", **{_KEYWORD: mark})
 
 
 def figure(title: str, metrics: Mapping[str, np.ndarray], references: Mapping[str, float]) -> Any:
     """The same as a Matplotlib figure."""
-    from matplotlib.figure import Figure
+    return render(chart(title, metrics, references), "paper")
 
+
+def chart(title: str, metrics: Mapping[str, np.ndarray], references: Mapping[str, float]) -> Chart:
+    """The same as data: every seed thin, their mean thick."""
     name = "score" if "score" in metrics else "return"
-    steps, values = metrics["steps"][:, 0], metrics[name]
-    drawn = Figure(figsize=(6.4, 4.0), layout="constrained")
-    axes = drawn.add_subplot()
-    marks = dict(references)
+    steps, values = metrics["steps"][:, 0].tolist(), metrics[name]
+    heights, limits = dict(references), None
     if name == "score":
-        low, gap = references["random"], references["optimum"] - references["random"]
-        marks = {label: (height - low) / gap for label, height in references.items()} if gap > 0 else {}
-    for label, height in marks.items():
-        style = "--" if label == "optimum" else ":"
-        axes.axhline(height, color="0.45", linestyle=style, linewidth=1.0)
-        axes.annotate(
-            label, (1.0, height), (-4, 3), xycoords=("axes fraction", "data"), textcoords="offset points",
-            ha="right", color="0.45", fontsize=8,
-        )  # fmt: skip
-    num_seeds = values.shape[1]
-    if num_seeds > 1:
-        axes.plot(steps, values, color=ALONE.light, linewidth=0.8, alpha=0.4)
-    label = f"mean of {num_seeds} seeds" if num_seeds > 1 else "one seed"
-    axes.plot(
-        steps, values.mean(axis=1), color=ALONE.light, linewidth=2.0, marker="o", markersize=3, label=label
-    )
-    if name == "score":
+        low, gap = references[RANDOM], references[OPTIMUM] - references[RANDOM]
+        heights = {label: (height - low) / gap for label, height in references.items()} if gap > 0 else {}
         # A policy far below random would press everything of interest into a line.
-        axes.set_ylim(bottom=max(-1.0, min(-0.05, float(np.nanmin(values, initial=0.0)) - 0.05)))
-    axes.set(xlabel="environment steps per seed, warm-up included", ylabel=name)
-    axes.set_title(title, fontsize=9 if "\n" in title else None)
-    axes.set_xlim(left=0)
-    axes.legend(loc="center right", frameon=False)
-    axes.grid(alpha=0.25)
-    return drawn
+        least, most = (float(find(values, initial=end)) for find, end in ((np.nanmin, 0.0), (np.nanmax, 1.0)))
+        limits = (max(-1.0, least - 0.05), most + 0.05)
+    lines = [Series(label, [0, steps[-1]], [height] * 2) for label, height in heights.items()]
+    if values.shape[1] > 1:
+        lines += [Series("each seed", steps, seed.tolist()) for seed in values.T]
+    label = "mean of seeds" if values.shape[1] > 1 else "one seed"
+    lines.append(Series(label, steps, values.mean(axis=1).tolist()))
+    x_label = "environment steps per seed, warm-up included"
+    return Chart("", "learning_curve", title, [Panel("", x_label, name, lines, y_limits=limits)], 1)

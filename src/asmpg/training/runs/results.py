@@ -185,9 +185,11 @@ class Result(Generic[Policy, Model]):
     def curve(self) -> tuple[str, dict[str, np.ndarray], dict[str, float]]:
         """What the learning curve shows: its title, the metrics and the returns to mark."""
         known = self.reference
-        marks = {} if known is None else {"random": known.random_return, "optimum": known.optimal_return}
+        marks = {}
+        if known is not None:
+            marks = {plots.RANDOM: known.random_return, plots.OPTIMUM: known.optimal_return}
         if known is not None and known.best_constant_return is not None:
-            marks["best constant"] = known.best_constant_return
+            marks["best constant action"] = known.best_constant_return
         title = f"{self.env.name}, H = {self.env.horizon}, {self.config.model_name}"
         if known is not None and known.doubts:
             title = f"{title}\n{textwrap.fill(known.doubts[0], 80)}"
