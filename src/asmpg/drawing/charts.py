@@ -79,7 +79,10 @@ class Chart:
     def as_json(self) -> dict[str, Any]:
         """Plain JSON with the look of every method, numbers to five digits, null for what is not finite."""
         content = _short(plain(dataclasses.asdict(self)))
-        return content | {"looks": {name: look._asdict() for name, look in self.looks().items()}}
+        looks = {name: look._asdict() for name, look in self.looks().items()}
+        for look in looks.values():
+            del look["width"]  # of pictures; the page has its own
+        return content | {"looks": looks}
 
     def looks(self) -> dict[str, Look]:
         """How each method looks."""
