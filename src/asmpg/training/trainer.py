@@ -171,7 +171,7 @@ class Trainer(AbstractTrainer):
         self._init = jax.jit(init_all)
         self._advance = jax.jit(advance_all, donate_argnums=0)
         # Traces what `init` will run, once, and finds what is no array.
-        self.shapes = jax.eval_shape(init_all, self._keys(), recorded)
+        self.shapes = jax.eval_shape(self._init, self._keys(), recorded)
 
     def compile(self, make_state: Callable[[], SeedState]) -> None:
         """Compiles the loop by running no episode of it."""

@@ -82,7 +82,7 @@ def unflatten(shapes: PyTree[Any], arrays: Mapping[str, np.ndarray]) -> PyTree[A
                 f"not {plain.dtype}{list(plain.shape)}"
             )
         # A copy: JAX may use the memory of a NumPy array as its own, and this one is a view of the file.
-        values.append(_restore(jnp.array(array, copy=True), wanted))
+        values.append(_restore(jax.device_put(array.copy()), wanted))
     return jax.tree_util.tree_unflatten(structure, values)
 
 
@@ -91,7 +91,7 @@ def zeros(shapes: PyTree[Any]) -> PyTree[Any]:
 
     def zero(wanted: object) -> Any:
         plain = jax.eval_shape(_plain, wanted)
-        return _restore(jnp.asarray(np.zeros(plain.shape, plain.dtype)), wanted)
+        return _restore(jax.device_put(np.zeros(plain.shape, plain.dtype)), wanted)
 
     return jax.tree.map(zero, shapes)
 

@@ -322,4 +322,7 @@ class Result(Generic[Policy, Model]):
 
 def _take(tree: object, index: int) -> Any:
     """One seed's part of a tree."""
-    return jax.tree.map(lambda leaf: leaf[index] if eqx.is_array(leaf) else leaf, tree)
+    # By NumPy, since JAX would compile a program for every shape.
+    return jax.tree.map(
+        lambda leaf: jax.device_put(np.asarray(leaf)[index]) if eqx.is_array(leaf) else leaf, tree
+    )
