@@ -60,6 +60,7 @@ def of_steps(num_steps): return Own(horizon=num_steps)
 def of_nothing(): return Own(horizon=9)
 def failing(): raise RuntimeError("out of order")
 def leaving(): raise SystemExit(7)
+def closing(): raise GeneratorExit("closed")
 number = 3
 """
 
@@ -419,6 +420,7 @@ def test_a_task_from_a_file(task_file, name, horizon, expected):
         ("number", None, "int"),
         ("failing", None, "RuntimeError: out of order"),
         ("leaving", None, "SystemExit: 7"),
+        ("closing", None, "GeneratorExit: closed"),
         ("of_nothing", 4, "horizon: .* 9, got 4"),
         ("two names", None, "FILE.py:NAME"),
     ],

@@ -358,6 +358,19 @@ def test_a_run_that_uses_the_derivatives_of_a_task_checks_them_first(options):
     asmpg.TrainConfig(Own(linear), steps=100, **options).checked()
 
 
+def test_lacking_memory_is_no_fault_of_the_task():
+    def exhausted(s, a):
+        raise MemoryError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")
+
+    def move(s, a, t):
+        shape = jax.ShapeDtypeStruct(s.shape, s.dtype)
+        return jax.pure_callback(exhausted, shape, s, a, vmap_method="expand_dims")
+
+    with pytest.raises(RuntimeError, match="RESOURCE_EXHAUSTED") as caught:
+        validate(Own(move))
+    assert not isinstance(caught.value, asmpg.UsageError)
+
+
 def test_a_callback_cannot_be_differentiated_and_optimal_says_so_in_one_line():
     def move(s, a, t):
         shape = jax.ShapeDtypeStruct(s.shape, s.dtype)

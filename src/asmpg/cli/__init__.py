@@ -13,7 +13,7 @@ from collections.abc import Callable
 from importlib import metadata
 from typing import Any
 
-from ..core.types import UsageError
+from ..core.types import is_out_of_memory, UsageError
 from ..tasks import DiscretisationWarning
 from ..tasks.optimum import GradientWarning, ScoreWarning
 from ..training.runs import RunWarning, StorageError
@@ -148,14 +148,10 @@ def guarded(run: Callable[[], int]) -> int:
             if sys.stdout is not None:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
-        except MemoryError:
-            return _fail(OUT_OF_MEMORY, 1)
         except OSError as error:
             return _fail_of_system(error)
-        except RuntimeError as error:
-            if not any(
-                words in str(error) for words in ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory")
-            ):
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
                 raise
             return _fail(OUT_OF_MEMORY, 1)
 

@@ -64,6 +64,18 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {reason}{remedy}"
 
 
+OF_USERS = (Exception, SystemExit, GeneratorExit)
+"""What code of the user's own may raise, which is its fault and not the program's end. Not an interrupt."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory was lacking, in Python or on a device: no fault of what was being tried."""
+    words = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(text in str(error) for text in words)
+    )
+
+
 class Trajectory(eqx.Module):
     """One episode.
 

@@ -17,7 +17,7 @@ from importlib import metadata
 from types import ModuleType
 from typing import Any
 
-from .types import one_line, UsageError
+from .types import OF_USERS, one_line, UsageError
 
 
 def is_file(text: str) -> bool:
@@ -47,7 +47,7 @@ def load_installed(option: str, point: metadata.EntryPoint) -> Any:
     """
     try:
         return point.load()
-    except (Exception, SystemExit) as error:  # whatever that package raises
+    except OF_USERS as error:  # whatever that package raises
         raise UsageError(f"{option}: loading {point.value} raised {one_line(error)}") from error
 
 
@@ -78,7 +78,7 @@ def _module_file(option: str, module: str) -> pathlib.Path:
         spec = importlib.util.find_spec(module)
     except ModuleNotFoundError:
         spec = None
-    except (Exception, SystemExit) as error:  # whatever the package raises
+    except OF_USERS as error:  # whatever the package raises
         raise UsageError(f"{option}: importing {module} raised {one_line(error)}") from error
     finally:
         sys.path.pop(0)

@@ -126,7 +126,8 @@ def _tables_are_sound(folder: pathlib.Path) -> Iterator[None]:
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
         if isinstance(error, UsageError):
             raise
-        raise UsageError(f"out: a table in {folder} is missing or damaged: {one_line(error)}") from error
+        what = f"has no {error.args[0]}" if isinstance(error, KeyError) else one_line(error)
+        raise UsageError(f"out: a table in {folder} is missing or damaged: {what}") from error
 
 
 def conclude(

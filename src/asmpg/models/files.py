@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from ..core import user_code as user_files
-from ..core.types import one_line, UsageError
+from ..core.types import OF_USERS, one_line, UsageError
 from . import EMBEDDING_SIZE
 from .backbones import AbstractBackbone, CreateBackbone
 
@@ -81,5 +81,5 @@ def check_backbone(option: str, name: str, create: CreateBackbone) -> None:
         shapes = [jax.tree.map(lambda x: (x.shape, x.dtype), tree) for tree in (carry, new_carry)]
         if shapes[0] != shapes[1]:
             raise ValueError("step gives back a carry of another shape or type than init")
-    except (Exception, SystemExit) as error:  # whatever the user's class raises, the message names it
+    except OF_USERS as error:  # whatever the user's class raises, the message names it
         raise UsageError(f"{option}: {name} raised {one_line(error)}") from error

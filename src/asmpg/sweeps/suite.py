@@ -13,7 +13,7 @@ from typing import Any, cast, Literal
 
 from ..core import user_code as user_files
 from ..core.checks import check_choice
-from ..core.types import one_line, UsageError
+from ..core.types import OF_USERS, one_line, UsageError
 from ..models.files import split_family
 from ..tasks import make
 from ..training.config import TrainConfig
@@ -185,7 +185,7 @@ def _named(name: str, scale: str) -> Suite:
 def _called(function: Callable[[str], Any], scale: str, name: str) -> Any:
     try:
         return function(scale)
-    except (Exception, SystemExit) as error:  # whatever the user's function raises, the message names it
+    except OF_USERS as error:  # whatever the user's function raises, the message names it
         raise UsageError(f"SUITE: running {name} raised {one_line(error)}") from error
 
 

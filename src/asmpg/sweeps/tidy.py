@@ -125,7 +125,9 @@ def from_parquet(data: bytes) -> Columns:
         UsageError: pyarrow is not installed.
     """
     check_tables()
-    return importlib.import_module("pyarrow.parquet").read_table(io.BytesIO(data)).to_pydict()
+    # Without threads: those that read from memory may abort a process that ends soon after.
+    module = importlib.import_module("pyarrow.parquet")
+    return module.read_table(io.BytesIO(data), use_threads=False, pre_buffer=False).to_pydict()
 
 
 def _one_type(values: list[Any]) -> list[Any]:

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from ..core.arguments import a_count, a_function, a_text, or_none, takes
 from ..core.checks import check_choice
-from ..core.types import Given, one_line, PRNGKey, Scalar, Step, UsageError
+from ..core.types import Given, OF_USERS, one_line, PRNGKey, Scalar, Step, UsageError
 from .adaptive import load
 from .constraints import Constraints, Multipliers
 from .environment import AbstractEnvironment
@@ -307,10 +307,7 @@ def _length(label: str, function: Callable[..., Any], *arguments: object) -> int
     """How many numbers a constraint has, or a `UsageError` that names it."""
     try:
         shape = jax.eval_shape(lambda *given: jnp.asarray(function(*given), float), *arguments).shape
-    except (
-        Exception,
-        SystemExit,
-    ) as error:  # whatever the user's code raises, the message names the function
+    except OF_USERS as error:  # whatever the user's code raises, the message names the function
         raise UsageError(f"{label}: raised {one_line(error)}") from error
     if len(shape) > 1 or 0 in shape:
         raise UsageError(f"{label}: must return a number or a vector, got shape {shape}")

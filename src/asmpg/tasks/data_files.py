@@ -185,7 +185,8 @@ def _read_parquet(path: pathlib.Path, horizon: int | None) -> dict[str, np.ndarr
         missing = [name for name in columns if name not in names]
         if missing:
             raise UsageError(f"data: {path} has no column {missing[0]!r}, it has {', '.join(names)}")
-        table = file.read(columns=[*columns, *(["terminated"] if "terminated" in names else [])])
+        columns += ["terminated"] if "terminated" in names else []
+        table = file.read(columns=columns, use_threads=False)
         bounds = _parquet_bounds(path, file.schema_arrow.metadata or {})
     except FileNotFoundError as error:
         raise UsageError(f"data: there is no file {path}") from error

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import checkify
 
-from ..core.types import one_line, UsageError
+from ..core.types import OF_USERS, one_line, UsageError
 
 
 # Traces that are compared: what is drawn from a few values may be the same in two of them.
@@ -34,10 +34,7 @@ def returned_shape(
     """
     try:
         out = jax.eval_shape(function, *arguments)
-    except (
-        Exception,
-        SystemExit,
-    ) as error:  # whatever the user's code raises, the message names the function
+    except OF_USERS as error:  # whatever the user's code raises, the message names the function
         raise UsageError(f"{label}: raised {one_line(error)}") from error
     wanted = f"must return floating-point numbers of shape {shape}"
     if not hasattr(out, "shape"):

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from ..core.checks import check_integer, MAX_HORIZON
-from ..core.types import one_line, PRNGKey, Scalar, Step, Trajectory, UsageError
+from ..core.types import OF_USERS, one_line, PRNGKey, Scalar, Step, Trajectory, UsageError
 from .environment import AbstractActor
 
 
@@ -173,10 +173,7 @@ def traced(label: str, function: Callable[..., Any], *arguments: object) -> Any:
         return jax.eval_shape(function, *arguments)
     except UsageError:
         raise
-    except (
-        Exception,
-        SystemExit,
-    ) as error:  # whatever the user's code raises, the message names the function
+    except OF_USERS as error:  # whatever the user's code raises, the message names the function
         raise UsageError(f"{label}: raised {one_line(error)}") from error
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from ..core.checks import check_integer, MAX_HORIZON
-from ..core.types import one_line, PRNGKey, UsageError, vector_text
+from ..core.types import is_out_of_memory, one_line, PRNGKey, UsageError, vector_text
 from .functions import check_reproducible, check_run, returned_shape
 from .spec import Spec
 
@@ -169,6 +169,8 @@ def _try_episodes(env: Any) -> None:
         tried = jax.jit(jax.vmap(functools.partial(_play, env)))(keys, actions)
         jax.block_until_ready(tried)
     except Exception as error:  # whatever a user's function does when it runs
+        if is_out_of_memory(error):
+            raise
         raise UsageError(f"{env.name}: an episode raised {one_line(error)}") from error
     states, rewards, terminal = map(np.asarray, tried)
     totals = sum(leaf.reshape(num_tried, -1).sum(axis=1) for leaf in (states, rewards, terminal))

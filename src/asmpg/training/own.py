@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ..core.types import one_line, Trajectory, UsageError
+from ..core.types import OF_USERS, one_line, Trajectory, UsageError
 from ..core.user_code import define, is_file, short_name
 from ..learners.base import AbstractLearner
 from ..learners.optimisation import OwnOptimiser, Part
@@ -104,7 +104,7 @@ def make_own(
         made = make(*args, **kwargs)
     except UsageError:
         raise
-    except (Exception, SystemExit) as error:  # whatever the user's code raises, the message names it
+    except OF_USERS as error:  # whatever the user's code raises, the message names it
         raise UsageError(f"{option}: {name} raised {one_line(error)}") from error
     if not isinstance(made, kind):
         wanted = f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
@@ -220,7 +220,7 @@ def _traced(option: str, what: str, function: Callable[..., Any], *args: object)
         return eqx.filter_eval_shape(function, *args)
     except UsageError:
         raise
-    except (Exception, SystemExit) as error:  # whatever the user's code raises, the message names it
+    except OF_USERS as error:  # whatever the user's code raises, the message names it
         raise UsageError(f"{option}: {what} raised {one_line(error)}") from error
 
 

@@ -5,7 +5,7 @@ import warnings
 
 import numpy as np
 
-from ...core.types import Given, one_line, UsageError
+from ...core.types import Given, is_out_of_memory, one_line, UsageError
 from ..environment import AbstractEnvironment
 from ..fits import check_env
 from . import cache as solution_cache
@@ -108,6 +108,8 @@ def _gradient(problem: Problem, actions: np.ndarray) -> np.ndarray:
     try:
         return problem.value_and_grad(problem.starts[0], actions)[1]
     except Exception as error:  # whatever a user's function does when it is differentiated
+        if is_out_of_memory(error):
+            raise
         raise UsageError(f"{problem.env.name}: cannot be differentiated: {one_line(error)}") from error
 
 
