@@ -3,6 +3,7 @@
 import math
 import random
 import time
+import warnings
 
 import equinox as eqx
 import jax
@@ -348,6 +349,26 @@ def test_gradients_are_compared_with_differences():
     with pytest.warns(GradientWarning, match="cut off"):
         solution = asmpg.optimal(cut, num_starts=1)
     assert not solution.trusted and "cannot be trusted, its gradient is not that" in solution.message
+
+
+@pytest.mark.parametrize(
+    ("reward", "said"),
+    [
+        (lambda s, a, t: jax.lax.stop_gradient(-((s[0] - 1) ** 2)) + a[0], "not that of its sum of rewards"),
+        (lambda s, a, t: jnp.floor(9 * s[0]), "zero, though other states change it"),
+        (lambda s, a, t: jnp.where(s[0] > 0.4, 1.0, 0.0), "zero, though other states change it"),
+        (lambda s, a, t: -jnp.abs(s[0] - 0.1) - 0.1 * a[0] ** 2, ""),
+        (lambda s, a, t: 1.0 + 0.0 * s[0], ""),
+    ],
+)
+def test_a_model_needs_the_gradient_of_the_reward_and_of_nothing_else(reward, said):
+    moving = lambda s, a, t: linear(s, jax.lax.stop_gradient(a), t)  # noqa: E731
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        asmpg.TrainConfig(Own(moving, reward), model="lstm", steps=100).checked()
+    texts = [str(one.message) for one in caught if issubclass(one.category, GradientWarning)]
+    assert [said in text for text in texts] == ([True] if said else [])
+    asmpg.TrainConfig(Own(moving, reward), model="lstm", steps=100, learned_reward=True).checked()
 
 
 @pytest.mark.parametrize("options", [{"model": "simulator"}, {"model": "rnn", "record_cosine": True}])

@@ -31,7 +31,7 @@ from ..tasks.context import MAX_CONTEXT, with_context
 from ..tasks.data import Episodes
 from ..tasks.environment import AbstractEnvironment
 from ..tasks.files import find_task
-from ..tasks.optimum import warn_of_gradient
+from ..tasks.optimum import warn_of_gradient, warn_of_reward
 from ..tasks.recording import Recording
 from ..tasks.validation import check_horizon, is_traced, validate
 from ..tasks.world import inside, scored_task, World
@@ -246,6 +246,8 @@ def _resolve(config: TrainConfig) -> Resolved:
         differentiated = method.name == "simulator" and not config.learned_reward
         if (differentiated or config.record_cosine) and not is_traced(env):
             warn_of_gradient(env)
+        elif method.imagines and not config.learned_reward and not is_traced(env):
+            warn_of_reward(env)
     elif config.optimum:
         config = dataclasses.replace(config, optimum=False)
     resolved = Resolved(config, task, env, method, settings, data, _own_optimiser(config, method, settings))

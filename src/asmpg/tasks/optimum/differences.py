@@ -2,11 +2,15 @@
 
 import dataclasses
 import warnings
+from collections.abc import Callable
+from typing import NamedTuple
 
+import jax
 import numpy as np
+from jaxtyping import Array
 
 from ...core.types import Given, is_out_of_memory, one_line, UsageError
-from ..environment import AbstractEnvironment
+from ..environment import AbstractEnvironment, trajectory_rewards
 from ..fits import check_env
 from . import cache as solution_cache
 from .problem import double_precision, Problem, problem_of
@@ -61,70 +65,124 @@ def check_gradient(env: Given[AbstractEnvironment]) -> GradientCheck:
 
 def warn_of_gradient(env: AbstractEnvironment) -> str:
     """A `GradientWarning`, once, where the gradient of a user's own task is not that of its return; what it says."""
+    return _warn(env, "gradient", lambda: check_gradient(env))
+
+
+def warn_of_reward(env: AbstractEnvironment) -> str:
+    """The same of the rewards alone, as functions of states and actions: all that a method with a model needs."""
+    return _warn(env, "reward", lambda: _check(env, _of_rewards))
+
+
+def _warn(env: AbstractEnvironment, what: str, check: Callable[[], GradientCheck]) -> str:
     if env.identity() is not None:
         return ""
 
-    def check() -> GradientCheck:
-        found = check_gradient(env)
+    def warn() -> GradientCheck:
+        found = check()
         if not found.right:
-            warnings.warn(f"{env.name}: {found.message}", GradientWarning, stacklevel=6)
+            warnings.warn(f"{env.name}: {found.message}", GradientWarning, stacklevel=7)
         return found
 
-    return solution_cache.remember(env, ("gradient warned",), check).message
+    return solution_cache.remember(env, (f"{what} warned",), warn).message
 
 
-def _check(env: AbstractEnvironment) -> GradientCheck:
-    random = np.random.default_rng(3)
-    shape = (env.horizon, env.action_size)
+class _Differentiated(NamedTuple):
+    """A function of a vector around one point, with its gradient there.
+
+    Attributes:
+        what: its name, and that of its argument.
+        values: of many vectors [k, n].
+        point: [n], which ends with the actions.
+        gradient: [n].
+        num_actions: how many numbers those are.
+    """
+
+    what: tuple[str, str]
+    values: Callable[[np.ndarray], np.ndarray]
+    point: np.ndarray
+    gradient: np.ndarray
+    num_actions: int
+
+
+def _of_return(problem: Problem, actions: np.ndarray) -> _Differentiated:
+    """The return of an episode, by its actions."""
+
+    def values(points: np.ndarray) -> np.ndarray:
+        return problem.returns(problem.starts[0], points.reshape(-1, *actions.shape))
+
+    gradient = _tried(problem, lambda: problem.value_and_grad(problem.starts[0], actions)[1])
+    return _Differentiated(("return", "actions"), values, actions.ravel(), gradient.ravel(), actions.size)
+
+
+def _of_rewards(problem: Problem, actions: np.ndarray) -> _Differentiated:
+    """The sum of an episode's rewards, by its states, in units of how far they spread, and its actions."""
+    _, states = problem.replay(problem.starts[0], actions)
+    spread = np.ptp(states, axis=0)
+    unit = np.where(spread > 0, spread, 1.0)
+
+    def total(point: Array) -> Array:
+        visited = point[: states.size].reshape(states.shape) * unit
+        acts = point[states.size :].reshape(actions.shape)
+        return trajectory_rewards(problem.penalised(None), visited, acts).sum()
+
+    values, gradient = jax.jit(jax.vmap(total)), jax.jit(jax.grad(total))
+    point = np.concatenate([(states / unit).ravel(), actions.ravel()])
+    found = _tried(problem, lambda: np.asarray(gradient(point)))
+    what = ("sum of rewards", "states")
+    return _Differentiated(what, lambda points: np.asarray(values(points)), point, found, actions.size)
+
+
+def _check(
+    env: AbstractEnvironment, of: Callable[[Problem, np.ndarray], _Differentiated] = _of_return
+) -> GradientCheck:
+    random, errors, what = np.random.default_rng(3), [], ("", "")
+    flat, moves = True, False
     with double_precision():
         problem = problem_of(env)
-        errors = []
-        flat = True
         for _ in range(_NUM_EPISODES):
-            actions = random.uniform(-0.9, 0.9, shape)
-            directions = random.choice([-1.0, 1.0], (_NUM_DIRECTIONS, *shape))
-            gradient = _gradient(problem, actions)
-            if not np.isfinite(gradient).all():
-                return GradientCheck(
-                    np.nan, 0, "its gradient is not finite at random actions; asmpg.locate_nonfinite"
+            one = of(problem, random.uniform(-0.9, 0.9, (env.horizon, env.action_size)))
+            directions, what = random.choice([-1.0, 1.0], (_NUM_DIRECTIONS, len(one.point))), one.what
+            if not np.isfinite(one.gradient).all():
+                message = (
+                    f"the gradient of its {what[0]} is not finite at random actions; asmpg.locate_nonfinite"
                 )
-            errors += _errors(problem, actions, gradient, directions)
-            flat &= not gradient.any() and _moves(problem, actions, directions)
-    if flat:
-        return GradientCheck(1.0, 0, "its gradient is zero, though other actions change its return")
+                return GradientCheck(np.nan, 0, message)
+            errors += _errors(one, directions)
+            flat &= not one.gradient.any()
+            moves |= _moves(one, directions)
+    if flat and moves:
+        message = f"the gradient of its {what[0]} is zero, though other {what[1]} change it"
+        return GradientCheck(1.0, 0, message)
     if not errors:
         return GradientCheck(np.nan, 0)
     error = float(np.median(errors))
     if error <= TOLERANCE:
         return GradientCheck(error, len(errors))
     message = (
-        f"its gradient is not that of its return, off by {error:.2g} of its size: something is cut off from "
+        f"its gradient is not that of its {what[0]}, off by {error:.2g} of its size: something is cut off from "
         "differentiation, such as by stop_gradient or a cast to integers"
     )
     return GradientCheck(error, len(errors), message)
 
 
-def _gradient(problem: Problem, actions: np.ndarray) -> np.ndarray:
+def _tried(problem: Problem, differentiate: Callable[[], np.ndarray]) -> np.ndarray:
     try:
-        return problem.value_and_grad(problem.starts[0], actions)[1]
+        return differentiate()
     except Exception as error:  # whatever a user's function does when it is differentiated
         if is_out_of_memory(error):
             raise
         raise UsageError(f"{problem.env.name}: cannot be differentiated: {one_line(error)}") from error
 
 
-def _errors(
-    problem: Problem, actions: np.ndarray, gradient: np.ndarray, directions: np.ndarray
-) -> list[float]:
+def _errors(one: _Differentiated, directions: np.ndarray) -> list[float]:
     """Differences between derivatives along directions, as shares of the larger, where two step sizes agree."""
-    found = []
-    slopes = []
+    found, slopes = [], []
     for step in _STEPS:
-        both = np.concatenate([actions + step * directions, actions - step * directions])
-        ahead, behind = np.split(problem.returns(problem.starts[0], both), 2)
+        both = np.concatenate([one.point + step * directions, one.point - step * directions])
+        ahead, behind = np.split(one.values(both), 2)
         slopes.append((ahead - behind) / (2 * step))
-    own = (directions * gradient).sum(axis=(1, 2))
-    size = np.sqrt((gradient**2).sum())
+    own = directions @ one.gradient
+    size = np.sqrt((one.gradient**2).sum())
     for coarse, fine, exact in zip(*slopes, own, strict=True):
         scale = max(abs(fine), abs(exact), size)
         if np.isfinite(coarse + fine) and scale > 0 and abs(coarse - fine) <= _CONSISTENT * scale:
@@ -132,7 +190,9 @@ def _errors(
     return found
 
 
-def _moves(problem: Problem, actions: np.ndarray, directions: np.ndarray) -> bool:
-    """Whether large changes of the actions change the return."""
-    values = problem.returns(problem.starts[0], np.clip(actions + 0.5 * directions, -1, 1))
+def _moves(one: _Differentiated, directions: np.ndarray) -> bool:
+    """Whether large changes change the value."""
+    points = one.point + 0.5 * directions
+    points[:, -one.num_actions :] = np.clip(points[:, -one.num_actions :], -1, 1)
+    values = one.values(points)
     return bool(np.ptp(values) > 1e-9 * np.abs(values).max())
