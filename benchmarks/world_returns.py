@@ -4,10 +4,11 @@
     python benchmarks/world_returns.py --models sac --interpreter sbx-env/bin/python
 
 SBX needs an environment of its own, since it is no dependency of the project: `pip install sbx-rl gymnasium[mujoco]`
-and a build of PyTorch without CUDA. Both are scored by the mean return of the deterministic policy over ten episodes
-from the same ten starts. Nothing depends on the task but what its declaration says: whether episodes end early, and its
-limit of steps. Steps are those of training, warm-up included. Every (task, model, seed) is one item, kept in
-`benchmarks/results/world_returns.json` and not run again; the table beside it is written from all of them.
+(`brax` too for the tasks `brax:NAME`) and a build of PyTorch without CUDA. Both are scored by the mean return of the
+deterministic policy over ten episodes from ten fixed starts. Nothing depends on the task but what its declaration
+says: whether episodes end early, and its limit of steps. Steps are those of training, warm-up included. Every (task,
+model, seed) is one item, kept in `benchmarks/results/world_returns.json` and not run again; the table beside it is
+written from all of them.
 """
 
 import argparse
@@ -30,9 +31,13 @@ TASKS = {
     "Reacher-v5": (False, 10_000, 500),
     "MountainCarContinuous-v0": (True, 20_000, 2_000),
     "HalfCheetah-v5": (False, 50_000, 5_000),
+    "Hopper-v5": (True, 50_000, 5_000),
+    "brax:inverted_pendulum": (True, 20_000, 2_000),
+    "brax:reacher": (False, 20_000, 2_000),
 }
 MODELS = ("one-step", "lstm", "sac")
 EPISODES, FIRST_START = 10, 10_000
+BRAX, BRAX_HORIZON = "brax:", 200
 
 
 def train_here(task: str, model: str, seed: int, steps: int) -> dict[str, Any]:
@@ -40,21 +45,62 @@ def train_here(task: str, model: str, seed: int, steps: int) -> dict[str, Any]:
     import asmpg
 
     ends_early, _, interval = TASKS[task]
-    env = asmpg.from_gymnasium(task)
-    env.ends_early, env.num_evaluations = ends_early, EPISODES
+    if task.startswith(BRAX):
+        env = asmpg.from_brax(brax_task(task), BRAX_HORIZON, ends_early=ends_early, num_evaluations=EPISODES)
+    else:
+        env = asmpg.from_gymnasium(task)
+        env.ends_early, env.num_evaluations = ends_early, EPISODES
     config = asmpg.TrainConfig(env, model=model, steps=steps, seed=seed, chunk_steps=interval)
     metrics = asmpg.train(config).metrics
     return {"steps": metrics["steps"][:, 0].tolist(), "returns": metrics["return"][:, 0].tolist()}
 
 
+def brax_task(task: str) -> Any:
+    """A task of Brax on its quickest backend for one copy."""
+    import brax.envs
+
+    return brax.envs.get_environment(task.removeprefix(BRAX), backend="spring")
+
+
+def gymnasium_of(task: str) -> Any:
+    """What SBX trains in."""
+    import gymnasium
+
+    if not task.startswith(BRAX):
+        return gymnasium.make(task)
+    return gymnasium.wrappers.TimeLimit(_brax_as_gymnasium(task), BRAX_HORIZON)
+
+
+def _brax_as_gymnasium(task: str) -> Any:
+    import gymnasium
+    import jax
+
+    inner = brax_task(task)
+    begin, move = jax.jit(inner.reset), jax.jit(inner.step)
+
+    class Brax(gymnasium.Env):
+        observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (inner.observation_size,), np.float32)
+        action_space = gymnasium.spaces.Box(-1, 1, (inner.action_size,), np.float32)
+
+        def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+            super().reset(seed=seed)
+            self.state = begin(jax.random.key(int(self.np_random.integers(2**31))))
+            return np.asarray(self.state.obs), {}
+
+        def step(self, action: Any) -> Any:
+            self.state = move(self.state, action)
+            return np.asarray(self.state.obs), float(self.state.reward), bool(self.state.done), False, {}
+
+    return Brax()
+
+
 def train_sbx(task: str, seed: int, steps: int) -> dict[str, Any]:
     """One seed of SBX's SAC with its defaults."""
-    import gymnasium
     import sbx  # pyright: ignore[reportMissingImports] (of the other environment)
 
     interval = TASKS[task][2]
-    agent = sbx.SAC("MlpPolicy", gymnasium.make(task), seed=seed, verbose=0)
-    copy, records, returns = gymnasium.make(task), [], []
+    agent = sbx.SAC("MlpPolicy", gymnasium_of(task), seed=seed, verbose=0)
+    copy, records, returns = gymnasium_of(task), [], []
     for number in range(interval, steps + 1, interval):
         agent.learn(interval, reset_num_timesteps=number == interval)
         records.append(number)
