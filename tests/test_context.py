@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import asmpg
+from asmpg.diagnose.subjects import trained_subjects
 from asmpg.learners.replay import ReplayBuffer
 from asmpg.models.base import free_run
 from asmpg.models.normalisation import Normaliser
@@ -126,9 +127,9 @@ def test_no_context_is_the_world_itself():
 @pytest.mark.parametrize(
     ("world", "length", "said"),
     [
-        (Drifting(), -1, "length: must be an integer from 0 to 1,000, got -1"),
-        (Drifting(), 1.5, "length: must be an integer"),
-        (Drifting(), 10**9, "length: must be an integer from 0 to 1,000"),
+        (Drifting(), -1, "with_context: length: must be an integer from 0 to 1,000, got -1"),
+        (Drifting(), 1.5, "with_context: length: must be an integer"),
+        (Drifting(), 10**9, "with_context: length: must be an integer from 0 to 1,000"),
         ("harvest", 3, "with_context: world: must be a world, got a str"),
         (None, 3, "with_context: world: must be a world, got a NoneType"),
     ],
@@ -218,3 +219,22 @@ def test_a_worlds_own_attribute_named_stack_is_its_own():
 
     result = asmpg.train(config(Stacked(), steps=18, model=Wanderer))
     assert result.summary()["episodes"] == result.metrics["episodes"][-1, 0]
+
+
+def test_a_built_in_task_with_a_context_is_named_as_it_was_typed(tmp_path):
+    overrides = {"warmup_steps": 12, "model_batch_size": 4, "policy_batch_size": 2}
+    asmpg.train(
+        "harvest",
+        horizon=6,
+        model="one-step",
+        observation_context=1,
+        steps=24,
+        overrides=overrides,
+        out=tmp_path,
+    )
+    given = trained_subjects(tmp_path, "harvest", None, None, None)
+    assert (
+        given.subjects(6).env.observation_size == asmpg.load(tmp_path).env.observation_size == 1 + 1 + 1 + 1
+    )
+    with pytest.raises(asmpg.UsageError, match="not of bacteria"):
+        trained_subjects(tmp_path, "bacteria", None, None, None)

@@ -137,7 +137,7 @@ def trained_subjects(
     except UsageError as error:
         raise UsageError(f"--{error}" if str(error).startswith("run:") else str(error)) from error
     config, env = result.config, result.env
-    if not own and task not in (None, env.name):
+    if not own and task not in (None, env.name, config.resolve().task.name):
         raise UsageError(f"--run: {run} is of the task {env.name}, not of {task}")
     if model is not None and model != config.model:
         raise UsageError(f"--run: {run} is of the model {config.model}, not of {model}")
