@@ -371,6 +371,14 @@ def test_a_model_needs_the_gradient_of_the_reward_and_of_nothing_else(reward, sa
     asmpg.TrainConfig(Own(moving, reward), model="lstm", steps=100, learned_reward=True).checked()
 
 
+def test_the_cost_of_an_equation_is_looked_at_whatever_integrates_it():
+    plant = {"initial_state": [0.5], "duration": 1.0, "horizon": 5, "control_bounds": (-1, 1)}
+    moving = lambda x, u, t: u - x  # noqa: E731
+    stepped = asmpg.from_ode(moving, lambda x, u, t: jnp.round(9 * x[0]), method="rk4", substeps=2, **plant)
+    with pytest.warns(GradientWarning, match="zero, though other states change it"):
+        asmpg.TrainConfig(stepped, model="one-step", steps=100).checked()
+
+
 @pytest.mark.parametrize("options", [{"model": "simulator"}, {"model": "rnn", "record_cosine": True}])
 def test_a_run_that_uses_the_derivatives_of_a_task_checks_them_first(options):
     cut = Own(lambda s, a, t: linear(s, jax.lax.stop_gradient(a), t) + 0.01 * a)

@@ -128,16 +128,17 @@ def _check_sizes(env: Any) -> None:
         )
 
 
-def validate(env: object) -> None:
+def validate(env: object) -> tuple[np.ndarray, np.ndarray] | None:
     """`check_task`, and a few random episodes in which nothing may be infinite or NaN.
+
+    Returns:
+        Their states and actions; None of a task whose parameters only a running program knows.
 
     Raises:
         UsageError: one line that names the function, the step and the value.
     """
     check_task(env)
-    # Of a task whose parameters only a running program knows, there are no numbers to look at.
-    if not is_traced(env):
-        _try_episodes(env)
+    return None if is_traced(env) else _try_episodes(env)
 
 
 def is_traced(env: object) -> bool:
@@ -161,8 +162,8 @@ def _random_actions(env: Any, num: int) -> Array:
     return jnp.asarray(actions, float)
 
 
-def _try_episodes(env: Any) -> None:
-    """Names the first number that is not finite in a few random episodes."""
+def _try_episodes(env: Any) -> tuple[np.ndarray, np.ndarray]:
+    """States and actions of a few random episodes; names the first number in them that is not finite."""
     num_tried = int(np.clip(_MAX_TRIED_NUMBERS // episode_numbers(env), 1, NUM_TRIED))
     keys, actions = jax.random.split(jax.random.key(0), num_tried), _random_actions(env, num_tried)
     try:
@@ -176,6 +177,7 @@ def _try_episodes(env: Any) -> None:
     totals = sum(leaf.reshape(num_tried, -1).sum(axis=1) for leaf in (states, rewards, terminal))
     for i in np.flatnonzero(~np.isfinite(totals)):
         _check_finite(env, states[i], np.asarray(actions[i]), rewards[i], terminal[i])
+    return states, np.asarray(actions)
 
 
 def _check_finite(env: Any, states: PyTree, actions: Any, rewards: Any, terminal: Any) -> None:

@@ -33,7 +33,7 @@ from ..tasks.environment import AbstractEnvironment
 from ..tasks.files import find_task
 from ..tasks.optimum import warn_of_gradient, warn_of_reward
 from ..tasks.recording import Recording
-from ..tasks.validation import check_horizon, is_traced, validate
+from ..tasks.validation import check_horizon, validate
 from ..tasks.world import inside, scored_task, World
 from .methods import find_method, Method, ModelLike, MODELS, Options, window_of
 from .own import label_of, load_optimizer, Optimizer, own_optimiser
@@ -242,17 +242,24 @@ def _resolve(config: TrainConfig) -> Resolved:
     elif not isinstance(env, AbstractEnvironment):
         config = settle(config, env, method, settings)
     elif env.identity() is None:
-        validate(env)
-        differentiated = method.name == "simulator" and not config.learned_reward
-        if (differentiated or config.record_cosine) and not is_traced(env):
-            warn_of_gradient(env)
-        elif method.imagines and not config.learned_reward and not is_traced(env):
-            warn_of_reward(env)
+        _validate(config, env, method)
     elif config.optimum:
         config = dataclasses.replace(config, optimum=False)
     resolved = Resolved(config, task, env, method, settings, data, _own_optimiser(config, method, settings))
     vars(config)[_RESOLVED] = resolved
     return resolved
+
+
+def _validate(config: TrainConfig, env: AbstractEnvironment, method: Method) -> None:
+    """Tries a task of the user's own, and the derivatives that the method will take of it."""
+    tried = validate(env)
+    if tried is None:
+        return
+    known = method.imagines and not config.learned_reward
+    if config.record_cosine or (known and method.name == "simulator"):
+        warn_of_gradient(env)
+    elif known:
+        warn_of_reward(env, *tried)
 
 
 def _own_optimiser(config: TrainConfig, method: Method, settings: AbstractSettings) -> OwnOptimiser | None:

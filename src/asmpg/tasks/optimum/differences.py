@@ -2,21 +2,25 @@
 
 import dataclasses
 import warnings
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from ...core.types import Given, is_out_of_memory, one_line, UsageError
-from ..environment import AbstractEnvironment, trajectory_rewards
+from ..control import OdeEnvironment
+from ..environment import AbstractEnvironment
 from ..fits import check_env
 from . import cache as solution_cache
-from .problem import double_precision, Problem, problem_of
+from .problem import double_precision, in_double, problem_of
 
 
 _NUM_EPISODES, _NUM_DIRECTIONS = 3, 4
+# Of an episode's rewards, at most; and numbers of the states and actions that they are of.
+_NUM_REWARDS, _NUMBERS = 16, 2**20
 _STEPS = (1e-4, 1e-5)
 # Differences that two steps do not agree on to this share say nothing: chaos, a kink.
 _CONSISTENT = 0.02
@@ -60,7 +64,12 @@ def check_gradient(env: Given[AbstractEnvironment]) -> GradientCheck:
         UsageError: the task cannot be differentiated at all.
     """
     check_env("check_gradient", env)
-    return solution_cache.remember(env, ("gradient",), lambda: _check(env))
+
+    def check() -> GradientCheck:
+        with double_precision():
+            return _check(_of_returns(env))
+
+    return solution_cache.remember(env, ("gradient",), check)
 
 
 def warn_of_gradient(env: AbstractEnvironment) -> str:
@@ -68,9 +77,19 @@ def warn_of_gradient(env: AbstractEnvironment) -> str:
     return _warn(env, "gradient", lambda: check_gradient(env))
 
 
-def warn_of_reward(env: AbstractEnvironment) -> str:
-    """The same of the rewards alone, as functions of states and actions: all that a method with a model needs."""
-    return _warn(env, "reward", lambda: _check(env, _of_rewards))
+def warn_of_reward(
+    env: AbstractEnvironment,
+    states: Float[np.ndarray, "episodes horizon_plus_1 state"],
+    actions: Float[np.ndarray, "episodes horizon action"],
+) -> str:
+    """The same of the rewards alone, by states and actions, in some episodes: all that a method with a model needs."""
+
+    def check() -> GradientCheck:
+        tried = (array[:_NUM_EPISODES].astype(np.float64) for array in (states, actions))
+        with double_precision():
+            return _check(_of_rewards(env, *tried))
+
+    return _warn(env, "reward", check)
 
 
 def _warn(env: AbstractEnvironment, what: str, check: Callable[[], GradientCheck]) -> str:
@@ -104,52 +123,69 @@ class _Differentiated(NamedTuple):
     num_actions: int
 
 
-def _of_return(problem: Problem, actions: np.ndarray) -> _Differentiated:
-    """The return of an episode, by its actions."""
+def _of_rewards(
+    env: AbstractEnvironment, states: Float[np.ndarray, "episodes horizon_plus_1 state"], actions: np.ndarray
+) -> Iterator[_Differentiated]:
+    """Of each episode the sum of some rewards, by their states, in units of their size, and their actions."""
+    if isinstance(env, OdeEnvironment):
+        # Its cost itself; the integral over a step takes long to compile.
+        env = dataclasses.replace(env, method="euler", substeps=1)
+    exact, size = in_double(env), env.state_size
+    num = int(np.clip(_NUMBERS // (size + env.action_size), 1, min(env.horizon, _NUM_REWARDS)))
+    steps = np.linspace(0, env.horizon - 1, num).astype(int)
 
-    def values(points: np.ndarray) -> np.ndarray:
-        return problem.returns(problem.starts[0], points.reshape(-1, *actions.shape))
+    def total(point: Array, unit: Array) -> Array:
+        visited, acts = point[: (num + 1) * size].reshape(-1, size) * unit, point[(num + 1) * size :]
+        rewards = jax.vmap(exact.reward)(visited[:-1], acts.reshape(num, -1), jnp.asarray(steps))
+        return rewards.sum() + exact.terminal_reward(visited[-1])
 
-    gradient = _tried(problem, lambda: problem.value_and_grad(problem.starts[0], actions)[1])
-    return _Differentiated(("return", "actions"), values, actions.ravel(), gradient.ravel(), actions.size)
+    program = jax.jit(jax.vmap(jax.value_and_grad(total), (0, None)))
+
+    def around(visited: np.ndarray, acts: np.ndarray) -> _Differentiated:
+        spread, largest = np.ptp(visited, axis=0), np.abs(visited).max(axis=0)
+        unit = np.where(spread > 0, spread, np.where(largest > 0, largest, 1.0))
+        point = np.concatenate([(visited / unit).ravel(), acts.ravel()])
+
+        def both(points: np.ndarray) -> Any:
+            # As many every time, so that there is one program.
+            return program(np.resize(points, (2 * _NUM_DIRECTIONS, len(point))), unit)
+
+        def values(points: np.ndarray) -> np.ndarray:
+            return np.asarray(both(points)[0])[: len(points)]
+
+        gradient = _tried(env, lambda: np.asarray(both(point)[1][0]))
+        return _Differentiated(("sum of rewards", "states"), values, point, gradient, acts.size)
+
+    return map(around, states[:, [*steps, -1]], actions[:, steps])
 
 
-def _of_rewards(problem: Problem, actions: np.ndarray) -> _Differentiated:
-    """The sum of an episode's rewards, by its states, in units of how far they spread, and its actions."""
-    _, states = problem.replay(problem.starts[0], actions)
-    spread = np.ptp(states, axis=0)
-    unit = np.where(spread > 0, spread, 1.0)
+def _of_returns(env: AbstractEnvironment) -> Iterator[_Differentiated]:
+    """Of random episodes the return, by the actions."""
+    problem, shape = problem_of(env), (env.horizon, env.action_size)
+    start = problem.starts[0]
 
-    def total(point: Array) -> Array:
-        visited = point[: states.size].reshape(states.shape) * unit
-        acts = point[states.size :].reshape(actions.shape)
-        return trajectory_rewards(problem.penalised(None), visited, acts).sum()
+    def around(actions: np.ndarray) -> _Differentiated:
+        def values(points: np.ndarray) -> np.ndarray:
+            return problem.returns(start, points.reshape(-1, *shape))
 
-    values, gradient = jax.jit(jax.vmap(total)), jax.jit(jax.grad(total))
-    point = np.concatenate([(states / unit).ravel(), actions.ravel()])
-    found = _tried(problem, lambda: np.asarray(gradient(point)))
-    what = ("sum of rewards", "states")
-    return _Differentiated(what, lambda points: np.asarray(values(points)), point, found, actions.size)
+        gradient = _tried(env, lambda: problem.value_and_grad(start, actions)[1])
+        return _Differentiated(("return", "actions"), values, actions.ravel(), gradient.ravel(), actions.size)
+
+    return map(around, np.random.default_rng(3).uniform(-0.9, 0.9, (_NUM_EPISODES, *shape)))
 
 
-def _check(
-    env: AbstractEnvironment, of: Callable[[Problem, np.ndarray], _Differentiated] = _of_return
-) -> GradientCheck:
-    random, errors, what = np.random.default_rng(3), [], ("", "")
+def _check(differentiated: Iterable[_Differentiated]) -> GradientCheck:
+    """What differences say of the same function around some points. Use within `double_precision`."""
+    random, errors, what = np.random.default_rng(4), [], ("", "")
     flat, moves = True, False
-    with double_precision():
-        problem = problem_of(env)
-        for _ in range(_NUM_EPISODES):
-            one = of(problem, random.uniform(-0.9, 0.9, (env.horizon, env.action_size)))
-            directions, what = random.choice([-1.0, 1.0], (_NUM_DIRECTIONS, len(one.point))), one.what
-            if not np.isfinite(one.gradient).all():
-                message = (
-                    f"the gradient of its {what[0]} is not finite at random actions; asmpg.locate_nonfinite"
-                )
-                return GradientCheck(np.nan, 0, message)
-            errors += _errors(one, directions)
-            flat &= not one.gradient.any()
-            moves |= _moves(one, directions)
+    for one in differentiated:
+        directions, what = random.choice([-1.0, 1.0], (_NUM_DIRECTIONS, len(one.point))), one.what
+        if not np.isfinite(one.gradient).all():
+            message = f"the gradient of its {what[0]} is not finite at random actions; asmpg.locate_nonfinite"
+            return GradientCheck(np.nan, 0, message)
+        errors += _errors(one, directions)
+        flat &= not one.gradient.any()
+        moves |= _moves(one, directions)
     if flat and moves:
         message = f"the gradient of its {what[0]} is zero, though other {what[1]} change it"
         return GradientCheck(1.0, 0, message)
@@ -165,13 +201,13 @@ def _check(
     return GradientCheck(error, len(errors), message)
 
 
-def _tried(problem: Problem, differentiate: Callable[[], np.ndarray]) -> np.ndarray:
+def _tried(env: AbstractEnvironment, differentiate: Callable[[], np.ndarray]) -> np.ndarray:
     try:
         return differentiate()
     except Exception as error:  # whatever a user's function does when it is differentiated
         if is_out_of_memory(error):
             raise
-        raise UsageError(f"{problem.env.name}: cannot be differentiated: {one_line(error)}") from error
+        raise UsageError(f"{env.name}: cannot be differentiated: {one_line(error)}") from error
 
 
 def _errors(one: _Differentiated, directions: np.ndarray) -> list[float]:

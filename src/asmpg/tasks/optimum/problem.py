@@ -38,6 +38,15 @@ def double_precision() -> Iterator[None]:
         yield
 
 
+def in_double(env: AbstractEnvironment) -> AbstractEnvironment:
+    """A task whose numbers are in float64."""
+
+    def convert(leaf: PyTree) -> Any:
+        return jnp.asarray(np.asarray(leaf), jnp.float64) if eqx.is_inexact_array(leaf) else leaf
+
+    return jax.tree.map(convert, env)
+
+
 class Problem:
     """A task in float64, with what the solver needs compiled once. Use within `double_precision`.
 
@@ -48,11 +57,8 @@ class Problem:
     """
 
     def __init__(self, env: AbstractEnvironment) -> None:
-        def to_double(leaf: PyTree) -> Any:
-            return jnp.asarray(np.asarray(leaf), jnp.float64) if eqx.is_inexact_array(leaf) else leaf
-
         self.env = env
-        exact = jax.tree.map(to_double, env)
+        exact = in_double(env)
         self.starts = np.asarray(evaluation_states(exact), np.float64)
         self.multipliers: Multipliers | None = getattr(exact, "multipliers", None)
 
