@@ -209,3 +209,13 @@ def test_options_that_are_not_allowed_are_named(option):
     with pytest.raises(asmpg.UsageError, match=option) as caught:
         boxed(**WRONG[option])
     assert "\n" not in str(caught.value)
+
+
+def test_what_an_equation_is_made_of_must_be_known_within_jit():
+    def made(duration):
+        options = {"initial_state": [1.0], "horizon": 4, "control_bounds": (0, 1)}
+        return asmpg.from_ode(lambda x, u, t: u - x, lambda x, u, t: x[0], duration=duration, **options)
+
+    with pytest.raises(asmpg.UsageError, match=r"^duration: must be known when the task is made.*jit"):
+        jax.jit(lambda seconds: asmpg.rollout(made(seconds), jnp.zeros((4, 1))).rewards)(2.0)
+    jax.jit(lambda actions: asmpg.rollout(made(2.0), actions).rewards)(jnp.zeros((4, 1)))

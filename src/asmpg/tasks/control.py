@@ -7,6 +7,7 @@ from typing import Any, final
 
 import equinox as eqx
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -273,6 +274,9 @@ def _checked(
 
 def _positive(option: str, value: Any, wanted: str = "a positive number") -> float:
     """The value as a positive, finite float, or a `UsageError` that names the option."""
+    if isinstance(value, jax.core.Tracer):
+        where = "within jit or another transformation of JAX's"
+        raise UsageError(f"{option}: must be known when the task is made, which it is not {where}")
     plain = isinstance(value, int | float | np.number) and not isinstance(value, bool)
     if not (plain and 0 < float(value) < math.inf):
         raise UsageError(f"{option}: must be {wanted}, got {value!r}")
