@@ -247,7 +247,7 @@ def evaluation_states(env: AbstractEnvironment) -> Float[Array, "num_states stat
     keys = jax.random.split(jax.random.key(0), NUM_EVALUATION_STATES)
     known = env.identity()
     # Of a built-in task they are drawn once in a process; one of the user's own may read what has changed since.
-    place = None if known is None else (env.name, env.horizon, known)
+    place = None if known is None else (type(env), env.name, env.horizon, known)
     drawn = _drawn[place] if place in _drawn else draw_initial_states(env, keys)
     if place is not None:
         _drawn[place] = drawn
