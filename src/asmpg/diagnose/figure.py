@@ -58,12 +58,14 @@ def within_episode(content: dict[str, Any]) -> Panel:
     lines = [Series(content["model"], x, _plain(profile["model"]))]
     if content["truth_known"]:
         lines.append(Series("truth", x, _plain(profile["truth"])))
-    if growth["law"] in ("exponential", "power"):
-        shape, law = np.log(x) * (growth.get("p") or 0.0), f"degree {growth.get('p') or 0.0:.2g}"
-        if growth["law"] == "exponential":
-            shape, law = np.asarray(x) * np.log(growth["eta"]), f"eta = {rate_text(growth['eta'])}"
-        offset = np.mean(np.log(_numbers(profile["model"])) - shape)
-        lines.append(Series(f"{growth['law']}, {law}", x, np.exp(offset + shape).tolist()))
+    law, log_shape = "", np.zeros(len(x))
+    if growth["law"] == "exponential":
+        law, log_shape = f"eta = {rate_text(growth['eta'])}", np.log(growth["eta"]) * np.asarray(x)
+    elif growth["law"] == "power":
+        law, log_shape = f"degree {growth['p']:.2g}", growth["p"] * np.log(x)
+    if law:
+        offset = np.mean(np.log(_numbers(profile["model"])) - log_shape)
+        lines.append(Series(f"{growth['law']}, {law}", x, np.exp(offset + log_shape).tolist()))
     return _panel("within one episode (median)", "step t", "|ds_t/da_0|", lines)
 
 

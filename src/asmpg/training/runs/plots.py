@@ -81,8 +81,10 @@ def chart(title: str, metrics: Mapping[str, np.ndarray], references: Mapping[str
         low, gap = references[RANDOM], references[OPTIMUM] - references[RANDOM]
         heights = {label: (height - low) / gap for label, height in references.items()} if gap > 0 else {}
         # A policy far below random would press everything of interest into a line.
-        least, most = (float(find(values, initial=end)) for find, end in ((np.nanmin, 0.0), (np.nanmax, 1.0)))
-        limits = (max(-1.0, least - 0.05), most + 0.05)
+        limits = (
+            max(-1.0, float(np.nanmin(values, initial=0.0)) - 0.05),
+            float(np.nanmax(values, initial=1.0)) + 0.05,
+        )
     lines = [Series(label, [0, steps[-1]], [height] * 2) for label, height in heights.items()]
     if values.shape[1] > 1:
         lines += [Series("each seed", steps, seed.tolist()) for seed in values.T]
