@@ -133,6 +133,48 @@ def test_bryson_denham_is_its_quadratic_programme_and_its_multipliers_make_it_un
     assert (values <= -programme.fun + 1e-3).all()
 
 
+@pytest.mark.parametrize(("metre", "speed"), [(1e-9, 1e-9), (1e9, 1e9), (1e6, 1e-3), (1e-3, 1e6)])
+def test_the_units_of_the_states_change_nothing_of_a_constrained_optimum(metre, speed):
+    """Tolerances and weights used to be absolute: in units of 1e-6 a violation of all there is counted as none."""
+    env = asmpg.from_ode(
+        lambda x, u, t: jnp.stack([metre * x[1] / speed, speed * u[0]]),
+        lambda x, u, t: 0.5 * u[0] ** 2,
+        initial_state=[0.0, speed],
+        duration=1.0,
+        horizon=50,
+        control_bounds=(-15.0, 15.0),
+        terminal_constraint=lambda x: x + jnp.array([0.0, speed]),
+        path_constraint=lambda x, u, t: x[0] - metre / 9,
+        name="bryson-denham in other units",
+    )
+    solution = asmpg.optimal(env, num_starts=1)
+    np.testing.assert_allclose(solution.episode_return, -4.03642, rtol=1e-5)
+    np.testing.assert_allclose(solution.states[-1] / np.array([metre, speed]), [0.0, -1.0], atol=1e-6)
+    assert solution.states[:, 0].max() <= metre / 9 * (1 + 1e-6)
+    assert solution.trusted
+    assert "unstable" not in solution.message
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1.0, 1e6])
+def test_a_constraint_that_cannot_be_met_is_said_and_its_violation_costs_nothing(unit):
+    env = asmpg.from_ode(
+        lambda x, u, t: unit * u,
+        lambda x, u, t: u[0] ** 2,
+        initial_state=0.0,
+        duration=1.0,
+        horizon=10,
+        control_bounds=(-1.0, 1.0),
+        terminal_constraint=lambda x: x - 2 * unit,
+        name="out of reach",
+    )
+    solution = asmpg.optimal(env, num_starts=1)
+    np.testing.assert_allclose(solution.controls[:, 0], 1.0, atol=1e-6)
+    np.testing.assert_allclose(solution.episode_return, -1.0, rtol=1e-6)
+    np.testing.assert_allclose(solution.violation, unit, rtol=1e-6)
+    assert "the constraints are violated" in solution.message
+    assert not solution.trusted
+
+
 def unstable(rate):
     return asmpg.from_ode(
         lambda x, u, t: rate * x + u,

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import asmpg
+from asmpg.training.runs.health import violations
 
 
 def race(penalty=50.0, **options):
@@ -57,3 +58,26 @@ def test_a_task_without_constraints_has_no_such_metric():
     env = asmpg.make("harvest", 4)
     assert env.violation(jnp.zeros((5, 1)), jnp.zeros((4, 1))) is None
     assert "violation" not in trained(env, 16).metrics
+
+
+def test_a_violation_is_told_by_its_share_whatever_the_units():
+    """In units of 1e-6 the largest violation there can be used to count as none."""
+    for unit in (1e-6, 1e6):
+        env = asmpg.from_ode(
+            lambda x, u, t, unit=unit: unit * u,
+            lambda x, u, t: u[0] ** 2,
+            initial_state=0.0,
+            duration=1.0,
+            horizon=4,
+            control_bounds=(-1.0, 1.0),
+            terminal_constraint=lambda x, unit=unit: x - 2 * unit,
+            penalty=1e-3 / unit**2,
+            name="out of reach",
+        )
+        metrics = trained(env, 16).metrics
+        np.testing.assert_array_less(0.4, metrics["relative_violation"][-1])
+        left = violations(metrics, 0)
+        assert len(left) == 1
+        assert "seed 0: the last policy violates the constraints" in left[0]
+        near = {"violation": np.full((1, 1), 1e-4 * unit), "relative_violation": np.full((1, 1), 1e-4)}
+        assert violations(near, 0) == []

@@ -185,12 +185,12 @@ def test_violations_cost_half_the_penalty_times_their_square():
 def test_zero_multipliers_are_a_penalty_and_feasible_ones_cost_at_most_nothing():
     key = jax.random.key(0)
     values = jax.random.normal(key, (6,))
-    multipliers = Multipliers(jnp.zeros(6), jnp.zeros((1, 6)), jnp.asarray(3.0))
+    multipliers = Multipliers(jnp.zeros(6), jnp.zeros((1, 6)), jnp.full(6, 3.0), jnp.full(6, 3.0))
     np.testing.assert_allclose(multipliers.equality_cost(values), 1.5 * (values**2).sum(), rtol=1e-5)
     np.testing.assert_allclose(
         multipliers.inequality_cost(values, 0), 1.5 * (np.maximum(values, 0) ** 2).sum(), rtol=1e-5
     )
-    pushed = Multipliers(jnp.zeros(6), jnp.full((1, 6), 0.7), jnp.asarray(3.0))
+    pushed = Multipliers(jnp.zeros(6), jnp.full((1, 6), 0.7), jnp.full(6, 3.0), jnp.full(6, 3.0))
     assert pushed.inequality_cost(-jnp.abs(values), 0) <= 0
 
 

@@ -22,21 +22,25 @@ class Multipliers(eqx.Module):
     Attributes:
         terminal: lambda, one for every terminal condition.
         path: mu, for every path inequality after every step: row t is about `s_t`; that of `s_0` is not used.
-        weight: w.
+        terminal_weight: w of every terminal condition, for each has units of its own.
+        path_weight: w of every path inequality.
     """
 
     terminal: Float[Array, " equalities"]
     path: Float[Array, "horizon_plus_1 inequalities"]
-    weight: Scalar
+    terminal_weight: Float[Array, " equalities"]
+    path_weight: Float[Array, " inequalities"]
 
     def equality_cost(self, values: Float[Array, " equalities"]) -> Scalar:
         """What the terminal conditions cost."""
-        weight = jnp.asarray(self.weight, values.dtype)
-        return (jnp.asarray(self.terminal, values.dtype) * values + weight / 2 * values**2).sum()
+        multiplier, weight = (
+            jnp.asarray(leaf, values.dtype) for leaf in (self.terminal, self.terminal_weight)
+        )
+        return (multiplier * values + weight / 2 * values**2).sum()
 
     def inequality_cost(self, values: Float[Array, " inequalities"], step: object) -> Scalar:
         """What the path inequalities cost at a step, per unit of time."""
-        weight, before = (jnp.asarray(leaf, values.dtype) for leaf in (self.weight, self.path[step]))
+        weight, before = (jnp.asarray(leaf, values.dtype) for leaf in (self.path_weight, self.path[step]))
         pushed = jnp.maximum(before + weight * values, 0.0)
         return ((pushed**2 - before**2) / (2 * weight)).sum()
 
@@ -45,11 +49,12 @@ class Multipliers(eqx.Module):
         equalities: Float[Array, " equalities"],
         inequalities: Float[Array, "horizon_plus_1 inequalities"],
     ) -> "Multipliers":
-        """The multipliers after one turn of the method, at the same weight."""
+        """The multipliers after one turn of the method, at the same weights."""
         return Multipliers(
-            terminal=self.terminal + self.weight * equalities,
-            path=jnp.maximum(self.path + self.weight * inequalities, 0.0),
-            weight=self.weight,
+            terminal=self.terminal + self.terminal_weight * equalities,
+            path=jnp.maximum(self.path + self.path_weight * inequalities, 0.0),
+            terminal_weight=self.terminal_weight,
+            path_weight=self.path_weight,
         )
 
 
@@ -104,3 +109,16 @@ class Constraints(eqx.Module):
         last = self.end_inequalities(states[-1], controls[-1], times[-1])
         along = along.at[0].set(-1.0)
         return self.equalities(states[-1]), jnp.concatenate([along, last[None]])
+
+    def sizes(
+        self,
+        states: Float[Array, "horizon_plus_1 state"],
+        controls: Float[Array, "horizon action"],
+        times: Float[Array, " horizon_plus_1"],
+    ) -> tuple[Float[Array, " equalities"], Float[Array, " inequalities"]]:
+        """What violations count in: the largest of h, and of g, in size that an episode meets anywhere on its way."""
+        on_the_way = jax.vmap(self.equalities)(states)
+        along = jax.vmap(self.inequalities)(states[:-1], controls, times[:-1])
+        last = jnp.where(self.at_end, self.inequalities(states[-1], controls[-1], times[-1]), 0.0)
+        along = jnp.concatenate([along, last[None]])
+        return jnp.abs(on_the_way).max(axis=0), jnp.abs(along).max(axis=0)

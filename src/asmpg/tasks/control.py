@@ -156,6 +156,15 @@ class OdeEnvironment(AbstractEnvironment):
         times = jnp.arange(self.horizon + 1, dtype=states.dtype) * self.dt
         return self.constraints.values(states, jax.vmap(self.control)(actions), times)
 
+    def constraint_sizes(
+        self, states: Float[Array, "horizon_plus_1 state"], actions: Float[Array, "horizon action"]
+    ) -> tuple[Float[Array, " equalities"], Float[Array, " inequalities"]]:
+        """How large each terminal condition and path inequality becomes anywhere in an episode."""
+        if self.constraints is None:
+            return jnp.zeros(0), jnp.zeros(0)
+        times = jnp.arange(self.horizon + 1, dtype=states.dtype) * self.dt
+        return self.constraints.sizes(states, jax.vmap(self.control)(actions), times)
+
     def violation(
         self, states: Float[Array, "horizon_plus_1 state"], actions: Float[Array, "horizon action"]
     ) -> Scalar | None:
@@ -164,6 +173,17 @@ class OdeEnvironment(AbstractEnvironment):
             return None
         equalities, inequalities = self.constraint_values(states, actions)
         return jnp.maximum(jnp.abs(equalities).max(initial=0.0), inequalities.max(initial=0.0))
+
+    def relative_violation(
+        self, states: Float[Array, "horizon_plus_1 state"], actions: Float[Array, "horizon action"]
+    ) -> Scalar | None:
+        if self.constraints is None:
+            return None
+        equalities, inequalities = self.constraint_values(states, actions)
+        terminal, path = self.constraint_sizes(states, actions)
+        equalities = jnp.where(equalities != 0, jnp.abs(equalities) / terminal, 0.0)
+        inequalities = jnp.where(inequalities > 0, inequalities / path, 0.0)
+        return jnp.maximum(equalities.max(initial=0.0), inequalities.max(initial=0.0))
 
     def with_multipliers(self, multipliers: Multipliers | None) -> "OdeEnvironment":
         """The same task with another cost of violations.
@@ -301,7 +321,8 @@ def _constrained(
     multipliers = Multipliers(
         terminal=jnp.zeros(num_terminal),
         path=jnp.zeros((env.horizon + 1, num_path)),
-        weight=jnp.asarray(penalty, float),
+        terminal_weight=jnp.full(num_terminal, penalty, float),
+        path_weight=jnp.full(num_path, penalty, float),
     )
     constraints = Constraints(terminal, path, num_terminal, num_path, at_end)
     return dataclasses.replace(env, constraints=constraints, multipliers=multipliers)

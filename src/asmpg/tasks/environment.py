@@ -78,6 +78,12 @@ class AbstractEnvironment(AbstractReward):
         """The largest violation of the task's constraints in an episode, in their own units; None where it has none."""
         return None
 
+    def relative_violation(
+        self, states: Float[Array, "horizon_plus_1 state"], actions: Float[Array, "horizon action"]
+    ) -> Scalar | None:
+        """The largest violation as a share of how large its constraint becomes anywhere in the episode."""
+        return None
+
     def identity(self) -> tuple[tuple[str, float], ...] | None:
         """What, with name and horizon, says which task this is, so that results can be kept on disk.
 

@@ -191,8 +191,9 @@ def record(
         counts = counts.add(episodes, evaluation=jnp.asarray(num_steps, jnp.int32).sum())
         metrics |= {"simulated_steps": counts.training, "evaluation_steps": counts.evaluation}
     if isinstance(learner.env, AbstractEnvironment):
-        violations = jax.vmap(learner.env.violation)(episodes.states, episodes.actions)
-        metrics |= {} if violations is None else {"violation": violations.max()}
+        for name in ("violation", "relative_violation"):
+            found = jax.vmap(getattr(learner.env, name))(episodes.states, episodes.actions)
+            metrics |= {} if found is None else {name: found.max()}
     return SeedState(learner_state, state.replay, state.key, counts), metrics
 
 

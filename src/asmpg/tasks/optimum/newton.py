@@ -163,11 +163,14 @@ def _step_back(
 def amplification(problem: Problem, states: np.ndarray, actions: np.ndarray) -> float:
     """By how much the worst perturbation of the initial state grows until any later one.
 
+    Components of the state count in units of their usual size along the trajectory, so that it does not matter which
+    units those are given in.
+
     NaN where that cannot be known, since a derivative is not finite although nothing grew.
     """
 
     def make() -> Callable[..., Any]:
-        def growth(states: Array, actions: Array, multipliers: Multipliers | None) -> Array:
+        def growth(states: Array, actions: Array, multipliers: Multipliers | None, sizes: Array) -> Array:
             env = problem.penalised(multipliers)
 
             def body(product: Array, x: tuple[Array, ...]) -> tuple[Array, Array]:
@@ -176,14 +179,23 @@ def amplification(problem: Problem, states: np.ndarray, actions: np.ndarray) -> 
                     lambda s: jnp.asarray(env.transition(s, action, step), s.dtype), state
                 )
                 product = jax.vmap(tangents, in_axes=1, out_axes=1)(product)
-                return product, jnp.abs(product).max()
+                return product, jnp.abs(product / sizes[:, None]).max()
 
             given = (states[:-1], actions, jnp.arange(env.horizon))
-            return jax.lax.scan(body, jnp.eye(states.shape[1]), given)[1]
+            return jax.lax.scan(body, jnp.diag(sizes), given)[1]
 
         return growth
 
-    series = np.asarray(problem.program("amplification", make)(states, actions, problem.multipliers))
+    growth = problem.program("amplification", make)
+    series = np.asarray(growth(states, actions, problem.multipliers, _usual_sizes(states)))
     finite = np.isfinite(series)
     largest = float(series[: None if finite.all() else finite.argmin()].max(initial=1.0))
     return largest if finite.all() else (np.inf if largest > HOPELESS else np.nan)
+
+
+def _usual_sizes(states: np.ndarray) -> np.ndarray:
+    """The usual size of every component along a trajectory, 1 where it is always zero."""
+    sizes = np.abs(np.where(np.isfinite(states), states, 0.0))
+    usual = np.median(sizes, axis=0)
+    usual = np.where(usual > 0, usual, sizes.max(axis=0))
+    return np.where(usual > 0, usual, 1.0)

@@ -73,7 +73,10 @@ class Problem:
 
         def free(states: Array, actions: Array) -> Any:
             env = _with_multipliers(exact, None)
-            return along(states, actions, None), env.constraint_values(states, actions)
+            return trajectory_rewards(env, states, actions).sum(), env.constraint_values(states, actions)
+
+        def constraint_sizes(states: Array, actions: Array) -> Any:
+            return _with_multipliers(exact, None).constraint_sizes(states, actions)
 
         def gaps(states: Array, actions: Array) -> Array:
             follow = jax.vmap(exact.transition)(states[:-1], actions, jnp.arange(exact.horizon))
@@ -87,6 +90,7 @@ class Problem:
         self._returns = jax.jit(jax.vmap(episode_return, (0, 0, None)))
         self._rollout = jax.jit(replayed)
         self._along, self._free, self._gaps = jax.jit(along), jax.jit(free), jax.jit(gaps)
+        self._constraint_sizes = jax.jit(constraint_sizes)
         self._rollout_single: Callable[..., Array] | None = None
         self._own_unit = jax.jit(lambda *given: _local_units(exact, *given))
         self._programs: dict[str, Callable[..., Any]] = {}
@@ -130,6 +134,11 @@ class Problem:
         """The return without what violations cost, and the constraints' values: equalities, inequalities."""
         value, (equalities, inequalities) = self._free(states, actions)
         return float(value), np.asarray(equalities), np.asarray(inequalities)
+
+    def constraint_sizes(self, states: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """How large each terminal condition and path inequality becomes anywhere along a trajectory."""
+        terminal, path = self._constraint_sizes(states, actions)
+        return np.asarray(terminal), np.asarray(path)
 
     def largest_gap(self, states: np.ndarray, actions: np.ndarray) -> float:
         """How far a state is from what the one before leads to, as a share of the component's size, or NaN."""

@@ -69,6 +69,7 @@ class _Search:
     def __init__(self, problem: Problem, state: np.ndarray, middles: list[float]) -> None:
         """Args: the problem, the initial state, and median returns of actions that were not optimised."""
         self.problem, self.state, self.middles = problem, state, middles
+        self.gap = max(middles) - min(middles) if middles else 0.0
 
     def unit(self, states: np.ndarray, actions: np.ndarray) -> float:
         """What returns count in along this trajectory: the least of what is known to matter there.
@@ -87,7 +88,7 @@ class _Search:
     def candidate(self, start: np.ndarray) -> Candidate:
         """Where a start leads."""
         if self.problem.constrained:
-            return constrained.meet(self.problem, self.state, start, self.ascend, self.unit)
+            return constrained.meet(self.problem, self.state, start, self.ascend, self.unit, self.gap)
         return self.ascend(start, None)
 
     def ascend(self, start: np.ndarray, states: np.ndarray | None) -> Candidate:
@@ -153,7 +154,7 @@ class _Search:
 
     def feasible(self, candidate: Candidate) -> bool:
         """Whether the constraints hold, to the tolerance of the search."""
-        return candidate.violation <= constrained.FEASIBLE
+        return candidate.relative_violation <= constrained.FEASIBLE
 
     def finish(self, candidates: list[Candidate]) -> Solution:
         """The `Solution` from candidates, best first."""

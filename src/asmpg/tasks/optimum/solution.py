@@ -93,6 +93,7 @@ class Candidate:
         episode_return: without what violations cost.
         method: see `Solution`.
         violation: largest violation of the constraints.
+        relative_violation: largest violation as a share of how large its constraint becomes on the way.
         multipliers: of the constraints.
     """
 
@@ -101,6 +102,7 @@ class Candidate:
     episode_return: float
     method: str = "single shooting"
     violation: float = 0.0
+    relative_violation: float = 0.0
     multipliers: Multipliers | None = None
 
 

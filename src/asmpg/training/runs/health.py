@@ -83,17 +83,19 @@ def falls(metrics: Metrics, first_seed: int) -> list[str]:
     return found
 
 
-# Violations of constraints by less than this, in their own units, are none.
+# Violations of constraints by less than this share of the constraint's size are none.
 NOTABLE_VIOLATION = 1e-3
 
 
 def violations(metrics: Metrics, first_seed: int) -> list[str]:
     """A line about every seed whose last policy violates the task's constraints."""
-    last = metrics["violation"][-1] if "violation" in metrics else np.zeros(0)
+    if "relative_violation" not in metrics:
+        return []
+    last = zip(metrics["violation"][-1], metrics["relative_violation"][-1], strict=True)
     return [
         f"seed {first_seed + index}: the last policy violates the constraints by up to {value:.3g}"
-        for index, value in enumerate(last)
-        if not value <= NOTABLE_VIOLATION
+        for index, (value, share) in enumerate(last)
+        if not share <= NOTABLE_VIOLATION
     ]
 
 
