@@ -163,6 +163,8 @@ def test_every_metric_is_on_the_page_and_no_other():
         "return_spread",
         "simulated_steps",
         "evaluation_steps",
+        "violation",
+        "relative_violation",
         "num_null",
     }
     assert all(f'"{name}"' in loop for name in own)
