@@ -153,6 +153,27 @@ class Tank(asmpg.HostEnvironment):
         return self.level, -(self.level[:, 0] ** 2), np.zeros(len(actions), bool)
 
 
+def test_a_class_that_was_made_without_a_class_statement_is_known_by_its_methods():
+    """It bears the module of Equinox's metaclass, and was taken for a class of Equinox."""
+
+    def made(gain):
+        body = {
+            "__annotations__": {},
+            "state_size": property(lambda self: 1),
+            "action_size": property(lambda self: 1),
+            "horizon": 5,
+            "name": "made",
+            "initial_state": lambda self, *, key=None: np.zeros(1),
+            "transition": lambda self, s, a, step: gain * s + a,
+            "reward": lambda self, s, a, step: s[0],
+        }
+        return type("Made", (asmpg.AbstractEnvironment,), body)()
+
+    assert not made(1.0).__class__.__module__.startswith(("test", "__main__"))
+    assert digest(made(1.0)) == digest(made(1.0)) != digest(made(2.0))
+    assert digest(asmpg.make("harvest", 5)) == digest(asmpg.make("harvest", 5))
+
+
 def test_a_simulator_outside_jax_is_known_by_what_it_was_made_from_and_not_by_its_state():
     before, tank = _digest_of(Tank()), Tank()
     tank.reset([1, 2])

@@ -205,7 +205,8 @@ def _source(function: FunctionType) -> Any:
 
 
 def _parts_of_class(kind: type) -> list[Any]:
-    if is_installed(kind.__module__):
+    # One made by `type(...)` may bear the module of its metaclass.
+    if is_installed(kind.__module__) and all(is_installed(name) for name in _modules_of_methods(kind)):
         return [f"{kind.__module__}.{kind.__qualname__}"]
     own = {
         name: value
@@ -213,6 +214,17 @@ def _parts_of_class(kind: type) -> list[Any]:
         if name not in _NOT_CODE and (not name.startswith("__") or isinstance(value, FunctionType))
     }
     return [kind.__qualname__, [base for base in kind.__bases__ if base is not object], own]
+
+
+def _modules_of_methods(kind: type) -> set[str]:
+    """The modules in which the functions of a class's body were written."""
+    held = [
+        getattr(value, name, None)
+        for value in vars(kind).values()
+        for name in ("fget", "func", "method", "__func__")
+    ]
+    functions = [value for value in (*vars(kind).values(), *held) if isinstance(value, FunctionType)]
+    return {function.__module__ for function in functions}
 
 
 @functools.cache
