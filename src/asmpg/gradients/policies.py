@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from ..core.checks import check, NumLayers, Width
 from ..core.linear import Layers, network, run_network
-from ..core.types import Given, PRNGKey, Scalar, Step
+from ..core.types import Given, PRNGKey, Scalar, Step, UsageError
 from ..models.normalisation import Normaliser
 from ..tasks.environment import AbstractActor
 from ..tasks.spec import check_new, Spec, task_name
@@ -157,11 +157,22 @@ class TanhGaussianPolicy(AbstractTanhGaussianPolicy):
 
     def distribution(self, state: Float[Array, " state"], step: Step) -> distributions.Normal:
         """The normal distribution before the squashing, one independent component per action component."""
+        self._check_state(state)
         step = step if self.observe_time else 0
         time = (jnp.asarray(step) / self.horizon)[None].astype(state.dtype)
         output = run_network(self.layers, jnp.concatenate([self.normaliser.normalise(state), time]))
         mean, log_std = jnp.split(output, 2)
         return distributions.Normal(mean, jnp.exp(jnp.clip(log_std, self.min_log_std, self.max_log_std)))
+
+
+    def _check_state(self, state: Array) -> None:
+        weight, size = self.layers[0].weight, self.normaliser.mean.shape[-1]
+        if weight.ndim > 2:
+            raise UsageError(
+                f"policy: has an axis of {weight.shape[0]} seeds; take one, as in result.seed(i).policy"
+            )
+        if jnp.shape(state) != (size,):
+            raise UsageError(f"policy: state: must have shape ({size},), got {jnp.shape(state)}")
 
 
 class ActionSequence(AbstractTanhGaussianPolicy):
