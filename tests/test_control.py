@@ -130,6 +130,26 @@ def test_two_tasks_of_one_name_both_warn():
         )
 
 
+def test_the_same_equation_warns_again_with_other_constants_and_only_then():
+    def made(rate):
+        return asmpg.from_ode(
+            lambda x, u, t: -rate * x + u,
+            lambda x, u, t: x[0] ** 2,
+            initial_state=1.0,
+            duration=4.0,
+            horizon=20,
+            control_bounds=(-1.0, 1.0),
+            name="of a rate",
+        )
+
+    for rate in (12.0, 13.0):
+        with pytest.warns(DiscretisationWarning, match=f"rate {rate:.0f}/s"):
+            made(rate)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            made(rate)
+
+
 def test_a_task_can_be_made_within_a_jitted_function():
     def final(rate):
         env = asmpg.from_ode(

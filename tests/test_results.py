@@ -70,7 +70,7 @@ def test_policies_of_several_seeds_are_not_one(num_seeds):
         asmpg.rollout(TASK, policies)
     with pytest.raises(UsageError, match=rf"^policy: has an axis of {num_seeds} seeds"):
         policies(TASK.initial_state(), 0)
-    with pytest.raises(UsageError, match="^policy: state: must have shape"):
+    with pytest.raises(UsageError, match=r"^policy: state: must have shape"):
         asmpg.TanhGaussianPolicy(TASK, key=keys[0])(jnp.zeros(TASK.state_size + 1), 0)
     one = jax.tree.map(lambda x: x[0] if eqx.is_array(x) else x, policies)
     assert asmpg.rollout(TASK, one).rewards.shape == (8,)

@@ -164,7 +164,6 @@ class TanhGaussianPolicy(AbstractTanhGaussianPolicy):
         mean, log_std = jnp.split(output, 2)
         return distributions.Normal(mean, jnp.exp(jnp.clip(log_std, self.min_log_std, self.max_log_std)))
 
-
     def _check_state(self, state: Array) -> None:
         weight, size = self.layers[0].weight, self.normaliser.mean.shape[-1]
         if weight.ndim > 2:

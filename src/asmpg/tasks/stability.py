@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from ..core.digest import digest
 from .environment import cpu_device
 from .integrators import STABILITY
 
@@ -45,9 +46,10 @@ def warn_if_unstable(env: Any, dt: float) -> None:
         env: an `OdeEnvironment`.
         dt: seconds of a step.
     """
-    # The same equation with other constants is the same task here.
-    what = (getattr(env.dynamics, "__code__", env.dynamics), env.duration, env.method, env.substeps)
-    if (env.name, env.horizon, what) in _warned or _is_traced(env):
+    if _is_traced(env):
+        return
+    what = (digest(env.dynamics), env.duration, env.method, env.substeps)
+    if (env.name, env.horizon, what) in _warned:
         return
     states, jacobians = _jacobians_along_trajectories(env)
     if not np.isfinite(states).all():
