@@ -11,6 +11,7 @@ from . import (
     myriad,
     odt,
     one_step,
+    paper_preset,
     pendulum,
     pendulum_training,
     theory,
@@ -39,6 +40,7 @@ _ALL: tuple[AbstractExperiment, ...] = (
     attention.EXPERIMENT,
     odt.EXPERIMENT,
     one_step.EXPERIMENT,
+    paper_preset.EXPERIMENT,
     theory.EXPERIMENT,
 )
 

@@ -83,7 +83,7 @@ class Myriad(AbstractSweepExperiment):
         return grids
 
     def judge(self, tables: Tables) -> Sequence[Verdict]:
-        return by_preset(selected(tables, self.method), _judge)
+        return by_preset(selected(tables, self.method), judge_myriad)
 
     def charts(self, tables: Tables) -> list[Chart]:
         runs = selected(tables, self.method)
@@ -108,7 +108,9 @@ def _sac_grids(horizon: int, options: Mapping[str, Any]) -> list[Grid]:
     ]
 
 
-def _judge(runs: Sequence[Run]) -> list[Verdict]:
+def judge_myriad(runs: Sequence[Run]) -> list[Verdict]:
+    """The verdicts on runs of one preset."""
+
     def more_efficient(model: str, than: str) -> Verdict:
         part = "" if than == "sac" else f"_{than.replace('-', '_')}"
         return compare(f"myriad.efficient.{model}{part}", runs, (model, than), MARGIN, value="area")

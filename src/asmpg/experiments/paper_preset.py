@@ -1,0 +1,97 @@
+"""The Myriad tasks under the paper's own settings on a CPU: fewer tasks, seeds and steps than its 200,000."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, final
+
+from ..drawing.charts import Chart
+from ..sweeps import Grid, Scale
+from . import scales
+from .comparison import by_preset
+from .curves import curve_panel, horizon_panel, iqm_spread
+from .experiment import Tables, Text
+from .myriad import judge_myriad
+from .trained_runs import pick, read_runs, Run, unique
+from .training import AbstractSweepExperiment
+from .verdicts import Verdict
+
+
+STEPS, WHOLE = 30_000, 200_000
+TYPICAL, LONG_RUN = "one-step, typical units", "one-step, 200,000 steps"
+METHODS = ("one-step", TYPICAL, "rnn", "lstm", "transformer", "history-lstm", "sac", LONG_RUN)
+
+
+@final
+class PaperPreset(AbstractSweepExperiment):
+    """Figures 6 and 7 under the paper's own preset, as far as a CPU goes."""
+
+    name = "paper_preset"
+    title = "the Myriad tasks under the paper's own preset, 30,000 of its 200,000 steps"
+    texts: ClassVar = {
+        "paper_preset": Text(
+            "The paper's own preset",
+            "With the settings of Appendix E to the letter, a one-step model falls behind action-sequence models as "
+            "the episode grows. What if its network gives differences in units of their typical size?",
+        )
+    }
+
+    def grids(self, scale: Scale) -> list[Grid]:
+        if scale == "smoke":
+            options = {**scales.SMOKE, "preset": "paper"}
+            settings = {**scales.SMOKE_SETTINGS, "difference_unit": ["state", "typical"]}
+            return [Grid(scales.SMOKE_TASKS[:1], (10,), ("one-step",), options, settings)]
+        tasks, few = scales.CPU_TASKS, ("timber_harvest", "harvest")
+        short: dict[str, Any] = {"preset": "paper", "seeds": 3, "steps": STEPS, "chunk_steps": 1_000}
+        if scale == "paper":
+            short |= scales.PAPER
+        whole = {**short, "steps": WHOLE}
+        both, state = {"difference_unit": ["state", "typical"]}, {"difference_unit": ["state"]}
+        cheap = [Grid(tasks, (20, 100), (model,), short) for model in ("sac", "rnn", "lstm")]
+        longest = [Grid(few, (horizon,), ("one-step",), whole, state) for horizon in (100, 500)]
+        # What is cheapest, or tells most, comes first.
+        return [
+            Grid(tasks, (20, 100), ("one-step",), short, both),
+            *cheap,
+            Grid(tasks, (500,), ("one-step",), short, both),
+            *(longest[:1] if scale == "cpu" else ()),
+            Grid(tasks, (500,), ("rnn",), short),
+            *(longest[1:] if scale == "cpu" else ()),
+            Grid(tasks, (20, 100), ("history-lstm",), short),
+            Grid(tasks, (20, 100), ("transformer",), short),
+        ]
+
+    def method(self, row: Mapping[str, Any]) -> str:
+        return TYPICAL if row.get("difference_unit") == "typical" else row["model"]
+
+    def judge(self, tables: Tables) -> Sequence[Verdict]:
+        runs = self._runs(tables)
+        return by_preset([run for run in runs if run.method not in (TYPICAL, LONG_RUN)], judge_myriad)
+
+    def charts(self, tables: Tables) -> list[Chart]:
+        runs = self._runs(tables)
+        order = [method for method in METHODS if method in unique(runs, "method")]
+        runs = [run for method in order for run in pick(runs, method=method)]
+        final = [
+            horizon_panel(pick(runs, task=task, method=[name for name in order if name != LONG_RUN]), task)
+            for task in unique(runs, "task")
+        ]
+        curves = [
+            curve_panel(pick(runs, horizon=horizon), f"H = {horizon}", iqm_spread)
+            for horizon in sorted(unique(runs, "horizon"))
+        ]
+        title = "paper preset, interquartile mean and 95% interval"
+        return [
+            Chart("paper_preset", "paper_preset", f"missing at the end, {title}", final, 3),
+            Chart("paper_preset", "paper_preset_curves", f"learning curves, {title}", curves, 3),
+        ]
+
+    def _runs(self, tables: Tables) -> list[Run]:
+        """The runs, of which those over the whole number of steps have a name of their own."""
+        runs = read_runs(tables, self.method)
+        shortest = min((run.steps[-1] for run in runs), default=0)
+        longer = [run.method == "one-step" and run.steps[-1] > shortest for run in runs]
+        return [
+            run.renamed(LONG_RUN) if is_longer else run for run, is_longer in zip(runs, longer, strict=True)
+        ]
+
+
+EXPERIMENT = PaperPreset()

@@ -1,0 +1,79 @@
+"""Verdicts under the paper's own preset: by its own unit of the one-step model, and by runs of equal length alone."""
+
+import pytest
+
+from asmpg.experiments.paper_preset import EXPERIMENT, LONG_RUN, METHODS, TYPICAL
+from asmpg.experiments.rules import rule_of
+from asmpg.experiments.table import Table
+
+
+STEPS = 30_000
+
+
+def tables(scores, left=()):
+    """Runs at H = 100 and 500: by method the score at either; and items that are not finished."""
+    rows = []
+    for method, ends in scores.items():
+        for horizon, end in zip((100, 500), ends, strict=True):
+            steps = 200_000 if method == LONG_RUN else STEPS
+            for seed in range(3):
+                common = {
+                    "item": f"{method} {horizon}",
+                    "task": "harvest",
+                    "horizon": horizon,
+                    "model": "one-step" if method in (TYPICAL, LONG_RUN) else method,
+                    "preset": "paper",
+                    "difference_unit": "typical" if method == TYPICAL else "state",
+                    "seed": seed,
+                }
+                rows += [
+                    {**common, "steps": at, "score": end + 0.001 * seed} for at in (500, steps // 2, steps)
+                ]
+    items = [
+        {"item": name, "state": "left", "preset": "paper", "model": name, "horizon": 500} for name in left
+    ]
+    return {"runs": Table(rows), "items": Table(items)}
+
+
+def outcomes(*arguments, **options):
+    verdicts = EXPERIMENT.judge(tables(*arguments, **options))
+    assert all(rule_of(verdict.id) is not None for verdict in verdicts)
+    assert all(verdict.id.endswith(".paper_preset") for verdict in verdicts)
+    return {
+        verdict.id.removesuffix(".paper_preset").removeprefix("myriad."): verdict.verdict
+        for verdict in verdicts
+    }
+
+
+def test_the_unit_of_the_paper_decides_and_no_longer_run():
+    fallen = {"one-step": (0.9, 0.1), TYPICAL: (0.99, 0.99), LONG_RUN: (0.99, 0.99), "lstm": (0.9, 0.9)}
+    found = outcomes(fallen)
+    assert found["fall.one_step"] == found["one_step_below_lstm"] == found["hold.lstm"] == "holds"
+    held = {"one-step": (0.9, 0.95), TYPICAL: (0.1, 0.1), LONG_RUN: (0.1, 0.1), "lstm": (0.9, 0.3)}
+    found = outcomes(held)
+    assert found["fall.one_step"] == found["one_step_below_lstm"] == found["hold.lstm"] == "does not hold"
+
+
+def test_what_is_not_finished_decides_nothing():
+    scores = {"one-step": (0.9, 0.1), "lstm": (0.9, 0.9)}
+    found = outcomes(scores, left=("one-step",))
+    assert found["fall.one_step"] == found["one_step_below_lstm"] == "undecided"
+    assert found["hold.lstm"] == "holds"
+
+
+def test_every_method_is_a_line():
+    charts = EXPERIMENT.charts(tables(dict.fromkeys(METHODS, (0.9, 0.8))))
+    final, curves = charts
+    assert {line.name for line in final.panels[0].series} == set(METHODS) - {LONG_RUN}
+    assert len(curves.panels) == 2
+    assert all({line.name for line in panel.series} == set(METHODS) for panel in curves.panels)
+
+
+@pytest.mark.parametrize(("scale", "count"), [("smoke", 2), ("cpu", 55), ("paper", 51)])
+def test_the_grid_is_the_preset_to_the_letter_with_the_unit_alone_changed(scale, count):
+    items = EXPERIMENT.suite(scale).items
+    assert len(items) == count
+    assert {item.config.preset for item in items} == {"paper"}
+    for item in items:
+        other = {"difference_unit", "warmup_steps", "model_batch_size", "policy_batch_size"}
+        assert set(item.config.overrides) <= (other if scale == "smoke" else {"difference_unit"})
