@@ -828,3 +828,17 @@ def test_out_of_memory_is_one_line_that_says_what_needs_less(capsys):
         line = capsys.readouterr().err
         assert line.count("\n") == 1
         assert all(word in line for word in ("--seeds", "batch", "--horizon", "--scan-chunk", "--dry-run"))
+
+
+@pytest.mark.parametrize("kind", [BaseException, type("Own", (BaseException,), {})])
+def test_whatever_code_of_the_users_raises_is_one_line(kind, capsys):
+    def fail():
+        raise kind("mine\nand yours")
+
+    assert guarded(fail) == 2
+    line = capsys.readouterr().err
+    assert line.startswith("asmpg: code of your own raised ")
+    assert line.count("\n") == 1
+    for other in (SystemExit, ValueError):
+        with pytest.raises(other):
+            guarded(lambda other=other: (_ for _ in ()).throw(other("not caught")))

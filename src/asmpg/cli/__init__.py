@@ -13,7 +13,7 @@ from collections.abc import Callable
 from importlib import metadata
 from typing import Any
 
-from ..core.types import is_out_of_memory, UsageError
+from ..core.types import is_out_of_memory, one_line, UsageError
 from ..tasks import DiscretisationWarning
 from ..tasks.optimum import GradientWarning, ScoreWarning
 from ..training.runs import RunWarning, StorageError
@@ -154,6 +154,10 @@ def guarded(run: Callable[[], int]) -> int:
             if not is_out_of_memory(error):
                 raise
             return _fail(OUT_OF_MEMORY, 1)
+        except (Exception, SystemExit, GeneratorExit):
+            raise
+        except BaseException as error:  # nothing but a user's code raises one
+            return _fail(f"code of your own raised {one_line(error)}", 2)
 
 
 def _in_words_typed(message: str) -> str:
