@@ -76,6 +76,12 @@ def test_policies_of_several_seeds_are_not_one(num_seeds):
     assert asmpg.rollout(TASK, one).rewards.shape == (8,)
 
 
+def test_a_result_in_place_of_a_policy_is_told_what_to_take_of_it(result):
+    for given, name in ((result, "Result"), (result.seed(5), "SeedResult")):
+        with pytest.raises(UsageError, match=rf"^rollout: policy: got a {name}; take a policy of it"):
+            asmpg.rollout(TASK, given)
+
+
 def test_rows_are_every_record_of_every_seed(result):
     rows = result.to_rows()
     assert len(rows) == result.metrics["return"].size

@@ -207,6 +207,10 @@ def rollout(
         actor = policy
         check_action_of("rollout", env, lambda state: actor.act(actor.begin(), state, jnp.asarray(0)), start)
         return check_actions_taken("rollout", env, play(env, policy.act, noise, start, policy))
+    if hasattr(policy, "policy"):
+        raise UsageError(
+            f"rollout: policy: got a {type(policy).__name__}; take a policy of it, result.seed(seed).policy"
+        )
     actions = check_actions("rollout", env, policy)
     return play(env, lambda carry, state, step, action: action, actions, start)
 
