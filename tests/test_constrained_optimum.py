@@ -390,3 +390,24 @@ def test_one_start_of_many_is_said_to_be_one():
         solution.start_returns[0] - value <= 1e-4 * solution.unit for value in solution.start_returns
     )
     assert f"{solution.num_agree} of 3 starts" in solution.message
+
+
+def test_an_optimum_that_one_start_of_many_found_is_doubted_in_the_run_and_on_its_curve():
+    env = asmpg.from_ode(
+        lambda x, u, t: u,
+        lambda x, u, t: 3 * jnp.sin(40 * x[0]) + 0.1 * (x[0] - 0.7) ** 2,
+        initial_state=0.0,
+        duration=1.0,
+        horizon=10,
+        control_bounds=(-3.0, 3.0),
+        name="rugged",
+    )
+    solution = asmpg.optimal(env)
+    assert solution.num_agree == 1 < len(solution.start_returns)
+    assert doubts(env)[0] == f"its 1 may not be the optimum: {solution.message}"
+    with pytest.warns(ScoreWarning, match="1 of 32 starts"):
+        asmpg.score(env, solution.episode_return)
+    small = {"warmup_steps": 10, "policy_batch_size": 2}
+    result = asmpg.train(env, model="simulator", steps=20, optimum=True, overrides=small)
+    assert doubts(env) == result.summary()["doubts"]
+    assert "may not be the optimum: 1 of 32 starts" in " ".join(result.curve()[0].split())

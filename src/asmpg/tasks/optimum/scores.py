@@ -196,7 +196,9 @@ def _doubts(env: AbstractEnvironment) -> list[str]:
             "the optimum: anything that avoids them scores nearly 1"
         )
     if not solution.trusted:
-        found.append(f"its 1 is not a trusted optimum: {solution.message}")
+        found.insert(0, f"its 1 is not a trusted optimum: {solution.message}")
+    elif solution.num_agree == 1 < len(solution.start_returns) or "given up" in solution.message:
+        found.insert(0, f"its 1 may not be the optimum: {solution.message}")
     return found
 
 
