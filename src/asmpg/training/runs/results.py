@@ -192,7 +192,7 @@ class Result(Generic[Policy, Model]):
             marks["best constant action"] = known.best_constant_return
         title = f"{self.env.name}, H = {self.env.horizon}, {self.config.model_name}"
         if known is not None and known.doubts:
-            title = f"{title}\n{textwrap.fill('; '.join(known.doubts), 80)}"
+            title = f"{title}\n({textwrap.fill('; '.join(known.doubts), 80)})"
         return title, self.metrics, marks
 
     def __repr__(self) -> str:
