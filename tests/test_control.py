@@ -202,6 +202,13 @@ def test_violations_cost_half_the_penalty_times_their_square():
     np.testing.assert_allclose(g[:, 1], [-1, 0.5, 0.5, 0.5, -1])
 
 
+def test_a_constraint_that_is_not_finite_at_the_start_hides_no_violation():
+    env = boxed(path_constraint=lambda x, u, t: 1 / x[0] - 0.1, terminal_constraint=None)
+    states = jnp.asarray([0.0, 0.5, 1.0, 1.5, 2.0])[:, None]
+    np.testing.assert_allclose(env.relative_violation(states, jnp.zeros((4, 1))), 1.0)
+    np.testing.assert_allclose(env.violation(states, jnp.zeros((4, 1))), 1.9, rtol=1e-6)
+
+
 def test_zero_multipliers_are_a_penalty_and_feasible_ones_cost_at_most_nothing():
     key = jax.random.key(0)
     values = jax.random.normal(key, (6,))

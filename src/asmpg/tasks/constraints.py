@@ -117,8 +117,11 @@ class Constraints(eqx.Module):
         times: Float[Array, " horizon_plus_1"],
     ) -> tuple[Float[Array, " equalities"], Float[Array, " inequalities"]]:
         """What violations count in: the largest of h, and of g, in size that an episode meets anywhere on its way."""
-        on_the_way = jax.vmap(self.equalities)(states)
         along = jax.vmap(self.inequalities)(states[:-1], controls, times[:-1])
         last = jnp.where(self.at_end, self.inequalities(states[-1], controls[-1], times[-1]), 0.0)
-        along = jnp.concatenate([along, last[None]])
-        return jnp.abs(on_the_way).max(axis=0), jnp.abs(along).max(axis=0)
+        return _largest(jax.vmap(self.equalities)(states)), _largest(jnp.concatenate([along, last[None]]))
+
+
+def _largest(values: Array) -> Array:
+    """The largest of every column in size; what is not finite, as at a start where it does not hold yet, is no size."""
+    return jnp.where(jnp.isfinite(values), jnp.abs(values), 0.0).max(axis=0)

@@ -5,6 +5,7 @@ Source: Nocedal and Wright, "Numerical Optimization" (2006), Framework 17.3.
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -45,23 +46,14 @@ def meet(
         gap: by how much returns differ between actions that were not optimised: no weight has to be much larger.
     """
     begin = problem.replay(state, start)[1]
-    sizes = [_known(size) for size in problem.constraint_sizes(begin, start)]
-    before, actions, states = [np.full(size.shape, np.inf) for size in sizes], start, None
-    begin_unit = unit(begin, start)
-    first = [10 * begin_unit / size**2 for size in sizes]
-    largest = [_LARGEST_WEIGHT * 10 * max(begin_unit, gap) / size**2 for size in sizes]
-    problem.multipliers = Multipliers(
-        terminal=jnp.zeros(len(sizes[0])),
-        path=jnp.zeros((len(begin), len(sizes[1]))),
-        terminal_weight=jnp.asarray(first[0]),
-        path_weight=jnp.asarray(first[1]),
-    )
+    before, actions, states = [np.inf, np.inf], start, None
+    problem.multipliers, largest = _first_weights(problem, begin, start, unit(begin, start), gap)
     for _ in range(_MAX_TURNS):
         found = ascend(actions, states)
         actions, used = found.actions, problem.multipliers
         states = found.states if found.method == "multiple shooting" else None
         value, equalities, inequalities = problem.free(found.states, actions)
-        own = [_known(size) for size in problem.constraint_sizes(found.states, actions)]
+        own = _sizes(problem, found.states, actions)
         weights = [np.asarray(used.terminal_weight), np.asarray(used.path_weight)]
         # An inequality that is slack while its multiplier is not zero has not settled either.
         slack = np.maximum(inequalities, -np.asarray(used.path) / weights[1])
@@ -69,29 +61,37 @@ def meet(
         if max(part.max(initial=0.0) for part in unsettled) <= _SOUGHT:
             break
         heavier = _factors(unsettled, before, weights, largest)
-        multipliers = used.updated(jnp.asarray(equalities), jnp.asarray(inequalities))
-        before, problem.multipliers = (
-            unsettled,
-            dataclasses.replace(
-                multipliers,
-                terminal_weight=jnp.asarray(weights[0] * heavier[0]),
-                path_weight=jnp.asarray(weights[1] * heavier[1]),
-            ),
+        problem.multipliers = dataclasses.replace(
+            used.updated(jnp.asarray(equalities), jnp.asarray(inequalities)),
+            terminal_weight=jnp.asarray(weights[0] * heavier[0]),
+            path_weight=jnp.asarray(weights[1] * heavier[1]),
         )
-    violations = [np.abs(equalities), np.maximum(inequalities.max(axis=0, initial=0.0), 0.0)]
-    shares = [violation / size for violation, size in zip(violations, own, strict=True)]
+        before = unsettled
+    violation, relative = problem.violations(found.states, actions)
+    numbers = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), used)
     return dataclasses.replace(
-        found,
-        episode_return=value,
-        violation=float(max(part.max(initial=0.0) for part in violations)),
-        relative_violation=float(max(part.max(initial=0.0) for part in shares)),
-        multipliers=jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), used),
+        found, episode_return=value, violation=violation, relative_violation=relative, multipliers=numbers
     )
+
+
+def _first_weights(
+    problem: Problem, begin: np.ndarray, start: np.ndarray, unit: float, gap: float
+) -> tuple[Multipliers, list[np.ndarray]]:
+    """Zero multipliers with the weights of the first turn, and the largest that weights may become."""
+    sizes = _sizes(problem, begin, start)
+    weights = [jnp.asarray(10 * unit / size**2) for size in sizes]
+    zeros = jnp.zeros(len(sizes[0])), jnp.zeros((len(begin), len(sizes[1])))
+    return Multipliers(*zeros, *weights), [_LARGEST_WEIGHT * 10 * max(unit, gap) / size**2 for size in sizes]
+
+
+def _sizes(problem: Problem, states: np.ndarray, actions: np.ndarray) -> list[np.ndarray]:
+    """What violations of conditions and of inequalities count in; 1 for a constraint that is zero all along."""
+    return [np.where(size > 0, size, 1.0) for size in problem.constraint_sizes(states, actions)]
 
 
 def _factors(
     unsettled: list[np.ndarray],
-    before: list[np.ndarray],
+    before: list[Any],
     weights: list[np.ndarray],
     largest: list[np.ndarray],
 ) -> list[np.ndarray]:
@@ -103,8 +103,3 @@ def _factors(
         np.where((now > _SOUGHT) & (now > 0.25 * then) & (weight < limit), factor, 1.0)
         for now, then, weight, limit in turns
     ]
-
-
-def _known(sizes: np.ndarray) -> np.ndarray:
-    """Sizes to divide by: 1 for a constraint that is zero all along, or whose size cannot be known."""
-    return np.where(np.isfinite(sizes) & (sizes > 0), sizes, 1.0)

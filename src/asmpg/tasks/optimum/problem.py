@@ -78,6 +78,10 @@ class Problem:
         def constraint_sizes(states: Array, actions: Array) -> Any:
             return _with_multipliers(exact, None).constraint_sizes(states, actions)
 
+        def violations(states: Array, actions: Array) -> Any:
+            env = _with_multipliers(exact, None)
+            return env.violation(states, actions), env.relative_violation(states, actions)
+
         def gaps(states: Array, actions: Array) -> Array:
             follow = jax.vmap(exact.transition)(states[:-1], actions, jnp.arange(exact.horizon))
             return jnp.abs(follow - states[1:]).max(axis=0) / (jnp.abs(states).max(axis=0) + 1e-300)
@@ -90,7 +94,7 @@ class Problem:
         self._returns = jax.jit(jax.vmap(episode_return, (0, 0, None)))
         self._rollout = jax.jit(replayed)
         self._along, self._free, self._gaps = jax.jit(along), jax.jit(free), jax.jit(gaps)
-        self._constraint_sizes = jax.jit(constraint_sizes)
+        self._constraint_sizes, self._violations = jax.jit(constraint_sizes), jax.jit(violations)
         self._rollout_single: Callable[..., Array] | None = None
         self._own_unit = jax.jit(lambda *given: _local_units(exact, *given))
         self._programs: dict[str, Callable[..., Any]] = {}
@@ -134,6 +138,11 @@ class Problem:
         """The return without what violations cost, and the constraints' values: equalities, inequalities."""
         value, (equalities, inequalities) = self._free(states, actions)
         return float(value), np.asarray(equalities), np.asarray(inequalities)
+
+    def violations(self, states: np.ndarray, actions: np.ndarray) -> tuple[float, float]:
+        """The largest violation of a constraint, in its own units and as a share of its size; 0 without constraints."""
+        found = self._violations(states, actions)
+        return float(found[0] or 0.0), float(found[1] or 0.0)
 
     def constraint_sizes(self, states: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """How large each terminal condition and path inequality becomes anywhere along a trajectory."""
