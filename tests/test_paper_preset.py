@@ -61,6 +61,19 @@ def test_what_is_not_finished_decides_nothing():
     assert found["hold.lstm"] == "holds"
 
 
+def test_runs_of_another_length_are_told_apart_in_the_scores_and_on_every_figure():
+    made_up = tables({"one-step": (0.9, 0.1), LONG_RUN: (0.99, 0.98)})
+    rows = EXPERIMENT.summarise(made_up)["scores"]
+    found = {(row["method"], row["horizon"]): round(row["iqm"], 2) for row in rows}
+    assert found == {
+        ("one-step", 100): 0.9,
+        ("one-step", 500): 0.1,
+        (LONG_RUN, 100): 0.99,
+        (LONG_RUN, 500): 0.98,
+    }
+    assert all("30,000 steps (the paper: 200,000)" in chart.title for chart in EXPERIMENT.charts(made_up))
+
+
 def test_every_method_is_a_line():
     charts = EXPERIMENT.charts(tables(dict.fromkeys(METHODS, (0.9, 0.8))))
     final, curves = charts
