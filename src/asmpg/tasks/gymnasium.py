@@ -130,19 +130,18 @@ class GymnasiumEnvironment(HostEnvironment):
         self, actions: Float[np.ndarray, "copies action"]
     ) -> tuple[Float[np.ndarray, "copies observation"], Float[np.ndarray, " copies"], np.ndarray]:
         """One step in every copy whose episode has not ended."""
-        number = len(actions)
-        rewards, ended = np.zeros(number), np.zeros(number, bool)
-        controls = self._middle + self._half * actions.reshape(number, *self._middle.shape)
+        rewards, ended = np.zeros(len(actions)), np.zeros(len(actions), bool)
+        controls = self._half * actions.reshape(-1, *self._middle.shape)
+        controls = (controls + self._middle).astype(self._dtype)
         self._num_steps += 1
-        for i in range(number):
-            if not self._over[i]:
-                observation, rewards[i], terminated, truncated, _ = self._copies[i].step(
-                    controls[i].astype(self._dtype)
-                )
+        for i, over in enumerate(self._over):
+            if not over:
+                observation, rewards[i], terminated, truncated, _ = self._copies[i].step(controls[i])
                 if truncated and not terminated:
                     self._check_limit()
                 self._last[i] = self._flat(observation)
-                ended[i] = self._over[i] = bool(terminated)
+                if terminated:
+                    ended[i] = self._over[i] = True
         return self._last.copy(), rewards, ended
 
     def _check_limit(self) -> None:

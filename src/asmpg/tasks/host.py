@@ -21,6 +21,8 @@ OfWorld = TypeVar("OfWorld", bound="HostEnvironment")
 
 # Seeds of the evaluation episodes begin here; those of training episodes are spread over 31 bits.
 FIRST_EVALUATION_SEED = 10_000
+# Called for a handful of numbers at every step, where it takes a quarter of the time of `any` and `all`.
+count_nonzero = np.count_nonzero
 # Of JAX, whose stubs lack it.
 _PRECISION = "jax_default_matmul_precision"
 
@@ -232,9 +234,10 @@ class Watched:
         if ended.shape != (number,) or ended.dtype.kind not in "biu":
             got = f"got shape {ended.shape}, dtype {ended.dtype}"
             raise UsageError(f"{self._place()}: terminated must be truth values of shape {(number,)}, {got}")
-        ended = ended.astype(bool) & ~over
-        if not self.env.ends_early and ended.any():
-            raise UsageError(f"{self._place()}: the episode ended, but ends_early is False")
+        if count_nonzero(ended):
+            ended = ended.astype(bool) & ~over
+            if not self.env.ends_early and ended.any():
+                raise UsageError(f"{self._place()}: the episode ended, but ends_early is False")
         return self.env._next_seen(actions, observations), rewards, ended
 
     def _place(self, seed: int | None = None) -> str:
@@ -253,7 +256,7 @@ class Watched:
         if array.shape != shape:
             raise UsageError(f"{self._place()}: {what} must have shape {shape}, got {array.shape}")
         finite = np.isfinite(array)
-        if not finite.all():
+        if count_nonzero(finite) < array.size:
             for i in np.flatnonzero(~finite.reshape(len(array), -1).all(axis=1) & ~self._over):
                 numbers = vector_text(array[i : i + 1])
                 raise UsageError(f"{self._place(self._seeds[i])}: {what} must be finite, got {numbers}")
@@ -320,7 +323,7 @@ def _play(
         states[:, step + 1, :size], rewards[:, step], ended = simulator.step(actions[:, step], step, over)
         if some_over:
             states[over, step + 1], rewards[over, step] = states[over, step], 0.0
-        if ended.any():
+        if count_nonzero(ended):
             some_over, over = True, over | ended
             lengths[ended] = step + 1
             states[ended, step + 1, size:] = 0.0
