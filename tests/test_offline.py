@@ -4,12 +4,14 @@ import dataclasses
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import asmpg
 from asmpg.cli import main
 from asmpg.tasks.environment import random_episodes
+from asmpg.training.offline import stretches
 from toys import bits
 
 
@@ -109,6 +111,57 @@ def test_seed_i_alone_is_seed_i_among_others(begun):
     assert not np.allclose(begun.returns[0], begun.returns[1], rtol=1e-6)
 
 
+def long_log(num_episodes=20, horizon=60, lengths=None, start=1.0):
+    """A point that is pushed about, from anywhere (or from one place, with `start` 0)."""
+    random = np.random.default_rng(3)
+    actions = random.uniform(-1, 1, (num_episodes, horizon, 1))
+    states = np.zeros((num_episodes, horizon + 1, 1))
+    states[:, 0] = start * random.uniform(-1, 1, (num_episodes, 1))
+    for step in range(horizon):
+        states[:, step + 1] = 0.8 * states[:, step] + 0.3 * actions[:, step]
+    return asmpg.Episodes(states, actions, -np.square(states[:, 1:, 0] - 1), lengths, name="long")
+
+
+@pytest.mark.parametrize("start, horizon, window", [(1.0, 60, 20), (0.0, 60, None), (1.0, 50, None)])
+def test_long_episodes_that_begin_anywhere_are_imagined_in_windows(start, horizon, window):
+    config = asmpg.TrainConfig(data=long_log(2, horizon, start=start), model="one-step")
+    assert config.learner().window == window
+    whole = dataclasses.replace(config, overrides={"window": horizon})
+    assert whole.learner().window is None and asmpg.fit(config.data, "one-step", 1).model.horizon == horizon
+
+
+def test_windows_of_recorded_episodes_learn_and_are_judged_by_the_episode():
+    """The best action is +1 all the time: -0.25 a step at the end, where random ones have about -1.3."""
+    data = long_log()
+    settings = {"warmup_steps": 120, "model_batch_size": 8, "policy_batch_size": 8, "cloning": 0.0}
+    result = asmpg.train(data=data, model="one-step", steps=720, chunk_steps=120, overrides=settings)
+    metrics, before = result.metrics, data.episode_returns.mean()
+    assert result.returns[0] > before / 2 and abs(metrics["recorded_error"][-1, 0]) < -0.1 * before
+    np.testing.assert_allclose(
+        metrics["optimism"], metrics["imagined_return"] - metrics["return"], rtol=1e-3, atol=1e-2
+    )
+    assert "Both are of windows of 20 steps that begin at recorded states." in result.finding
+    assert result.policy_of(0).mode(jnp.array([0.5]), 0)[0] > 0.7
+
+
+@pytest.mark.parametrize(
+    "window, lengths", [(7, None), (20, None), (7, [60, 33, 7, 1]), (59, [60, 5, 60, 60])]
+)
+def test_judged_windows_are_those_of_the_recording_and_weigh_like_an_episode(window, lengths):
+    data = long_log(4, lengths=lengths)
+    whole = data.trajectories()
+    parts, scale = stretches(whole, data.lengths, window)
+    full = data.lengths // window + (data.lengths % window > 0)
+    firsts = [(row, window * i) for row in range(4) for i in range(min(60 // window, full[row]))]
+    assert parts.rewards.shape == (len(firsts), window)
+    for part, (row, first) in zip(np.asarray(parts.states), firsts, strict=True):
+        np.testing.assert_array_equal(part, whole.states[row, first : first + window + 1])
+    # Rewards of one a step of the whole recording add up to an episode.
+    if lengths is None:
+        assert scale * window == pytest.approx(60)
+    assert stretches(whole, data.lengths, None) == (whole, 1.0)
+
+
 def test_what_comes_out_is_said_and_leaves(begun, tmp_path):
     content = json.loads((begun.path / "summary.json").read_text())
     assert "The objective is optimistic by" in content["finding"] and "\n" not in content["finding"]
@@ -180,7 +233,6 @@ def test_the_command_trains_on_a_file_and_goes_on(tmp_path, capsys):
         ("record_cosine: needs the derivatives of a task", {"record_cosine": True}),
         ("stop_score: needs a score", {"stop_score": 0.9}),
         ("optimum: needs a task", {"optimum": True}),
-        ("window: recorded episodes alone are imagined whole", {"overrides": {"window": 5}}),
         ("entropi", {"overrides": {"entropi": 1.0}}),
         ("data: log has one episode", {"data": recorded(1)}),
         ("task: give one, or data", {"data": None}),

@@ -201,14 +201,13 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
     def fit(self, state: ModelBasedState, replay: ReplayBuffer, *, key: PRNGKey) -> ModelBasedState:
         """One update of whatever is fitted on episodes, on the same ones."""
         sample_key, dropout_key = jax.random.split(key)
-        episodes = self._sample(replay, key=sample_key)
+        episodes = self._sample(replay, self.settings.model_batch_size, key=sample_key)
         if state.model.fitted:
             state = self._update_model(state, episodes, key=dropout_key)
         return self._update_reward(state, episodes) if self.learned_reward else state
 
-    def _sample(self, replay: ReplayBuffer, *, key: PRNGKey) -> Trajectory:
-        """A batch to fit on: whole episodes, or windows of them."""
-        size = self.settings.model_batch_size
+    def _sample(self, replay: ReplayBuffer, size: int, *, key: PRNGKey) -> Trajectory:
+        """A batch of what was recorded: whole episodes, or windows of them."""
         if self.window is None:
             return replay.sample(size, key=key)
         return replay.windows(size, self.window, key=key, ends_early=ends_early(self.env))
@@ -249,7 +248,9 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
         size = self.settings.policy_batch_size
         starts = self._starts(replay, key=start_key)
         noise = jax.random.normal(noise_key, (size, self._imagined.horizon, self.env.action_size))
-        recorded = replay.sample(size, key=jax.random.fold_in(key, 2)) if self.settings.cloning else None
+        recorded = (
+            self._sample(replay, size, key=jax.random.fold_in(key, 2)) if self.settings.cloning else None
+        )
         reward = self._reward(state)
         entropy = self.settings.entropy * (self.env.horizon if self.settings.entropy_over == "episode" else 1)
 
@@ -331,7 +332,7 @@ class ModelBasedLearner(AbstractLearner[ModelBasedState]):
     def diagnose(
         self, state: ModelBasedState, replay: ReplayBuffer, trajectory: Trajectory, *, key: PRNGKey
     ) -> tuple[ModelBasedState, Metrics]:
-        episodes = self._sample(replay, key=key)
+        episodes = self._sample(replay, self.settings.model_batch_size, key=key)
         own = self._in_windows(trajectory)
         metrics = {
             "model_loss": jax.vmap(state.model.loss)(episodes).mean(),

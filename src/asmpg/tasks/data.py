@@ -141,6 +141,7 @@ class Episodes:
             action_high=tuple(self.action_high.tolist()),
             mean_return=float(returns.mean()),
             return_spread=float(returns.std()),
+            fixed_start=bool((self.observations[:, 0] == self.observations[0, 0]).all()),
         )
 
     @property

@@ -1,7 +1,6 @@
 """What is known of recorded episodes without the episodes: all that a run folder keeps of them."""
 
 import dataclasses
-from typing import ClassVar
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +21,7 @@ class Recording:
         action_high: upper bounds, which networks see as 1.
         mean_return: the mean of the episodes' returns.
         return_spread: their standard deviation.
+        fixed_start: whether all begin with the same observation.
     """
 
     name: str
@@ -35,9 +35,7 @@ class Recording:
     action_high: tuple[float, ...]
     mean_return: float
     return_spread: float
-
-    # Models of recorded episodes imagine them whole, not in windows, wherever they begin.
-    fixed_start: ClassVar[bool] = True
+    fixed_start: bool = True
 
     @property
     def state_size(self) -> int:

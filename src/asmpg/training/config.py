@@ -225,10 +225,9 @@ def _resolve(config: TrainConfig) -> Resolved:
     values["precision"] = resolve_precision(values["precision"])
     method = find_method(config.model)
     settings = with_overrides(method, config.preset, env.horizon, config.overrides)
+    settings = _in_windows(config, env, method, settings)
     if isinstance(env, Recording):
         settings = settle_alone(config, env, method, settings)
-    else:
-        settings = _in_windows(config, env, method, settings)
     if data is not None and not isinstance(env, Recording):
         check_fits_task(data, env, settings)
     method.check(env, settings)
@@ -328,7 +327,7 @@ def with_overrides(
 
 
 def _in_windows(
-    config: TrainConfig, env: World, method: Method, settings: AbstractSettings
+    config: TrainConfig, env: World | Recording, method: Method, settings: AbstractSettings
 ) -> AbstractSettings:
     """What the preset `default` says where windows of an episode are imagined; other settings as they are."""
     if config.preset != "default" or method.given is not None or not isinstance(settings, Settings):

@@ -17,6 +17,7 @@ from ..core.types import Given, Trajectory, UsageError
 from ..gradients.analysis import first_action_jacobian, growth_fit, GrowthFit, operator_norm, reach
 from ..learners.model_based import ModelBasedLearner
 from ..learners.replay import ReplayBuffer
+from ..learners.settings import Settings
 from ..models import AbstractDynamicsModel
 from ..models.normalisation import Normaliser
 from ..tasks.data import Episodes
@@ -215,6 +216,9 @@ def model_learner(known: Recording, made_by: MadeBy) -> ModelBasedLearner:
     if not method.imagines or made_by.model == "simulator":
         raise UsageError(f"model: {made_by.model} has no dynamics model that could be fitted on {known.name}")
     settings = with_overrides(method, made_by.preset, known.horizon, made_by.overrides)
+    if isinstance(settings, Settings):
+        # The error against the step is that of whole episodes.
+        settings = settings.replace(window=known.horizon)
     learner = method.learner(known, settings, Options())
     assert isinstance(learner, ModelBasedLearner)
     return learner

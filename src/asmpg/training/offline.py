@@ -3,7 +3,7 @@
 The policy is improved through a model and a learned reward that are fitted to the episodes, and is kept near the
 recorded actions. A second model and reward, the judge, are fitted to episodes that the first pair has never seen; what
 the policy gains by the errors of the first pair it does not gain by the judge's. The difference is the objective's
-optimism.
+optimism. Long episodes that begin anywhere are imagined, and judged, in windows that begin at recorded states.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +31,10 @@ from .loop import Schedule, SeedState
 from .recorded import what_networks_see
 from .support import Support
 from .trainer import AbstractTrainer, over_seeds
+
+
+# Windows of held-out episodes on which a policy is judged, spread over all of them.
+NUM_WINDOWS = 512
 
 
 def split(data: Episodes) -> tuple[Episodes, Episodes]:
@@ -69,10 +73,13 @@ class OfflineTrainer(AbstractTrainer):
         self._begin = jax.jit(over_seeds(self._begin_seed, self.num_rows))
         self._advance = jax.jit(over_seeds(self._advance_seed, self.num_rows), donate_argnums=0)
         self._support: Support | None = None
+        self._stretches: Trajectory | None = None
+        self._scale = 1.0
         if isinstance(data, Episodes):
             fitted, judged = split(data)
             self._support = Support.of(fitted, judged)
             self._episodes = [part.trajectories(data.ends_early) for part in (fitted, judged)]
+            self._stretches, self._scale = stretches(self._episodes[1], judged.lengths, learner.window)
         else:
             # Only shapes are asked for, and those of the state do not depend on how many episodes there are.
             self._episodes = [what_networks_see(data, data)] * 2
@@ -91,14 +98,20 @@ class OfflineTrainer(AbstractTrainer):
         return arrays
 
     def _advance_seed(
-        self, state: SeedState, fitted: Trajectory, judged: Trajectory, first: Array, num: Array
+        self,
+        state: SeedState,
+        fitted: Trajectory,
+        judged: Trajectory,
+        parts: Trajectory,
+        first: Array,
+        num: Array,
     ) -> tuple[SeedState, Metrics, tuple[Array, Array]]:
         stride, state = self.schedule.round_steps, self.combine(state)
         replays, last = (ReplayBuffer.full(fitted), ReplayBuffer.full(judged)), first + num
         state = loop(first * stride, last * stride, lambda i, s: self._step(i, s, *replays), state)
         one, record_key = jax.tree.map(lambda x: x[0], judged), _keys_of(state.key, last * stride)[3]
         learned, metrics = self.learner.diagnose(state.learner, replays[0], one, key=record_key)
-        own, imagined = _judged(self.learner, learned, state.judge, judged)
+        own, imagined = _judged(self.learner, learned, state.judge, parts, self._scale)
         # What the learner says of an evaluated episode means nothing here: there is none.
         metrics = {name: value for name, value in metrics.items() if not name.endswith("_on_policy")} | own
         state = SeedState(learned, None, state.key, judge=state.judge)
@@ -128,7 +141,7 @@ class OfflineTrainer(AbstractTrainer):
         return self._run(state, 0, self.schedule.warmup_episodes)[0]
 
     def _run(self, state: SeedState, first: int, num: int) -> tuple[SeedState, Metrics, tuple[Array, Array]]:
-        return self._advance(state, *self._episodes, jnp.asarray(first), jnp.asarray(num))
+        return self._advance(state, *self._episodes, self._stretches, jnp.asarray(first), jnp.asarray(num))
 
     def advance(self, state: SeedState, first_episode: int, num_episodes: int) -> tuple[SeedState, Metrics]:
         """Runs a chunk: so many times the horizon steps of learning, then the policy is judged."""
@@ -149,16 +162,37 @@ def _keys_of(key: PRNGKey, step: Int[Array, ""]) -> Array:
     return jax.random.split(jax.random.fold_in(key, step), 4)
 
 
+def stretches(
+    episodes: Trajectory, lengths: Int[np.ndarray, " episodes"], window: int | None
+) -> tuple[Trajectory, float]:
+    """The held-out episodes, or windows of them one after another, at most so many; and how many make an episode."""
+    if window is None:
+        return episodes, 1.0
+    number, horizon = episodes.rewards.shape
+    firsts = np.arange(0, horizon - window + 1, window)
+    rows, which = np.nonzero(firsts < lengths[:, None])
+    # What does not fill a window counts like the rest.
+    scale = len(rows) / number * horizon / (window * len(firsts))
+    chosen = np.unique(np.linspace(0, len(rows) - 1, NUM_WINDOWS).astype(int))
+    replay = ReplayBuffer.full(episodes)
+    return replay.cut(jnp.asarray(rows[chosen]), jnp.asarray(firsts[which[chosen]]), window), scale
+
+
 def _judged(
-    learner: ModelBasedLearner, trained: ModelBasedState, judge: ModelBasedState, episodes: Trajectory
+    learner: ModelBasedLearner,
+    trained: ModelBasedState,
+    judge: ModelBasedState,
+    episodes: Trajectory,
+    scale: float,
 ) -> tuple[Metrics, tuple[Array, Array]]:
     """What both pairs say of the deterministic policy, and the states and actions that the trained one imagines.
 
     `return` is the judge's estimate; `optimism` is how much more the trained pair promises; `recorded_error` is how
-    much more it promises of the recorded actions of held-out episodes than they returned.
+    much more it promises of the recorded actions of held-out episodes than they returned. In windows, these are means
+    over windows that begin at recorded states, times the number of windows in an episode.
     """
     policy = learner.evaluated(trained)
-    still = jnp.zeros((learner.env.horizon, learner.env.action_size))
+    still = jnp.zeros(episodes.actions.shape[1:])
     reward, judge_reward = trained.reward, judge.reward
     assert isinstance(reward, AbstractReward) and isinstance(judge_reward, AbstractReward)
 
@@ -173,10 +207,10 @@ def _judged(
 
     values, judged, recorded, losses, states, actions = jax.lax.map(one, episodes, batch_size=8)
     metrics = {
-        "return": judged.mean(),
-        "imagined_return": values.mean(),
-        "optimism": (values - judged).mean(),
-        "recorded_error": recorded.mean(),
+        "return": scale * judged.mean(),
+        "imagined_return": scale * values.mean(),
+        "optimism": scale * (values - judged).mean(),
+        "recorded_error": scale * recorded.mean(),
         "held_out_loss": losses.mean(),
     }
     return metrics, (states, actions)
@@ -195,7 +229,7 @@ def outside(
     )
 
 
-def finding(known: Recording, metrics: Mapping[str, np.ndarray]) -> str:
+def finding(known: Recording, metrics: Mapping[str, np.ndarray], window: int | None = None) -> str:
     """What a run on recorded episodes alone has found, means over its seeds, in a few sentences on one line."""
     estimate, optimism, far = (float(metrics[name][-1].mean()) for name in ("return", "optimism", "outside"))
     unit = max(known.return_spread, float(np.finfo(float).tiny))
@@ -206,6 +240,8 @@ def finding(known: Recording, metrics: Mapping[str, np.ndarray]) -> str:
         "recorded returns.",
         f"{100 * far:.0f}% of the imagined steps have no data near them.",
     ]
+    if window is not None:
+        sentences.append(f"Both are of windows of {window} steps that begin at recorded states.")
     if estimate <= known.mean_return:
         sentences.append("By that estimate it is no better than the recorded policy: do not use it.")
     elif optimism > estimate - known.mean_return:

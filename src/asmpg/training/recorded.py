@@ -101,8 +101,6 @@ def settle_alone(
     for name, need in _NEED_TASK.items():
         if getattr(config, name):
             raise UsageError(f"{name}: needs {need}, and there are recorded episodes alone")
-    if settings.window:
-        raise UsageError(f"window: recorded episodes alone are imagined whole, got {settings.window}")
     if known.num_episodes < 2:
         raise UsageError(f"data: {known.name} has one episode, at least 2 are needed: one judges the policy")
     return settings if "cloning" in config.overrides else settings.replace(cloning=CLONING)

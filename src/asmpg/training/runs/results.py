@@ -14,10 +14,12 @@ from numpy.typing import ArrayLike
 
 from ...core.precision import using
 from ...core.types import PRNGKey, Trajectory, UsageError
+from ...learners.settings import Settings
 from ...tasks.recording import Recording
 from ...tasks.world import World
 from ..config import TrainConfig
 from ..export import acting, write_policy
+from ..methods import window_of
 from ..offline import finding
 from ..recorded import recording_of
 from . import health, plots
@@ -317,7 +319,11 @@ class Result(Generic[Policy, Model]):
     @property
     def finding(self) -> str | None:
         """What can be said of a policy that was trained on recorded episodes alone; None where there is a world."""
-        return finding(self.env, self.metrics) if isinstance(self.env, Recording) else None
+        if not isinstance(self.env, Recording):
+            return None
+        settings = self.config.settings()
+        window = window_of(self.env, settings) if isinstance(settings, Settings) else None
+        return finding(self.env, self.metrics, window)
 
 
 def _take(tree: object, index: int) -> Any:
