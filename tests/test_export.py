@@ -11,7 +11,7 @@ import pytest
 
 import asmpg
 from asmpg.gradients.policies import ActionSequence, TanhGaussianPolicy
-from asmpg.training.export import export_policy, load_policy
+from asmpg.training.export import acting, export_policy, load_policy
 from toys import Drift, unit_normaliser
 
 
@@ -65,6 +65,64 @@ def test_it_acts_as_the_policy_does(tmp_path, kind, format):
         expected = np.stack([policy.mode(jnp.asarray(s), t) for t, s in enumerate(observations())])
         np.testing.assert_allclose(actions, expected, rtol=2e-5, atol=2e-6)
         assert np.ptp(expected) > 0.1
+
+
+class Mortal(Drift):
+    """Networks see one component more than the environment gives."""
+
+    state_size: int = ENV.state_size + 1
+    ends_early = property(lambda self: True)
+
+
+@pytest.mark.parametrize("format", ["npz", "stablehlo"])
+def test_it_takes_observations_as_the_environment_gives_them(tmp_path, format):
+    """Without `alive`, which is 1 as long as the policy acts."""
+    env = Mortal()
+    policy = shaken(TanhGaussianPolicy(env, key=jax.random.key(0), normaliser=unit_normaliser(env)))
+    path = tmp_path / f"policy.{format}"
+    path.write_bytes(export_policy(policy, env, format))
+    readers = [load_policy(path), acting(policy, env)]
+    readers += [read_by_the_document(path)] if format == "npz" else []
+    for read in readers:
+        read.reset()
+        for step, observation in enumerate(observations()):
+            seen = jnp.append(observation, 1.0)
+            np.testing.assert_allclose(
+                read.predict(observation), policy.mode(seen, step), rtol=2e-5, atol=2e-6
+            )
+    assert (
+        abs(
+            policy.mode(jnp.append(observations()[0], 0.0), 0) - readers[0].predict(observations()[0], 0)
+        ).max()
+        > 1e-3
+    )
+
+
+@pytest.mark.parametrize("length", [1, 3])
+def test_a_policy_with_a_context_remembers_what_it_saw_and_did(tmp_path, length):
+    """In an environment whose actions have units of their own, over two episodes, the second one shorter."""
+    env = asmpg.with_context(Valve(), length)
+    policy = shaken(TanhGaussianPolicy(env, key=jax.random.key(0), normaliser=unit_normaliser(env)))
+    path = tmp_path / "policy.npz"
+    path.write_bytes(export_policy(policy, env, "npz"))
+    low, high = np.array([0.0, -3.0]), np.array([10.0, 1.0])
+    for read in (load_policy(path), acting(policy, env)):
+        assert read.observation_size == ENV.state_size
+        for given in (observations(), observations()[2:]):
+            read.reset()
+            seen = env.stack.begin(given[0])
+            for step, following in enumerate([*given[1:], given[0]]):
+                unit = np.asarray(policy.mode(jnp.asarray(seen), step))
+                action = read.predict(seen[: ENV.state_size])
+                np.testing.assert_allclose(action, low + (high - low) * (unit + 1) / 2, rtol=1e-4, atol=1e-5)
+                seen = env.stack.follow(seen, unit, following)
+        # All that it sees can be given too, and a step of its own.
+        np.testing.assert_allclose(read.predict(seen, 2), read.predict(seen, 2))
+        with pytest.raises(asmpg.UsageError, match="the observation has 1 components"):
+            read.predict(np.zeros(1))
+        read.reset()
+        with pytest.raises(asmpg.UsageError, match="step 2 needs the observations and actions before it"):
+            read.predict(np.zeros(ENV.state_size), 2)
 
 
 class Valve(Drift):

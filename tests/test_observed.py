@@ -66,6 +66,17 @@ class Anywhere(asmpg.AbstractEnvironment):
         return -jnp.square(action[0] - state[0])
 
 
+def test_a_range_of_actions_of_its_own_is_the_whole_tasks():
+    class Valve(type(asmpg.make("double_pendulum", 5))):
+        action_low = property(lambda self: np.array([0.0]))
+        action_high = property(lambda self: np.array([7.0]))
+
+    plain = asmpg.make("double_pendulum", 5)
+    seen = asmpg.observe(Valve(**vars(plain)), [0])
+    assert (seen.action_low, seen.action_high) == (0.0, 7.0)
+    assert asmpg.observe(plain, [0]).action_low is asmpg.observe(plain, [0]).action_high is None
+
+
 def test_the_evaluation_is_from_the_whole_tasks_states():
     world = asmpg.observe(Anywhere(), 0)
     np.testing.assert_array_equal(evaluation_starts(world), evaluation_states(Anywhere()))

@@ -11,6 +11,7 @@ import pytest
 import asmpg
 from asmpg.cli import main
 from asmpg.tasks.environment import random_episodes
+from asmpg.tasks.stack import Stack
 from asmpg.training.offline import stretches
 from toys import bits
 
@@ -243,3 +244,51 @@ def test_what_is_not_allowed_is_named_before_anything_is_written(tmp_path, messa
     with pytest.raises(asmpg.UsageError, match=message):
         asmpg.train(**{"data": DATA, "model": "one-step", "out": str(tmp_path / "run"), **options})
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("lengths", [None, [60, 33, 7, 1]])
+@pytest.mark.parametrize("length", [1, 3])
+def test_recorded_episodes_have_the_context_that_their_world_would_have_given(length, lengths):
+    data = long_log(4, lengths=lengths)
+    seen, stack = asmpg.with_context(data, length), Stack(1, 1, length)
+    for episode in range(4):
+        state = stack.begin(data.observations[episode, 0])
+        for step in range(data.lengths[episode]):
+            np.testing.assert_allclose(seen.observations[episode, step], state, rtol=1e-6)
+            state = stack.follow(state, data.actions[episode, step], data.observations[episode, step + 1])
+    assert seen.recording.stack == Stack(1, 1, length, data.ends_early)
+    assert seen.take([1]).context == length and asmpg.with_context(data, 0) is data
+    with pytest.raises(asmpg.UsageError, match=r"^with_context: world: long has a context of \d already"):
+        asmpg.with_context(seen, 1)
+    with pytest.raises(asmpg.UsageError, match="a context, which a file does not keep"):
+        asmpg.save_episodes("log.npz", seen)
+
+
+def test_a_run_on_recorded_episodes_with_a_context_goes_on_and_acts(tmp_path):
+    """Alone, from a file, resumed with the same file, exported, and evaluated in the world that has no context."""
+    log, config = tmp_path / "log.npz", dataclasses.replace(CONFIG, observation_context=2, num_seeds=1)
+    asmpg.save_episodes(log, DATA)
+    whole = asmpg.train(config, data=str(log))
+    assert whole.seed(4).model.predict(jnp.zeros(6), jnp.zeros((10, 1))).shape == (10, 6)
+    half = dataclasses.replace(config, data=str(log), steps=40, out=str(tmp_path / "run"))
+    asmpg.train(half)
+    again = asmpg.resume(half.out, steps=60, data=str(log))
+    assert bits(again.policy) == bits(whole.policy) and bits(again.model) == bits(whole.model)
+    np.testing.assert_array_equal(again.evaluate(ENV), again.evaluate(asmpg.with_context(ENV, 2)))
+    actor = asmpg.load_policy(again.export(tmp_path / "policy.npz"))
+    episode = asmpg.rollout(ENV, jnp.zeros((10, 1)))
+    assert np.shape(actor.predict(np.asarray(episode.states[0]))) == (1,)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_recorded_episodes_come_before_those_of_a_world_with_a_context(wrapped):
+    env = asmpg.with_context(ENV, 2) if wrapped else ENV
+    options = {} if wrapped else {"observation_context": 2}
+    config = asmpg.TrainConfig(env, model="one-step", steps=40, data=DATA, overrides=SMALL, **options)
+    result = asmpg.train(config)
+    assert result.env.state_size == 6 and np.isfinite(result.returns).all()
+    with pytest.raises(asmpg.UsageError, match=r"data: other has 2 components of an observation, .* has 1"):
+        states = np.zeros((3, 11, 2))
+        asmpg.train(
+            config, data=asmpg.Episodes(states, np.zeros((3, 10, 1)), np.zeros((3, 10)), name="other")
+        )

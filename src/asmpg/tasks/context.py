@@ -1,7 +1,8 @@
 """Worlds whose networks see the last observations and actions too, so that what is hidden can be inferred."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, final
+from typing import Any, final, overload
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,9 +10,11 @@ from jaxtyping import Array, Bool, Float
 
 from ..core.checks import check_integer
 from ..core.types import Given, PRNGKey, Scalar, Step, UsageError
+from .data import Episodes
 from .environment import AbstractEnvironment
 from .host import check_world, HostEnvironment
 from .observed import observe, ObservedTask
+from .recording import Recording
 from .simulator import AbstractSimulator, check_simulator
 from .stack import Stack
 
@@ -22,26 +25,34 @@ MAX_CONTEXT = 1000
 _RANGE = ("action_low", "action_high")
 
 
+@overload
+def with_context(world: Episodes, length: int) -> Episodes: ...
+@overload
 def with_context(
-    world: Given[AbstractEnvironment | AbstractSimulator | HostEnvironment], length: Given[int]
-) -> AbstractEnvironment | AbstractSimulator | HostEnvironment:
+    world: AbstractEnvironment | AbstractSimulator | HostEnvironment, length: int
+) -> AbstractEnvironment | AbstractSimulator | HostEnvironment: ...
+def with_context(
+    world: Given[AbstractEnvironment | AbstractSimulator | HostEnvironment | Episodes], length: Given[int]
+) -> AbstractEnvironment | AbstractSimulator | HostEnvironment | Episodes:
     """A world of which networks see the newest observation and the last observations and actions before it.
 
     A model predicts the newest observation only; its context follows from the observations and the actions, exactly. An
     action-sequence model still reads no state but the first, whose context comes before the actions that it is given.
 
     Args:
-        world: a simulator in JAX or outside it, or a task, of which everything is seen.
+        world: a simulator in JAX or outside it, or a task, of which everything is seen; or recorded episodes.
         length: pairs of a former observation and the action that followed it; 0 leaves the world as it is.
 
     Raises:
         UsageError: it is no world, or the length is not an integer from 0 to 1,000.
     """
     length = check_integer("with_context: length", length, 0, MAX_CONTEXT)
-    if not isinstance(world, AbstractEnvironment | AbstractSimulator | HostEnvironment):
+    if not isinstance(world, AbstractEnvironment | AbstractSimulator | HostEnvironment | Episodes):
         raise UsageError(f"with_context: world: must be a world, got a {type(world).__name__}")
     if length == 0:
         return world
+    if isinstance(world, Episodes):
+        return recorded_with_context(world, length)
     if isinstance(world, HostEnvironment):
         check_world(world)
         return HostWithContext(world, length)
@@ -49,6 +60,29 @@ def with_context(
         world = observe(world, range(world.state_size))
     check_simulator(world)
     return WithContext(world, length)
+
+
+@overload
+def recorded_with_context(data: Episodes, length: int) -> Episodes: ...
+@overload
+def recorded_with_context(data: Recording, length: int) -> Recording: ...
+@overload
+def recorded_with_context(data: Episodes | Recording, length: int) -> Episodes | Recording: ...
+def recorded_with_context(data: Episodes | Recording, length: int) -> Episodes | Recording:
+    """The same of recorded episodes, or of what is known of them.
+
+    Raises:
+        UsageError: they have a context already.
+    """
+    known = data.recording if isinstance(data, Episodes) else data
+    if known.context:
+        raise UsageError(f"with_context: world: {known.name} has a context of {known.context} already")
+    if length == 0:
+        return data
+    if isinstance(data, Episodes):
+        return data.with_context(length)
+    size = Stack(data.observation_size, data.action_size, length).observation_size
+    return dataclasses.replace(data, observation_size=size, context=length)
 
 
 @final

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from ..core.arguments import shown
 from ..core.types import Trajectory, UsageError, vector_text
 from .recording import Recording
+from .stack import Stack
 
 
 # Rounding of a program that wrote its actions in single precision.
@@ -36,6 +37,7 @@ class Episodes:
         ends_early: whether some episode of the recording ended before the horizon: networks see one more component
             then, `alive`. A part of a recording keeps what holds for the whole.
         name: what messages call them.
+        context: pairs of a former observation and a former action that are part of an observation, see `with_context`.
     """
 
     observations: Float[np.ndarray, "episodes horizon_plus_1 observation"]
@@ -46,6 +48,7 @@ class Episodes:
     action_high: Float[np.ndarray, " action"]
     ends_early: bool
     name: str
+    context: int = 0
 
     def __init__(
         self,
@@ -142,6 +145,7 @@ class Episodes:
             mean_return=float(returns.mean()),
             return_spread=float(returns.std()),
             fixed_start=bool((self.observations[:, 0] == self.observations[0, 0]).all()),
+            context=self.context,
         )
 
     @property
@@ -203,6 +207,18 @@ class Episodes:
     def _with(self, *arrays: np.ndarray) -> "Episodes":
         part = Episodes(*arrays, action_bounds=(self.action_low, self.action_high), name=self.name)
         object.__setattr__(part, "ends_early", self.ends_early)
+        object.__setattr__(part, "context", self.context)
+        return part
+
+    def with_context(self, length: int) -> "Episodes":
+        """The same episodes, of which every observation has so many former observations and actions beside it."""
+        recording = self.recording
+        stack = Stack(recording.observation_size, recording.action_size, length)
+        seen, actions = [stack.begin(self.observations[:, 0])], self.normalised_actions()
+        for step in range(self.horizon):
+            seen.append(stack.follow(seen[-1], actions[:, step], self.observations[:, step + 1]))
+        part = self._with(np.stack(seen, axis=1), self.actions, self.rewards, self.lengths)
+        object.__setattr__(part, "context", length)
         return part
 
 

@@ -82,6 +82,10 @@ def save_episodes(target: Given[str | pathlib.Path], episodes: Given[Episodes]) 
         StorageError: the disk refused.
     """
     path = pathlib.Path(target)
+    if episodes.context:
+        raise UsageError(
+            f"episodes: {episodes.name} has a context, which a file does not keep; save it without one"
+        )
     if path.suffix == ".npz":
         content = io.BytesIO()
         np.savez_compressed(content, allow_pickle=False, **_arrays(episodes))

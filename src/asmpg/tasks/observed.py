@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Sequence
-from typing import final
+from typing import Any, final
 
 import jax
 import jax.numpy as jnp
@@ -103,6 +103,16 @@ class ObservedTask(AbstractSimulator):
     def action_size(self) -> int:
         """The task's."""
         return self.task.action_size
+
+    @property
+    def action_low(self) -> Any:
+        """The task's, None where it has no range of its own."""
+        return getattr(self.task, "action_low", None)
+
+    @property
+    def action_high(self) -> Any:
+        """The task's, None where it has no range of its own."""
+        return getattr(self.task, "action_high", None)
 
     @property
     def name(self) -> str:

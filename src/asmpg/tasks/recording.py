@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from .stack import Stack
+
 
 @dataclasses.dataclass(frozen=True)
 class Recording:
@@ -22,6 +24,7 @@ class Recording:
         mean_return: the mean of the episodes' returns.
         return_spread: their standard deviation.
         fixed_start: whether all begin with the same observation.
+        context: pairs of a former observation and a former action that are part of an observation, see `with_context`.
     """
 
     name: str
@@ -36,6 +39,15 @@ class Recording:
     mean_return: float
     return_spread: float
     fixed_start: bool = True
+    context: int = 0
+
+    @property
+    def stack(self) -> Stack | None:
+        """How an observation and its context lie in a vector, if there is a context."""
+        if not self.context:
+            return None
+        size = (self.observation_size - 1 - self.context * self.action_size) // (1 + self.context)
+        return Stack(size, self.action_size, self.context, self.ends_early)
 
     @property
     def state_size(self) -> int:

@@ -49,7 +49,7 @@ def choose_model(config: TrainConfig) -> Choice:
     given = dataclasses.replace(config, model=ONE_STEP).checked()
     if isinstance(given.world(), HostEnvironment):
         return Choice(ONE_STEP, "outside JAX short windows are imagined, over which its gradient is safe")
-    alone = given.data if isinstance(given.world(), Recording) else None
+    alone = given.resolve().data if isinstance(given.world(), Recording) else None
     with using(given.precision):
         data = alone if isinstance(alone, Episodes) else _warmup_episodes(given)
         held_out = max(1, len(data) // 4)

@@ -27,7 +27,7 @@ from ..learners.base import AbstractLearner
 from ..learners.optimisation import OwnOptimiser
 from ..learners.settings import AbstractSettings, Preset, Settings
 from ..models import files as model_files
-from ..tasks.context import MAX_CONTEXT, with_context
+from ..tasks.context import MAX_CONTEXT, recorded_with_context, with_context
 from ..tasks.data import Episodes
 from ..tasks.environment import AbstractEnvironment
 from ..tasks.files import find_task
@@ -37,7 +37,7 @@ from ..tasks.validation import check_horizon, validate
 from ..tasks.world import inside, scored_task, World
 from .methods import find_method, Method, ModelLike, MODELS, Options, window_of
 from .own import label_of, load_optimizer, Optimizer, own_optimiser
-from .recorded import check_fits_task, find_data, recording_of, settle_alone
+from .recorded import as_seen, check_fits_task, find_data, recording_of, settle_alone
 from .worlds import settle
 
 
@@ -196,7 +196,7 @@ class Resolved:
         env: the same with its context, if there is one.
         method: what `config.model` stands for.
         settings: its preset at this horizon, with the overrides applied.
-        data: recorded episodes; of a run that is only read back, what is known of them.
+        data: recorded episodes as networks see them; of a run that is only read back, what is known of them.
         own_optimiser: what `config.optimizer` stands for.
     """
 
@@ -244,7 +244,8 @@ def _resolve(config: TrainConfig) -> Resolved:
         _validate(config, env, method)
     elif config.optimum:
         config = dataclasses.replace(config, optimum=False)
-    resolved = Resolved(config, task, env, method, settings, data, _own_optimiser(config, method, settings))
+    seen = None if data is None else as_seen(data, env)
+    resolved = Resolved(config, task, env, method, settings, seen, _own_optimiser(config, method, settings))
     vars(config)[_RESOLVED] = resolved
     return resolved
 
@@ -299,9 +300,7 @@ def _task(config: TrainConfig, data: Episodes | Recording | None) -> World | Rec
 
 def _with_context(config: TrainConfig, task: World | Recording) -> World | Recording:
     length = check("observation_context", config.observation_context, CHECKED["observation_context"])
-    if length and config.data is not None:
-        raise UsageError("observation_context: must be 0 with recorded episodes (data), which have none")
-    return task if isinstance(task, Recording) else with_context(task, length)
+    return recorded_with_context(task, length) if isinstance(task, Recording) else with_context(task, length)
 
 
 def with_overrides(

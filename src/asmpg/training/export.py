@@ -16,9 +16,11 @@ from numpy.typing import ArrayLike
 from ..core import files
 from ..core.arguments import a_path, takes
 from ..core.extras import require
+from ..core.linear import Layers
 from ..core.types import Given, one_line, UsageError
 from ..gradients.policies import AbstractPolicy, ActionSequence, TanhGaussianPolicy
-from ..tasks.spec import Spec
+from ..tasks.spec import ends_early, Spec
+from ..tasks.stack import Stack, stack_of
 
 
 FORMATS = ("npz", "stablehlo")
@@ -30,40 +32,55 @@ _FORMAT_VERSION = 1
 class ExportedPolicy:
     """A policy read from a file: numbers in, numbers out. It counts the steps of its episode.
 
+    Where a policy sees former observations and actions too (`with_context`), it remembers them: it is given the newest
+    observation alone, one after another.
+
     Attributes:
-        observation_size: components of an observation.
+        observation_size: components of an observation, as the environment gives it.
         action_size: components of an action.
         horizon: actions in an episode.
     """
 
-    def __init__(self, mode: Callable[[np.ndarray, int], np.ndarray], sizes: tuple[int, int, int]):
+    def __init__(
+        self,
+        mode: Callable[[np.ndarray, int], np.ndarray],
+        sizes: tuple[int, int, int],
+        bounds: tuple[np.ndarray, np.ndarray],
+        context: int = 0,
+    ):
         """Begins an episode.
 
         Args:
-            mode: from an observation and a step to the action.
-            sizes: of an observation, of an action, and of an episode.
+            mode: from all that the policy sees and a step to the action, between -1 and 1.
+            sizes: of all that it sees, of an action, and of an episode.
+            bounds: of the actions of the environment.
+            context: pairs of a former observation and a former action in what it sees.
         """
-        self._mode, self._step = mode, 0
-        self.observation_size, self.action_size, self.horizon = sizes
+        self._mode, self._bounds, (self._seen_size, self.action_size, self.horizon) = mode, bounds, sizes
+        size = (self._seen_size - 1 - context * self.action_size) // (1 + context)
+        self._stack = Stack(size, self.action_size, context) if context else None
+        self.observation_size = size if context else self._seen_size
+        self.reset()
 
     def reset(self) -> None:
         """Begins a new episode."""
         self._step = 0
+        self._last: tuple[np.ndarray, np.ndarray] | None = None
 
     def predict(self, observation: ArrayLike, step: int | None = None) -> Float[np.ndarray, " action"]:
         """The action for an observation, in the units of the environment.
 
         Args:
             observation: in the units of the environment, any array of so many numbers.
-            step: of the episode, from 0; by default the number of calls since `reset`.
+            step: of the episode, from 0, which begins an episode; by default the number of calls since `reset`.
 
         Raises:
             UsageError: an observation of another size, or a step past the end of the episode.
         """
-        observation = np.ravel(np.asarray(observation, np.float32))
-        if observation.size != self.observation_size:
+        seen = np.ravel(np.asarray(observation, np.float32))
+        if seen.size not in (self.observation_size, self._seen_size):
             raise UsageError(
-                f"predict: the observation has {observation.size} components, "
+                f"predict: the observation has {seen.size} components, "
                 f"the policy was trained with {self.observation_size}"
             )
         if step is None:
@@ -72,7 +89,21 @@ class ExportedPolicy:
             raise UsageError(
                 f"predict: step {step} is not in an episode of {self.horizon} steps; reset() begins a new one"
             )
-        return np.asarray(self._mode(observation, step))
+        if self._stack is not None and seen.size == self.observation_size:
+            seen = self._with_context(self._stack, seen, step)
+        action, (low, high) = np.asarray(self._mode(seen, step)), self._bounds
+        self._last = (seen, action)
+        return np.asarray(low + (high - low) * (action + 1) / 2)
+
+    def _with_context(self, stack: Stack, observation: np.ndarray, step: int) -> np.ndarray:
+        if step == 0:
+            return stack.begin(observation)
+        if self._last is None:
+            raise UsageError(
+                f"predict: step {step} needs the observations and actions before it: give all steps from 0 to one "
+                f"policy, or all {self._seen_size} components that it sees"
+            )
+        return stack.follow(*self._last, observation)
 
 
 def acting(policy: Given[AbstractPolicy], spec: Spec) -> ExportedPolicy:
@@ -86,13 +117,24 @@ def acting(policy: Given[AbstractPolicy], spec: Spec) -> ExportedPolicy:
         UsageError: the policy needs the episode so far.
     """
     _check_leaves(policy)
-    low, high = _action_range(spec)
 
-    def in_units(observation: np.ndarray, step: int) -> np.ndarray:
-        action = _mode(policy, jnp.asarray(observation, float), jnp.asarray(step))
-        return low + (high - low) * (np.asarray(action) + 1) / 2
+    def mode(observation: np.ndarray, step: int) -> np.ndarray:
+        seen = np.concatenate([observation, np.ones(spec.state_size - _seen_size(spec))])
+        return np.asarray(_mode(policy, jnp.asarray(seen, float), jnp.asarray(step)))
 
-    return ExportedPolicy(in_units, (spec.state_size, spec.action_size, spec.horizon))
+    sizes = (_seen_size(spec), spec.action_size, spec.horizon)
+    return ExportedPolicy(mode, sizes, _action_range(spec), _context(spec))
+
+
+def _seen_size(spec: Spec) -> int:
+    """Components that an exported policy sees: all but `alive`, which is 1 as long as it acts."""
+    return spec.state_size - ends_early(spec)
+
+
+def _context(spec: Spec) -> int:
+    """Pairs of a former observation and a former action in what a policy sees."""
+    stack = stack_of(spec)
+    return 0 if stack is None else stack.length
 
 
 @eqx.filter_jit
@@ -182,8 +224,10 @@ def _action_range(spec: Spec) -> tuple[np.ndarray, np.ndarray]:
 def _as_npz(policy: AbstractPolicy, spec: Spec) -> bytes:
     """Plain arrays. docs/export.md has the twenty lines of NumPy that read them."""
     if isinstance(policy, TanhGaussianPolicy):
-        arrays: dict[str, ArrayLike] = {"mean": policy.normaliser.mean, "scale": policy.normaliser.scale}
-        *hidden, last = policy.layers
+        size = _seen_size(spec)
+        arrays: dict[str, ArrayLike] = {"mean": policy.normaliser.mean[:size]}
+        arrays["scale"] = policy.normaliser.scale[:size]
+        *hidden, last = _without_alive(policy, size)
         for number, layer in enumerate(hidden):
             arrays |= {f"weight{number}": layer.weight, f"bias{number}": layer.bias}
         # The last layer's other half are standard deviations, which the deterministic action leaves out.
@@ -195,10 +239,24 @@ def _as_npz(policy: AbstractPolicy, spec: Spec) -> bytes:
         raise UsageError(f"format: a {type(policy).__name__} can be exported as stablehlo, not as npz")
     low, high = _action_range(spec)
     arrays |= {"action_low": low, "action_high": high, "horizon": spec.horizon}
-    arrays |= {"observation_size": spec.state_size, "format": _FORMAT_VERSION}
+    arrays |= {
+        "observation_size": _seen_size(spec),
+        "context": _context(spec),
+        "format": _FORMAT_VERSION,
+    }
     content = io.BytesIO()
     np.savez(content, allow_pickle=False, **{name: np.asarray(value) for name, value in arrays.items()})
     return content.getvalue()
+
+
+def _without_alive(policy: TanhGaussianPolicy, size: int) -> Layers:
+    """The layers of a policy that is alive: what it makes of that is part of the first bias."""
+    first, *others = policy.layers
+    alive = (1.0 - policy.normaliser.mean[size:]) / policy.normaliser.scale[size:]
+    number = size + alive.size
+    bias = first.bias + alive @ first.weight[size:number]
+    weight = jnp.concatenate([first.weight[:size], first.weight[number:]])
+    return (eqx.tree_at(lambda layer: (layer.weight, layer.bias), first, (weight, bias)), *others)
 
 
 def _read_npz(path: pathlib.Path) -> ExportedPolicy:
@@ -209,16 +267,16 @@ def _read_npz(path: pathlib.Path) -> ExportedPolicy:
 
     def mode(observation: np.ndarray, step: int) -> np.ndarray:
         if "actions" in p:
-            unit = p["actions"][step]
-        else:
-            time = step / p["horizon"] * p["observe_time"]
-            x = np.append((observation - p["mean"]) / p["scale"], time).astype(np.float32)
-            for layer in range(p["num_hidden"]):
-                x = np.maximum(x @ p[f"weight{layer}"] + p[f"bias{layer}"], 0)
-            unit = np.tanh(x @ p["weight"] + p["bias"])
-        return p["action_low"] + (p["action_high"] - p["action_low"]) * (unit + 1) / 2
+            return p["actions"][step]
+        time = step / p["horizon"] * p["observe_time"]
+        x = np.append((observation - p["mean"]) / p["scale"], time).astype(np.float32)
+        for layer in range(p["num_hidden"]):
+            x = np.maximum(x @ p[f"weight{layer}"] + p[f"bias{layer}"], 0)
+        return np.tanh(x @ p["weight"] + p["bias"])
 
-    return ExportedPolicy(mode, (int(p["observation_size"]), len(p["action_low"]), int(p["horizon"])))
+    sizes = (int(p["observation_size"]), len(p["action_low"]), int(p["horizon"]))
+    bounds, context = (p["action_low"], p["action_high"]), int(p.get("context", 0))
+    return ExportedPolicy(mode, sizes, bounds, context)
 
 
 def _as_stablehlo(policy: AbstractPolicy, spec: Spec) -> bytes:
@@ -227,7 +285,8 @@ def _as_stablehlo(policy: AbstractPolicy, spec: Spec) -> bytes:
     low, high = _action_range(spec)
 
     def program(observation: jax.Array, step: jax.Array) -> jax.Array:
-        return low + (high - low) * (single.mode(observation, step) + 1) / 2
+        seen = jnp.concatenate([observation, jnp.ones(spec.state_size - observation.size)])
+        return low + (high - low) * (single.mode(seen, step) + 1) / 2
 
     program.__name__ = f"policy_of_{spec.horizon}_steps"
     with jax.enable_x64(False):
@@ -236,7 +295,7 @@ def _as_stablehlo(policy: AbstractPolicy, spec: Spec) -> bytes:
             policy,
         )
         arguments = (
-            jax.ShapeDtypeStruct((spec.state_size,), jnp.float32),
+            jax.ShapeDtypeStruct((_seen_size(spec),), jnp.float32),
             jax.ShapeDtypeStruct((), jnp.int32),
         )
         return bytes(jax.export.export(jax.jit(program), platforms=_PLATFORMS)(*arguments).serialize())
@@ -254,4 +313,6 @@ def _read_stablehlo(path: pathlib.Path) -> ExportedPolicy:
     def mode(observation: np.ndarray, step: int) -> np.ndarray:
         return np.asarray(run(jnp.asarray(observation), jnp.int32(step)))
 
-    return ExportedPolicy(mode, (observation, action, int(named[1])))
+    # The program maps its actions itself; what it sees of former ones, it has to be given.
+    unit = np.ones(action, np.float32)
+    return ExportedPolicy(mode, (observation, action, int(named[1])), (-unit, unit))

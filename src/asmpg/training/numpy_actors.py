@@ -51,7 +51,7 @@ def numpy_act(actors: AbstractActor, num_copies: int) -> Act | None:
 
 def _network(policy: TanhGaussianPolicy, num_copies: int) -> Callable[[np.ndarray, int], np.ndarray]:
     """Mean and logarithm of the standard deviation before the squashing, in a row for every copy."""
-    (weight, bias), *others = [(layer.weight, layer.bias) for layer in policy.layers]
+    (weight, bias), *others = [(np.asarray(each.weight), np.asarray(each.bias)) for each in policy.layers]
     # In double precision the normalisation can be part of the first layer. The time is its last input, the same for all
     # copies: it gives a bias a step.
     times = np.arange(policy.horizon) / policy.horizon * policy.observe_time

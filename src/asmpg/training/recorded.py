@@ -9,10 +9,12 @@ import numpy as np
 
 from ..core.types import Trajectory, UsageError, vector_text
 from ..learners.settings import AbstractSettings, Settings
+from ..tasks.context import recorded_with_context
 from ..tasks.data import Episodes
 from ..tasks.data_files import load_episodes
 from ..tasks.recording import Recording
 from ..tasks.spec import ends_early, Spec
+from ..tasks.stack import stack_of
 from .methods import Method
 
 
@@ -50,10 +52,16 @@ def recording_of(data: Episodes | Recording) -> Recording:
     return data.recording if isinstance(data, Episodes) else data
 
 
+def as_seen(data: Episodes | Recording, env: Spec) -> Episodes | Recording:
+    """The episodes with the context of the world's observations, if they have none of their own."""
+    stack = stack_of(env)
+    return data if stack is None or recording_of(data).context else recorded_with_context(data, stack.length)
+
+
 def check_fits_task(data: Episodes | Recording, env: Spec, settings: AbstractSettings) -> None:
     """Raises a UsageError that says what of the episodes is not of the task's size, or in other units."""
-    known = recording_of(data)
-    size = env.state_size - ends_early(env)
+    known, stack = recording_of(data), stack_of(env)
+    size = env.state_size - ends_early(env) if stack is None or known.context else stack.size
     named = {"horizon": ("steps an episode", known.horizon, env.horizon)}
     named["observation"] = ("components of an observation", known.observation_size, size)
     named["action"] = ("components of an action", known.action_size, env.action_size)

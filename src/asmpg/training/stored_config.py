@@ -50,8 +50,9 @@ def to_json(config: TrainConfig) -> dict[str, Any]:
     content = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     content["overrides"] = dict(config.overrides)
     del content["data"]
-    if resolved.data is not None:
-        content["data"] = _plain(recording_of(resolved.data))
+    data = find_data(config.data)
+    if data is not None:
+        content["data"] = _plain(recording_of(data))
     content["settings"] = dataclasses.asdict(resolved.settings)
     content["model"], content["model_source"] = (
         resolved.method.name,

@@ -11,14 +11,29 @@ from jaxtyping import Float, PyTree
 
 from ...core.types import Given, PRNGKey, Trajectory, UsageError
 from ...learners.base import Explorer
+from ...tasks.context import with_context
 from ...tasks.environment import AbstractActor, AbstractEnvironment, rollout
 from ...tasks.host import evaluation_seeds, HostEnvironment, play, Watched
 from ...tasks.recording import Recording
 from ...tasks.simulator import AbstractSimulator, simulate
 from ...tasks.spec import Spec
+from ...tasks.stack import stack_of
 from ...tasks.world import evaluate as evaluate_inside
 from ...tasks.world import evaluation_starts, World
 from ..host_loop import Actors, evaluate_outside
+
+
+def fitting_world(env: World, trained: World | Recording) -> World:
+    """A world as the policy of recorded episodes sees it, with as much context.
+
+    Raises:
+        UsageError: a policy that was trained in one world cannot act in another.
+    """
+    stack = trained.stack if isinstance(trained, Recording) else None
+    if stack is not None and stack_of(env) is None:
+        env = with_context(env, stack.length)
+    check_same_sizes(env, trained)
+    return env
 
 
 def check_same_sizes(env: World, trained: Spec) -> None:

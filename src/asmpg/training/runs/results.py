@@ -23,7 +23,7 @@ from ..methods import window_of
 from ..offline import finding
 from ..recorded import recording_of
 from . import health, plots
-from .acting import check_same_sizes, episode, evaluate
+from .acting import episode, evaluate, fitting_world
 from .scores import beside, finite, Reference, scores_as_json
 
 
@@ -243,13 +243,14 @@ class Result(Generic[Policy, Model]):
         """The returns of the deterministic policies, computed again: means over the fixed evaluation states.
 
         Args:
-            env: another world of the same sizes than that of the run, which may have had none.
+            env: another world of the same sizes than that of the run, which may have had none; a context of its
+                observations is added.
 
         Raises:
             UsageError: the world has other sizes, or there is none.
         """
         if env is not None:
-            check_same_sizes(env, self.env)
+            env = fitting_world(env, self.env)
         with using(self.config.precision):
             return evaluate(self.policy, self.env if env is None else env)
 
