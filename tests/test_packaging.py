@@ -4,6 +4,7 @@ import pathlib
 import re
 import runpy
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -42,6 +43,23 @@ def test_the_citation_is_of_this_project():
         author["name"] for author in PROJECT["authors"]
     ]
     assert not {"repository-code", "url"} & citation.keys(), "the address is where a release is built"
+
+
+def test_a_source_release_has_all_that_a_wheel_is_built_from(tmp_path, monkeypatch):
+    """The hook runs once more in the unpacked archive, which has nothing but what `include` names."""
+    content = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    for pattern in content["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]:
+        for path in ROOT.glob(pattern.removeprefix("/")):
+            if path.is_file():
+                (tmp_path / path.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, tmp_path / path.relative_to(ROOT))
+    interface = types.SimpleNamespace(MetadataHookInterface=object)
+    monkeypatch.setitem(sys.modules, "hatchling.metadata.plugin.interface", interface)
+    unpacked = types.SimpleNamespace(**runpy.run_path(str(tmp_path / ".ci" / "metadata.py")))
+    hook, metadata = unpacked.get_metadata_hook()(), {}
+    hook.root = str(tmp_path)
+    hook.update(metadata)
+    assert metadata["readme"]["text"].startswith("# asmpg") and PROJECT["dynamic"] == ["readme", "urls"]
 
 
 @pytest.fixture(scope="module")
