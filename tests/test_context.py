@@ -206,11 +206,15 @@ def test_what_a_simulator_does_wrong_is_said_of_the_simulator_itself(world, said
         play(Watched(asmpg.with_context(world(), 3)), [1, 2], lambda states, step: np.zeros((2, 1)))
 
 
-def test_recorded_episodes_have_no_context():
+def test_recorded_episodes_before_those_of_a_simulator_have_its_context():
+    """Also where nothing differs between them."""
     data = asmpg.Episodes(np.zeros((3, 7, 2)), np.zeros((3, 6, 1)), np.ones((3, 6)))
     for task in (None, Walk()):
-        with pytest.raises(asmpg.UsageError, match=r"^observation_context: must be 0 with recorded episodes"):
-            asmpg.train(task, data=data, observation_context=2, model="lstm", steps=60)
+        run = asmpg.TrainConfig(task, data=data, observation_context=2, model="lstm", steps=60)
+        seen = run.resolve().data
+        assert seen.observations.shape == (3, 7, 2 + 2 * 3 + 1) and seen.context == 2
+    alone = {"data": data, "observation_context": 2, "model": "one-step", "overrides": {"warmup_steps": 6}}
+    assert np.isfinite(asmpg.train(steps=12, **alone).returns).all()
 
 
 def test_a_worlds_own_attribute_named_stack_is_its_own():

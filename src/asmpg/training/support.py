@@ -50,7 +50,7 @@ class Support:
         points = _thinned(np.concatenate([(observations - mean) / scale, actions], axis=1))
         found = cls(1.0, 0.0, mean, scale, KDTree(points))
         unseen = found.distance(*map(_thinned, _transitions(held_out)))
-        radius = max(float(np.quantile(unseen, _QUANTILE)), np.finfo(np.float32).eps)
+        radius = max(float(np.quantile(unseen, _QUANTILE)), float(np.finfo(np.float32).eps))
         found = dataclasses.replace(found, radius=radius)
         seen = _thinned(observations)
         random = np.random.default_rng(0).uniform(-1, 1, (len(seen), actions.shape[1]))
