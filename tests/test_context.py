@@ -208,11 +208,11 @@ def test_what_a_simulator_does_wrong_is_said_of_the_simulator_itself(world, said
 
 def test_recorded_episodes_before_those_of_a_simulator_have_its_context():
     """Also where nothing differs between them."""
-    data = asmpg.Episodes(np.zeros((3, 7, 2)), np.zeros((3, 6, 1)), np.ones((3, 6)))
+    data = asmpg.Episodes(np.zeros((3, 7, 1)), np.zeros((3, 6, 1)), np.ones((3, 6)))
     for task in (None, Walk()):
         run = asmpg.TrainConfig(task, data=data, observation_context=2, model="lstm", steps=60)
         seen = run.resolve().data
-        assert seen.observations.shape == (3, 7, 2 + 2 * 3 + 1) and seen.context == 2
+        assert seen.observations.shape == (3, 7, 1 + 2 * 2 + 1) and seen.context == 2
     alone = {"data": data, "observation_context": 2, "model": "one-step", "overrides": {"warmup_steps": 6}}
     assert np.isfinite(asmpg.train(steps=12, **alone).returns).all()
 
