@@ -25,7 +25,7 @@ from asmpg.experiments import (
     training,
 )
 from asmpg.experiments.protocol import protocol
-from asmpg.experiments.results import read_tables
+from asmpg.experiments.results import read_table, read_tables
 from asmpg.experiments.table import Table
 from asmpg.statistics import difference_interval, Scores
 from asmpg.sweeps import work
@@ -521,6 +521,52 @@ def test_a_table_that_is_stopped_goes_on(tmp_path, monkeypatch):
     assert half["protocol"]["items"]["left"] > 0
     whole = reproduce(EXPERIMENTS["4"], "4", "smoke", "out")
     assert whole["protocol"]["items"] == {"total": 2, "done": 2, "failed": 0, "left": 0}
+
+
+def test_what_another_machine_has_finished_is_not_trained_again(tmp_path, monkeypatch, call):
+    """Half of the items there and half of them here are the table of one sweep."""
+    trained, asked = [], []
+
+    def start(config, *arguments, **options):
+        trained.append(config.horizon)
+        return sweeping.quick_scores(config, *arguments, **options)
+
+    def stop():
+        asked.append(1)
+        return len(asked) > 1
+
+    monkeypatch.setattr(work, "start", start)
+    experiment = EXPERIMENTS["4"]
+    whole = reproduce(experiment, "4", "smoke", "whole", sweeping=Sweeping("there"))
+    with pytest.raises(StoppedError):
+        reproduce(experiment, "4", "smoke", "half", sweeping=Sweeping("half-sweep", stop=stop))
+    reproduce(experiment, "4", "smoke", "half", sweeping=Sweeping("half-sweep", only_finished=True))
+    half, trained[:] = len(trained) - 2, []
+    status, out, _ = call(
+        "reproduce 4 --scale smoke --workers 0 --sweep rest --earlier half --out both --json"
+    )
+    assert status == 0 and half == 1 == len(trained)
+    assert json.loads(out)["protocol"]["items"] == {"total": 2, "done": 2, "failed": 0, "left": 0}
+    assert json.loads(out)["verdicts"] == whole["verdicts"]
+    for name in ("runs", "items"):
+        tables = [read_table(tmp_path / folder / f"{name}.parquet").columns() for folder in ("both", "whole")]
+        for timed in ("seconds", "device"):
+            [table.pop(timed, None) for table in tables]
+        assert tables[0] == tables[1], name
+    # Nothing is left to train.
+    trained.clear()
+    assert call("reproduce 4 --scale smoke --workers 0 --sweep none --earlier both --out again")[0] == 0
+    assert not trained
+    for line, message in {
+        "--earlier there": "earlier: there holds no results",
+        "--earlier whole --scale cpu": "earlier: whole holds pendulum_training at scale smoke, not",
+    }.items():
+        status, _, err = call(f"reproduce 4 --scale smoke --workers 0 --out no {line}")
+        assert status == 2 and message in err and err.count("\n") == 1
+    monkeypatch.setattr(training, "code_version", lambda model: "another")
+    status, _, err = call("reproduce 4 --scale smoke --workers 0 --sweep rest --earlier both --out no")
+    assert status == 2 and "mix-versions: 2 of 2 earlier results are of another code version" in err
+    assert not (tmp_path / "no" / "items.parquet").exists()
 
 
 @pytest.mark.parametrize(

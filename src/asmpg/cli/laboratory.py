@@ -15,6 +15,7 @@ from ..experiments import (
     AbstractSweepExperiment,
     EXPERIMENTS,
     find_experiment,
+    read_earlier,
     redraw,
     reproduce,
     SCALES,
@@ -63,6 +64,9 @@ def run_reproduce(options: Reproduce) -> int:
             options.mix_versions,
             lambda: interrupts.requested,
             options.preset,
+            None
+            if options.earlier is None
+            else read_earlier(options.earlier, experiment.name, options.scale),
         )
         try:
             content = reproduce(
@@ -97,7 +101,7 @@ def _print_verdicts(content: Mapping[str, Any], as_json: bool) -> int:
 
 def _refuse_sweeping(options: Reproduce, why: str) -> None:
     """Options of a sweep mean nothing to a figure that has none."""
-    for name in ("sweep", "workers", "only_finished", "mix_versions", "preset"):
+    for name in ("sweep", "workers", "earlier", "only_finished", "mix_versions", "preset"):
         if getattr(options, name) not in (None, False):
             raise UsageError(f"{name}: is only for figures of trained policies, and {why}")
 
@@ -107,6 +111,7 @@ def typed_command(options: Reproduce, out: str) -> str:
     words = ["asmpg", "reproduce", options.figure, "--scale", options.scale, "--out", out]
     words += ["--preset", options.preset] * (options.preset is not None)
     words += ["--sweep", options.sweep] * (options.sweep is not None)
+    words += ["--earlier", options.earlier] * (options.earlier is not None)
     words += ["--only-finished"] * options.only_finished + ["--mix-versions"] * options.mix_versions
     return shlex.join(words)
 

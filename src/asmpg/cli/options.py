@@ -178,6 +178,10 @@ class Reproduce:
     workers: int | None = option(
         "of trained policies: items at once; 0 trains in this process, one after another", _WORKERS
     )
+    earlier: str | None = folder(
+        "of trained policies: a folder of earlier results of this figure at this scale, such as another machine's; "
+        "what is finished there is not trained again"
+    )
     only_finished: bool = switch("of trained policies: train nothing and take what is finished")
     mix_versions: bool = switch("of trained policies: take results of another version of the code too")
     redraw: bool = switch("measure nothing; make verdicts and figures again from the tables in --out")

@@ -20,6 +20,7 @@ from . import (
 from .experiment import AbstractExperiment as AbstractExperiment
 from .experiment import find_experiment as find_experiment
 from .experiment import Text as Text
+from .results import read_earlier as read_earlier
 from .results import redraw as redraw
 from .results import reproduce as reproduce
 from .table import Table as Table

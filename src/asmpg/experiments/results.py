@@ -205,6 +205,25 @@ def read_tables(folder: pathlib.Path) -> Tables:
     return {path.stem: read_table(path) for path in sorted(folder.glob("*.parquet"))}
 
 
+def read_earlier(path: str | pathlib.Path, experiment: str, scale: str) -> Tables:
+    """The tables of an earlier measurement.
+
+    Raises:
+        UsageError: the folder does not hold this experiment at this scale, or a table of it is damaged.
+    """
+    folder = pathlib.Path(path)
+    try:
+        content = json.loads((folder / VERDICTS).read_text(encoding="utf-8"))
+        named = (content["experiment"], content["scale"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"earlier: {folder} holds no results") from error
+    if named != (experiment, scale):
+        raise UsageError(
+            f"earlier: {folder} holds {named[0]} at scale {named[1]}, not {experiment} at {scale}"
+        )
+    return read_tables(folder)
+
+
 def write_json(path: pathlib.Path, content: object, indent: int | None = 1) -> None:
     """Plain JSON, in which every number is finite, in a file."""
     write(path, (json.dumps(content, indent=indent, allow_nan=False) + "\n").encode())

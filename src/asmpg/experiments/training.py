@@ -4,9 +4,10 @@ import abc
 import dataclasses
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
+from ..core.types import UsageError
 from ..sweeps import (
     AbstractEngine,
     check_versions,
@@ -20,6 +21,7 @@ from ..sweeps import (
     State,
     Suite,
 )
+from ..sweeps.code import code_version
 from ..sweeps.tidy import collect
 from ..tasks import make, MYRIAD_TASKS
 from ..tasks.optimum import optimal
@@ -48,6 +50,7 @@ class Sweeping:
         mix_versions: whether results of another code version are taken too.
         stop: whether to stop; what is done until then is kept.
         preset: trains under this preset alone, instead of those that the grids name.
+        earlier: tables of an earlier measurement, such as another machine's; what is finished there is not trained.
     """
 
     out: str | None = None
@@ -56,6 +59,7 @@ class Sweeping:
     mix_versions: bool = False
     stop: Callable[[], bool] = lambda: False
     preset: str | None = None
+    earlier: Tables | None = None
 
 
 class StoppedError(Exception):
@@ -115,10 +119,12 @@ def measure_suite(suite: Suite, report: Report, sweeping: Sweeping) -> Tables:
 
     Raises:
         StoppedError: it was asked to stop.
-        UsageError: there are results of another code version.
+        UsageError: there are results of another code version, or nothing of this suite in an earlier measurement.
     """
     out = sweeping.out or f"sweeps/{suite.name}-{suite.scale}"
-    if sweeping.only_finished:
+    whole, before = suite, _finished_before(suite, sweeping)
+    suite = dataclasses.replace(suite, items=tuple(item for item in suite.items if item.id not in before))
+    if sweeping.only_finished or not suite.items:
         state = look(suite, open_store(out))
         check_versions(state, sweeping.mix_versions)
     else:
@@ -128,7 +134,36 @@ def measure_suite(suite: Suite, report: Report, sweeping: Sweeping) -> Tables:
     tables = {"runs": runs_table(state), "items": items_table(state)}
     if suite.scale != "smoke":
         add_paper_scores(tables["runs"], lambda task: report(len(state.finished), len(suite.items), task))
-    return tables
+    return _joined(whole, tables, sweeping.earlier or {}, before)
+
+
+def _finished_before(suite: Suite, sweeping: Sweeping) -> Set[str]:
+    """The items of the suite that an earlier measurement has finished."""
+    if sweeping.earlier is None:
+        return set()
+    models = {item.id: item.config.model_name for item in suite.items}
+    rows = [row for row in sweeping.earlier.get("items", ()) if row.get("state") == "done"]
+    codes = {str(row["item"]): row.get("code") for row in rows if row["item"] in models}
+    if not codes:
+        raise UsageError(f"earlier: holds no finished item of {suite.name} at scale {suite.scale}")
+    others = [code for item, code in codes.items() if code != code_version(models[item])]
+    if others and not sweeping.mix_versions:
+        raise UsageError(
+            f"mix_versions: {len(others)} of {len(codes)} earlier results are of another code version; "
+            "take them with --mix-versions"
+        )
+    return codes.keys()
+
+
+def _joined(suite: Suite, tables: Tables, earlier: Tables, before: Set[str]) -> Tables:
+    """The tables with the rows of items that were finished before, in the order of the suite."""
+    place = {item.id: index for index, item in enumerate(suite.items)}
+
+    def rows(name: str) -> Table:
+        kept = [row for row in earlier.get(name, ()) if row["item"] in before]
+        return Table(sorted([*tables[name], *kept], key=lambda row: place[str(row["item"])]))
+
+    return {name: rows(name) for name in tables}
 
 
 def _swept(suite: Suite, out: str, report: Report, sweeping: Sweeping) -> State:
