@@ -1,4 +1,4 @@
-"""What simulators cost: `worlds.py rate`, `compile`, `partial FOLDER TASK`, `hidden`; worlds.md has its lines."""
+"""What simulators cost: `worlds.py rate|compile|hidden|recorded`, `partial FOLDER TASK`; worlds.md has its lines."""
 
 import pathlib
 import sys
@@ -171,6 +171,39 @@ def hidden(steps: str = "4000") -> None:
             print(f"context {context}, {model}: {'; '.join(shown)}", flush=True)
 
 
+def recorded(steps: str = "6000") -> None:
+    """Pendulum-v1 from 40 episodes of a random walk of torques alone, in windows and whole; then acted in, to see."""
+    import gymnasium
+
+    env, random = gymnasium.make("Pendulum-v1"), np.random.default_rng(0)
+    log: tuple[list[Any], ...] = ([], [], [])
+    for seed in range(40):
+        observation, torque = env.reset(seed=seed)[0], np.zeros(1)
+        episode: tuple[list[Any], ...] = ([observation], [], [])
+        for _ in range(200):
+            torque = np.clip(0.9 * torque + 0.9 * random.normal(size=1), -2, 2)
+            observation, reward, *_ = env.step(torque.astype(np.float32))
+            for part, value in zip(episode, (observation, torque, reward), strict=True):
+                part.append(value)
+        for part, values in zip(log, episode, strict=True):
+            part.append(values)
+    data = asmpg.Episodes(*log, action_bounds=(-2, 2), name="random torques")
+    print(f"recorded: {data.episode_returns.mean():.0f}")
+    for window, cloning, seeds in ((20, 1.0, 3), (20, 0.1, 3), (200, 0.1, 1)):
+        result = asmpg.train(
+            data=data,
+            model="one-step",
+            steps=int(steps),
+            num_seeds=seeds,
+            overrides={"window": window, "cloning": cloning},
+        )
+        returns = ", ".join(f"{value:.0f}" for value in result.evaluate(asmpg.from_gymnasium("Pendulum-v1")))
+        print(
+            f"windows of {window}, cloning {cloning}: {returns}; estimated {result.returns.mean():.0f}",
+            flush=True,
+        )
+
+
 def told(result: asmpg.Result) -> str:
     """Scores at the end and of the best records, and the last losses on the policy's own episodes, one a seed."""
     metrics, scores = result.metrics, result.scores
@@ -187,6 +220,11 @@ def told(result: asmpg.Result) -> str:
 
 
 if __name__ == "__main__":
-    {"rate": rate, "compile": compile_worlds, "partial": partial, "hidden": hidden}[sys.argv[1]](
-        *sys.argv[2:]
-    )
+    commands = {
+        "rate": rate,
+        "compile": compile_worlds,
+        "partial": partial,
+        "hidden": hidden,
+        "recorded": recorded,
+    }
+    commands[sys.argv[1]](*sys.argv[2:])

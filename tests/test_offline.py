@@ -13,6 +13,7 @@ from asmpg.cli import main
 from asmpg.tasks.environment import random_episodes
 from asmpg.tasks.stack import Stack
 from asmpg.training.offline import stretches
+from test_host import Walk
 from toys import bits
 
 
@@ -141,7 +142,10 @@ def test_windows_of_recorded_episodes_learn_and_are_judged_by_the_episode():
     np.testing.assert_allclose(
         metrics["optimism"], metrics["imagined_return"] - metrics["return"], rtol=1e-3, atol=1e-2
     )
-    assert "Both are of windows of 20 steps that begin at recorded states." in result.finding
+    assert (
+        "Both are of windows of 20 steps that begin at recorded states; a policy that has left"
+        in result.finding
+    )
     assert result.policy_of(0).mode(jnp.array([0.5]), 0)[0] > 0.7
 
 
@@ -292,3 +296,32 @@ def test_recorded_episodes_come_before_those_of_a_world_with_a_context(wrapped):
         asmpg.train(
             config, data=asmpg.Episodes(states, np.zeros((3, 10, 1)), np.zeros((3, 10)), name="other")
         )
+
+
+class Mortal(Walk):
+    """Episodes that may end, but do not."""
+
+    def step(self, actions):
+        observations, rewards, _ = super().step(actions)
+        return observations, rewards, np.zeros(len(actions), bool)
+
+
+@pytest.mark.parametrize("sees_alive", [False, True])
+def test_a_policy_acts_where_episodes_may_end_as_where_they_cannot(sees_alive):
+    """Nothing ends, so that both worlds are the same; what the policy sees of it makes no difference."""
+    lengths = [4, 6, 6] if sees_alive else None
+    random = np.random.default_rng(0)
+    observations = random.normal(size=(3, 7, 1))
+    data = asmpg.Episodes(observations, np.zeros((3, 6, 1)), observations[:, 1:, 0], lengths)
+    overrides = {"warmup_steps": 6, "model_batch_size": 2, "policy_batch_size": 2}
+    result = asmpg.train(data=data, model="one-step", steps=18, overrides=overrides)
+    assert result.env.state_size == 1 + sees_alive
+    worlds = [Mortal(), Mortal()]
+    worlds[1].ends_early = False
+    returns = [result.evaluate(world) for world in worlds]
+    np.testing.assert_allclose(returns[0], returns[1], rtol=1e-5)
+    assert np.ptp([*returns[0], 0.0]) > 0
+    with pytest.raises(
+        asmpg.UsageError, match=r"^task: harvest has horizon 10, the policy was trained with 6"
+    ):
+        result.evaluate(ENV)

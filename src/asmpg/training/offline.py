@@ -241,7 +241,10 @@ def finding(known: Recording, metrics: Mapping[str, np.ndarray], window: int | N
         f"{100 * far:.0f}% of the imagined steps have no data near them.",
     ]
     if window is not None:
-        sentences.append(f"Both are of windows of {window} steps that begin at recorded states.")
+        sentences.append(
+            f"Both are of windows of {window} steps that begin at recorded states; a policy that has left those behind "
+            "may return far more, or less."
+        )
     if estimate <= known.mean_return:
         sentences.append("By that estimate it is no better than the recorded policy: do not use it.")
     elif optimism > estimate - known.mean_return:

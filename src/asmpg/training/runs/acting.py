@@ -7,41 +7,76 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Float, PyTree
+from jaxtyping import Array, Float, PyTree
 
-from ...core.types import Given, PRNGKey, Trajectory, UsageError
+from ...core.types import Given, PRNGKey, Scalar, Step, Trajectory, UsageError
 from ...learners.base import Explorer
 from ...tasks.context import with_context
 from ...tasks.environment import AbstractActor, AbstractEnvironment, rollout
 from ...tasks.host import evaluation_seeds, HostEnvironment, play, Watched
 from ...tasks.recording import Recording
 from ...tasks.simulator import AbstractSimulator, simulate
-from ...tasks.spec import Spec
+from ...tasks.spec import ends_early
 from ...tasks.stack import stack_of
 from ...tasks.world import evaluate as evaluate_inside
 from ...tasks.world import evaluation_starts, World
 from ..host_loop import Actors, evaluate_outside
 
 
-def fitting_world(env: World, trained: World | Recording) -> World:
-    """A world as the policy of recorded episodes sees it, with as much context.
+class Elsewhere(AbstractActor):
+    """A policy where episodes may end early that was trained where they do not, or the other way round.
+
+    Attributes:
+        actor: the policy.
+        sees_alive: whether it sees `alive`, and this world does not tell it; else this world does, and it does not.
+    """
+
+    actor: AbstractActor
+    sees_alive: bool = eqx.field(static=True)
+
+    def _seen(self, state: Array) -> Array:
+        return jnp.append(state, 1.0) if self.sees_alive else state[:-1]
+
+    def begin(self) -> Any:
+        return self.actor.begin()
+
+    def act(
+        self,
+        carry: object,
+        state: Float[Array, " state"],
+        step: Step,
+        noise: Float[Array, " action"] | None = None,
+    ) -> Float[Array, " action"]:
+        return self.actor.act(carry, self._seen(state), step, noise)
+
+    def observe(
+        self,
+        carry: object,
+        state: Float[Array, " state"],
+        step: Step,
+        action: Float[Array, " action"],
+        reward: Scalar,
+    ) -> Any:
+        return self.actor.observe(carry, self._seen(state), step, action, reward)
+
+
+def elsewhere(policy: Any, env: World, trained: World | Recording) -> tuple[Any, World]:
+    """A policy in another world, as both fit together: with as much context, and `alive` for who sees it.
 
     Raises:
-        UsageError: a policy that was trained in one world cannot act in another.
+        UsageError: the policy cannot act there.
     """
     stack = trained.stack if isinstance(trained, Recording) else None
     if stack is not None and stack_of(env) is None:
         env = with_context(env, stack.length)
-    check_same_sizes(env, trained)
-    return env
-
-
-def check_same_sizes(env: World, trained: Spec) -> None:
-    """Raises a UsageError unless a policy that was trained in one world can act in another."""
     for name in ("horizon", "state_size", "action_size"):
         got, wanted = getattr(env, name), getattr(trained, name)
+        if name == "state_size":
+            got, wanted = got - ends_early(env), wanted - ends_early(trained)
         if got != wanted:
             raise UsageError(f"task: {env.name} has {name} {got}, the policy was trained with {wanted}")
+    sees_alive = ends_early(trained)
+    return (policy if ends_early(env) == sees_alive else Elsewhere(policy, sees_alive)), env
 
 
 def evaluate(policy: Any, env: World | Recording) -> Float[np.ndarray, " num_seeds"]:

@@ -23,7 +23,7 @@ from ..methods import window_of
 from ..offline import finding
 from ..recorded import recording_of
 from . import health, plots
-from .acting import episode, evaluate, fitting_world
+from .acting import elsewhere, episode, evaluate
 from .scores import beside, finite, Reference, scores_as_json
 
 
@@ -249,10 +249,9 @@ class Result(Generic[Policy, Model]):
         Raises:
             UsageError: the world has other sizes, or there is none.
         """
-        if env is not None:
-            env = fitting_world(env, self.env)
+        policy, world = (self.policy, self.env) if env is None else elsewhere(self.policy, env, self.env)
         with using(self.config.precision):
-            return evaluate(self.policy, self.env if env is None else env)
+            return evaluate(policy, world)
 
     @property
     def best_seed(self) -> int:
