@@ -1,11 +1,17 @@
 """README.md says what the stored results say, and everything it points to is there."""
 
+import json
 import pathlib
 import re
 import runpy
 import types
 
+import numpy as np
 import pytest
+
+from asmpg.experiments.results import read_table
+from asmpg.statistics import iqm
+from asmpg.tasks import MYRIAD_TASKS
 
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -87,3 +93,126 @@ def test_every_link_leads_somewhere(document):
     missing = [link for link in links if "://" not in link and not (path.parent / link).exists()]
     assert not missing
     assert links or document != "README.md"
+
+
+# Numbers that are written by hand, from the tables that they are quoted from.
+
+
+def span(values):
+    return f"{min(values):.2f} to {max(values):.2f}"
+
+
+def rows(table):
+    return read_table(ROOT / "results" / "cpu" / f"{table}.parquet")
+
+
+def says(page, *quotes):
+    """Wherever lines are broken."""
+    text = " ".join((ROOT / page).read_text().split())
+    for quote in quotes:
+        assert quote in text, f"{page} does not say: {quote}"
+
+
+def steps_to(suite, task, level=0.95):
+    """The first record at which the worst seed has the score; of a table with a record an episode, if there is one."""
+    items = json.loads((ROOT / "benchmarks" / "results" / "score.json").read_text())
+    found = {item["suite"]: item for item in items if item["task"] == task}
+    item = found.get(f"{suite}-fine", found[suite])
+    own = [i for i in items if i["task"] == task and i["suite"] == item["suite"]]
+    reached = []
+    for part in own:  # a seed each, or all seeds at once
+        for seed in range(part["num_seeds"]):
+            scores = [record[seed] for record in part["scores"]]
+            reached.append(next(s for s, x in zip(part["steps"], scores, strict=True) if x >= level))
+    return max(reached)
+
+
+def test_steps_of_both_models_are_those_of_the_benchmark():
+    ratios = {}
+    for horizon in (50, 100, 500):
+        for task in MYRIAD_TASKS:
+            lstm, one_step = (steps_to(f"{model}-{horizon}", task) for model in ("lstm", "one-step"))
+            ratios[task, horizon] = lstm / one_step
+    *usual, worst = sorted(ratios.values())
+    assert len(ratios) == 24 and ratios["timber_harvest", 500] == worst
+    quoted = f"{usual[0]:.2f} to {usual[-1]:.1f} times"
+    says("README.md", quoted, f"{worst:.1f} in one case of 24")
+    says("docs/when.md", quoted, f"{worst:.1f} in one case of 24")
+
+
+def test_scores_of_rough_tasks_are_those_of_the_picture():
+    items = json.loads((ROOT / "benchmarks" / "results" / "why.json").read_text())
+    final = {}
+    for item in sorted(items, key=lambda item: item["seed"]):
+        final.setdefault((item["task"], item["model"]), []).append(item["score"][-1])
+    ball, putt = (
+        {m: final[task, m] for m in ("lstm", "one-step", "simulator")} for task in ("contacts", "chaos")
+    )
+    assert min(ball["lstm"]) >= 0.99
+    says(
+        "README.md",
+        f"LSTM at least 0.99; one-step at most {max(ball['one-step']):.2f}; gradients of the true simulator "
+        + ", ".join(f"{x:.2f}" for x in sorted(ball["simulator"])),
+        f"LSTM {span(putt['lstm'])}; one-step {span(putt['one-step'])}; gradients of the true simulator "
+        + ", ".join(f"{x:.2f}" for x in sorted(putt["simulator"])),
+    )
+    says("docs/when.md", *(", ".join(f"{x:.3f}" for x in scores["lstm"]) for scores in (ball, putt)))
+
+
+def test_cosines_are_those_of_figure_2():
+    table = rows("toy_offline/toy_offline")
+
+    def at(model, horizon):
+        return table.select(model=model, horizon=horizon).values("cosine")
+
+    assert min(at("transformer", 200)) >= 0.99
+    says(
+        "README.md",
+        f"LSTM {span(at('lstm', 200))}",
+        f"one-step {span(at('one-step', 200))}, {span(at('one-step with flag', 200))} if an input",
+    )
+    lowest = min(at("transformer", 500))
+    assert min(at("transformer", 100)) >= 0.99 and f"{lowest:.2f}" == "0.95"
+    says(
+        "docs/when.md",
+        f"({span(at('lstm', 100))}; at 200 {span(at('lstm', 200))}",
+        f"({span(at('one-step', 100))}; {span(at('one-step', 200))} at 200)",
+        f"({span(at('one-step with flag', 100))}, and {span(at('one-step with flag', 200))})",
+    )
+
+
+def test_errors_and_gradients_are_those_of_figures_3_and_5():
+    contents = {content["experiment"]: content for content in readme.read()}
+    numbers = {
+        verdict["id"]: verdict["numbers"]["reason"]
+        for name in ("bounce", "pendulum")
+        for verdict in contents[name]["verdicts"]
+    }
+    low, high = (100 * float(x) for x in re.findall(r"0\.0\d+", numbers["bounce.asm"]))
+    flag = re.search(r"with flag model leaves ([\d.]+)", numbers["bounce.one_step"])
+    grows = r"changes by a factor ([\d.]+) to ([\d.]+), the true one by (\d+)"
+    least, most, truth = re.findall(grows, numbers["pendulum.transformer"])[0]
+    says(
+        "docs/when.md",
+        f"action-sequence model {low:.0f} to {high:.0f}%",
+        f"({100 * float(flag[1]):.0f}% with one of three seeds",
+        f"of {least} to {most} up to H = 100, where the true one changes by {truth}",
+    )
+
+
+def test_scores_of_units_and_decays_are_those_of_the_table():
+    table = rows("one_step/runs")
+    last = [row for row in table if row["steps"] == max(table.values("steps")) and row["horizon"] == 500]
+
+    def mean(unit, decay):
+        scores = [
+            r["score"] for r in last if (r["difference_unit"], r["state_gradient_decay"]) == (unit, decay)
+        ]
+        assert len(scores) == 6
+        return float(iqm(np.array(scores).reshape(3, 2)))
+
+    says(
+        "docs/when.md",
+        f"it scores {mean('typical', 1.0):.3f} at H = 500",
+        f"it scores {mean('state', 1.0):.3f}, and in typical units {mean('typical', 0.99):.3f} if its gradient is",
+    )
