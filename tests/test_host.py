@@ -269,6 +269,17 @@ def test_a_policy_of_the_users_own_acts_in_compiled_calls():
     assert numpy_act(Own(jnp.zeros(2)), 3) is None
 
 
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("number", [1, 2])
+def test_policies_in_numpy_are_as_precise_as_they_are(number):
+    env = asmpg.make("harvest", 10)
+    keys = jax.random.split(jax.random.key(0), number)
+    policies = eqx.filter_vmap(lambda key: asmpg.TanhGaussianPolicy(env, key=key))(keys)
+    states = np.linspace(0.3, 0.9, number)[:, None]
+    expected = eqx.filter_vmap(lambda policy, state: policy.mode(state, 3))(policies, jnp.asarray(states))
+    np.testing.assert_allclose(numpy_act(policies, 1)(states, 3), expected, rtol=1e-12, atol=1e-15)
+
+
 # Training
 
 

@@ -81,7 +81,7 @@ def _forward(
     def network(states: np.ndarray, step: int) -> np.ndarray:
         hidden = product(states, by_state)
         hidden += biases[step]
-        hidden = hidden.astype(np.float32)
+        hidden = hidden.astype(others[0][0].dtype)
         for weight, bias in others:
             hidden = product(np.maximum(hidden, 0.0, out=hidden), weight)
             hidden += bias
