@@ -30,7 +30,17 @@ def tables(scores, left=()):
                     {**common, "steps": at, "score": end + 0.001 * seed} for at in (500, steps // 2, steps)
                 ]
     items = [
-        {"item": name, "state": "left", "preset": "paper", "model": name, "horizon": 500} for name in left
+        {
+            "item": name,
+            "state": state,
+            "preset": "paper",
+            "model": "one-step" if name in (TYPICAL, LONG_RUN) else name,
+            "horizon": 500,
+            "difference_unit": "typical" if name == TYPICAL else "state",
+            "steps": 200_000 if name == LONG_RUN else STEPS,
+        }
+        for names, state in ((left, "left"), (scores, "done"))
+        for name in names
     ]
     return {"runs": Table(rows), "items": Table(items)}
 
@@ -59,6 +69,12 @@ def test_what_is_not_finished_decides_nothing():
     found = outcomes(scores, left=("one-step",))
     assert found["fall.one_step"] == found["one_step_below_lstm"] == "undecided"
     assert found["hold.lstm"] == "holds"
+
+
+@pytest.mark.parametrize("other", [TYPICAL, LONG_RUN, "sac"])
+def test_what_is_judged_waits_for_items_of_its_own_unit_and_length_alone(other):
+    found = outcomes({"one-step": (0.9, 0.1), "lstm": (0.9, 0.9)}, left=(other,))
+    assert found["fall.one_step"] == found["one_step_below_lstm"] == "holds"
 
 
 def test_runs_of_another_length_are_told_apart_in_the_scores_and_on_every_figure():

@@ -90,11 +90,10 @@ def difference(
 
 def too_little(runs: Sequence[Run]) -> str | None:
     """Why runs decide nothing: they are too short or too few, or others of their kind are to come or failed."""
-    # What a method's name says behind the comma is not known of an item that is left, only its model.
-    left = {run.method.partition(",")[0]: run.num_unfinished for run in runs if run.num_unfinished}
+    left = {run.method: run.num_unfinished for run in runs if run.num_unfinished}
     if left:
         return "items not finished: " + ", ".join(f"{number} of {model}" for model, number in left.items())
-    failed = {(run.method.partition(",")[0], run.horizon): run.num_failed for run in runs if run.num_failed}
+    failed = {(run.method, run.horizon): run.num_failed for run in runs if run.num_failed}
     if failed:
         parts = (f"{number} of {model} at H = {horizon}" for (model, horizon), number in failed.items())
         return "items that failed: " + ", ".join(parts)

@@ -10,6 +10,7 @@ from .comparison import by_preset
 from .curves import curve_panel, horizon_panel, iqm_spread
 from .experiment import Tables, Text
 from .myriad import judge_myriad
+from .table import Table
 from .trained_runs import pick, read_runs, Run, score_rows, unique
 from .training import AbstractSweepExperiment
 from .verdicts import Verdict
@@ -91,8 +92,11 @@ class PaperPreset(AbstractSweepExperiment):
         ]
 
     def _runs(self, tables: Tables) -> list[Run]:
-        """The runs, of which those over the whole number of steps have a name of their own."""
-        runs = read_runs(tables, self.method)
+        """The runs, of which those over the whole number of steps have a name of their own; no other waits for them."""
+        items = tables.get("items", Table())
+        planned = min((row["steps"] for row in items if "steps" in row), default=0)
+        waited = Table(row for row in items if row.get("steps", planned) == planned)
+        runs = read_runs({**tables, "items": waited}, self.method)
         shortest = min((run.steps[-1] for run in runs), default=0)
         longer = [run.method == "one-step" and run.steps[-1] > shortest for run in runs]
         return [

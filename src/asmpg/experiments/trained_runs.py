@@ -45,8 +45,8 @@ class Run:
         paper_score: the last score in the paper's normalisation, or NaN.
         constant: the score of the best constant action, or NaN where it was not measured.
         num_floored: records whose score was below `FLOOR` or not finite.
-        num_unfinished: items of the same preset and model that are not finished yet.
-        num_failed: items of the same preset, model and horizon that failed.
+        num_unfinished: items of the same preset and method that are not finished yet.
+        num_failed: items of the same preset, method and horizon that failed.
     """
 
     task: str
@@ -103,22 +103,22 @@ def read_runs(tables: Mapping[str, Table], method: Method = by_model) -> list[Ru
         method: what a row's method is called.
     """
     table, items = tables["runs"], tables.get("items", Table())
-    left = collections.Counter(_kind(row) for row in items if row["state"] == "left")
-    failed = collections.Counter((_kind(row), row["horizon"]) for row in items if row["state"] == "failed")
+
+    def kind(row: Mapping[str, Any]) -> tuple[str, str]:
+        return row["preset"], method(row)
+
+    left = collections.Counter(kind(row) for row in items if row["state"] == "left")
+    failed = collections.Counter((kind(row), row["horizon"]) for row in items if row["state"] == "failed")
     groups: dict[Any, list[dict[str, Any]]] = collections.defaultdict(list)
     for row in table:
         groups[row["item"], row["seed"]].append(row)
     choices = [name for row in table.rows[:1] for name in _columns(table) if name not in _FIXED]
     found = []
     for rows in groups.values():
-        kind, horizon = _kind(rows[0]), rows[0]["horizon"]
-        missing = {"num_unfinished": left[kind], "num_failed": failed[kind, horizon]}
+        own, horizon = kind(rows[0]), rows[0]["horizon"]
+        missing = {"num_unfinished": left[own], "num_failed": failed[own, horizon]}
         found.append(dataclasses.replace(_run(rows, choices, method), **missing))
     return found
-
-
-def _kind(row: Mapping[str, Any]) -> tuple[str, str]:
-    return row["preset"], row["model"]
 
 
 def _columns(table: Table) -> list[str]:

@@ -194,7 +194,7 @@ def runs_table(state: State) -> Table:
 
 
 def items_table(state: State) -> Table:
-    """Every item of the suite: what it is, how it ended, how long it took and on what kind of device."""
+    """Every item of the suite: what it is, its steps, how it ended, how long it took and on what kind of device."""
     table = Table()
     for item in state.suite.items:
         config, result = item.config, state.finished.get(item.id)
@@ -206,8 +206,9 @@ def items_table(state: State) -> Table:
             "horizon": config.horizon,
         }
         row |= {"model": config.model, "preset": config.preset, "num_seeds": config.num_seeds}
+        row |= {**item.choices, "steps": config.steps}
         timing: Mapping[str, Any] = result.timing if result else {}
-        row |= {name: timing[name] for name in ("seconds", "steps", "device") if name in timing}
+        row |= {name: timing[name] for name in ("seconds", "device") if name in timing}
         table.add(**row, **({"code": result.code} if result else {}))
     return table
 
