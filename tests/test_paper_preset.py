@@ -98,7 +98,7 @@ def test_every_method_is_a_line():
     assert all({line.name for line in panel.series} == set(METHODS) for panel in curves.panels)
 
 
-@pytest.mark.parametrize(("scale", "count"), [("smoke", 2), ("cpu", 55), ("paper", 51)])
+@pytest.mark.parametrize(("scale", "count"), [("smoke", 2), ("cpu", 58), ("paper", 51)])
 def test_the_grid_is_the_preset_to_the_letter_with_the_unit_alone_changed(scale, count):
     items = EXPERIMENT.suite(scale).items
     assert len(items) == count
