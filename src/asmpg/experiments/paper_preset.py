@@ -52,7 +52,9 @@ class PaperPreset(AbstractSweepExperiment):
         longest = [Grid(few, (horizon,), ("one-step",), whole, state) for horizon in (100, 500)]
         longest = [] if scale == "paper" else longest
         # Three seeds left open whether the one-step model fails at H = 500.
-        more = [] if scale == "paper" else [Grid(tasks, (500,), ("one-step",), {**short, **MORE_SEEDS}, state)]
+        more = (
+            [] if scale == "paper" else [Grid(tasks, (500,), ("one-step",), {**short, **MORE_SEEDS}, state)]
+        )
         # What is cheapest, or tells most, comes first.
         return [
             Grid(tasks, (20, 100), ("one-step",), short, both),
@@ -98,7 +100,7 @@ class PaperPreset(AbstractSweepExperiment):
     def _runs(self, tables: Tables) -> list[Run]:
         """The runs, of which those over the whole number of steps have a name of their own; no other waits for them."""
         items = tables.get("items", Table())
-        planned = min((row["steps"] for row in items if "steps" in row), default=0)
+        planned = min(items.unique("steps"), default=0)
         waited = Table(row for row in items if row.get("steps", planned) == planned)
         runs = read_runs({**tables, "items": waited}, self.method)
         shortest = min((run.steps[-1] for run in runs), default=0)
