@@ -16,12 +16,12 @@ from typing import Literal
 
 import numpy as np
 
+from pages import fill, replace
+
 
 HERE = pathlib.Path(__file__).parent
 RESULTS = HERE / "results" / "ablations.json"
 TABLE = HERE / "results" / "ablations.md"
-PAGE = HERE.parent / "docs" / "ablations.md"
-MARKS = ("<!-- begin: written by benchmarks/ablations.py -->", "<!-- end -->")
 # What all variants begin with, said outright: the preset may have changed since.
 BASE = {"difference_loss": 0.0, "decoder_output": "states", "policy_average": 0, "policy_update_every": 2}
 VARIANTS = {
@@ -96,14 +96,6 @@ def run_item(
 def read() -> list[dict]:
     """What is finished."""
     return json.loads(RESULTS.read_text()) if RESULTS.exists() else []
-
-
-def replace(path: pathlib.Path, text: str) -> None:
-    """Writes beside the place and renames."""
-    path.parent.mkdir(exist_ok=True)
-    beside = path.with_suffix(".new")
-    beside.write_text(text)
-    beside.replace(path)
 
 
 def name_of(item: dict) -> tuple:
@@ -182,13 +174,15 @@ def _cell(items: list[dict], variant: str, task: str) -> str:
     return f"{steps}; {scores}" if found else ""
 
 
+def part() -> str:
+    """What the page shows."""
+    return summary(read())
+
+
 def write_tables(items: list[dict]) -> None:
     """The whole table, and what the page shows of it."""
     replace(TABLE, table(items))
-    page = PAGE.read_text()
-    before, _, rest = page.partition(MARKS[0])
-    _, _, after = rest.partition(MARKS[1])
-    replace(PAGE, f"{before}{MARKS[0]}\n\n{summary(items)}\n{MARKS[1]}{after}")
+    fill("docs/ablations.md", "ablations", part())
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ the same runs, their rows come from there.
 
 import argparse
 import concurrent.futures
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -19,6 +20,7 @@ import statistics
 import time
 from typing import Any
 
+from pages import fill, keep, markdown, replace, stored
 from score import reached, score_at, SUITES
 
 
@@ -167,6 +169,59 @@ def score_table(items: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def cost_part() -> str:
+    """Both horizons of a backbone in one line: milliseconds of both updates, MiB of the larger one."""
+    rows = read()["cost"]
+    head = "| | H = 100: model, ms | policy, ms | MiB | H = 500: model, ms | policy, ms | MiB |"
+    lines = [head, "|---" * 7 + "|"]
+    for model in dict.fromkeys(row["model"] for row in rows):
+        cells = []
+        for horizon in (100, 500):
+            for row in (row for row in rows if (row["model"], row["horizon"]) == (model, horizon)):
+                memory = max(row["model_update_mb"], row["policy_update_mb"])
+                times = (row[f"{which}_update_ms"] for which in ("model", "policy"))
+                cells += [*(f"{time:.1f}" for time in times), f"{memory:.0f}"]
+        lines.append(f"| {model} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def scores_part() -> str:
+    """All tasks of a backbone in one line: the worst seed's scores, and steps and seconds to 0.95."""
+    items = [*already_scored(), *read()["scores"]]
+    heads = [head for task in TASKS for head in (f"`{task}`", "to 0.95")]
+    lines = [f"| H = {SCORE_HORIZON} | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+    for model in dict.fromkeys(item["model"] for item in items):
+        cells = []
+        for task in TASKS:
+            own = [item for item in items if (item["model"], item["task"]) == (model, task)]
+            if not own:
+                cells += ["not run", ""]
+                continue
+            hit = reached(own[0], 0.95)
+            cells.append(" / ".join(f"{min(score_at(own[0], mark)):.3f}" for mark in MARKS))
+            cells.append("-" if hit is None else f"{hit[0]:,.0f} / {hit[1]:.0f}")
+        lines.append(f"| {model} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def reach_part() -> str:
+    """Sizes and reach of every untrained backbone."""
+    heads = ("backbone", "parameters", "state size", "reach")
+    lines = [
+        (name, f"{one['num_parameters']:,}", f"{one['state_size']:,}", f"{one['reach']:.0e}")
+        for name, one in stored("reach").items()
+    ]
+    return markdown(heads, lines)
+
+
+def measure_reach() -> None:
+    """What `asmpg list --models` measures."""
+    from asmpg.diagnose import catalogue
+
+    for name, found in catalogue.all_properties(lambda name: None).items():
+        keep("reach", name, lambda: dataclasses.asdict(found))  # noqa: B023
+
+
 def read() -> dict[str, list[dict]]:
     """What is finished."""
     return json.loads(RESULTS.read_text()) if RESULTS.exists() else {"cost": [], "scores": []}
@@ -189,19 +244,15 @@ def already_scored() -> list[dict]:
 
 
 def save(results: dict[str, list[dict]]) -> str:
-    """Writes results and tables beside their places and renames them; gives the tables."""
+    """Writes results and tables, here and in the page of the documentation; gives the tables."""
     text = f"Hardware: {platform.processor() or platform.machine()}, one core an item.\n"
     text += f"\n{cost_table(results['cost'])}\n" if results["cost"] else ""
     scores = [*already_scored(), *results["scores"]]
     text += f"\n{score_table(scores)}\n" if scores else ""
-    RESULTS.parent.mkdir(exist_ok=True)
-    for path, content in (
-        (RESULTS, json.dumps(results, indent=1) + "\n"),
-        (RESULTS.with_suffix(".md"), text),
-    ):
-        beside = path.with_suffix(".new")
-        beside.write_text(content)
-        beside.replace(path)
+    replace(RESULTS, json.dumps(results, indent=1) + "\n")
+    replace(RESULTS.with_suffix(".md"), text)
+    for name, part in (("cost", cost_part), ("scores", scores_part), ("reach", reach_part)):
+        fill("docs/backbones.md", name, part())
     return text
 
 
@@ -231,6 +282,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--workers", type=int, default=1)
     arguments = parser.parse_args()
+    if not arguments.table:
+        measure_reach()
     results = read()
     if arguments.table:
         print(save(results))

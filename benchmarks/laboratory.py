@@ -2,7 +2,8 @@
 
 The full Jacobian of a transformer model at H = 200 with one state, and of three kinds at H = 500; the profile of
 gradient norms over six horizons and fifty actions. Wall clock and CPU time (of all cores together; on one core the two
-are equal, unless it is shared). Writes `benchmarks/results/laboratory.json`.
+are equal, unless it is shared). Writes `benchmarks/results/laboratory.json` and the table of README.md; `--parts`
+without numbers only the latter.
 """
 
 import argparse
@@ -13,6 +14,8 @@ import multiprocessing
 import pathlib
 import resource
 import time
+
+from pages import fill, replace
 
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "laboratory.json"
@@ -88,6 +91,26 @@ def profile(task: str, backbone: str) -> dict:
     }
 
 
+# What was to be reached, in the order of the rows.
+GOALS = ("1 s, 1,024 MiB", *["2,048 MiB"] * 3, "60 s", "60 s")
+
+
+def part() -> str:
+    """Markdown."""
+    rows = json.loads(RESULTS.read_text())
+    heads = ("what", "task", "model", "seconds", "compilation", "peak MiB", "to reach")
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    for row, goal in zip(rows, GOALS, strict=True):
+        if row["what"] == "action_jacobian":
+            what = f"whole Jacobian, H = {row['horizon']}, n = {row['state_size']}"
+        else:
+            what = f"profile: horizons {', '.join(map(str, row['horizons']))}, {row['samples']} actions"
+        compilation = row.get("compilation_seconds", "included")
+        cells = (what, f"`{row['task']}`", row["model"], row["seconds"], compilation, row["peak_MiB"], goal)
+        lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Runs every part and writes the table."""
     parser = argparse.ArgumentParser(
@@ -107,13 +130,11 @@ def main() -> None:
     rows += [None] * (len(jobs) - len(rows))
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, context, max_tasks_per_child=1) as pool:
-        for part in options.parts or range(len(jobs)):
+        for part in range(len(jobs)) if options.parts is None else options.parts:
             rows[part] = pool.submit(jobs[part]).result()
             print(json.dumps(rows[part]), flush=True)
-            RESULTS.parent.mkdir(exist_ok=True)
-            beside = RESULTS.with_suffix(".new")
-            beside.write_text(json.dumps(rows, indent=1) + "\n")
-            beside.replace(RESULTS)
+            replace(RESULTS, json.dumps(rows, indent=1) + "\n")
+    fill("benchmarks/README.md", "laboratory", part())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Writes docs/results.md and the lines of README.md that come from stored results: `make readme`.
+"""Writes docs/results.md and the parts of README.md and docs/theory.md that come from stored results: `make readme`.
 
 They say what `asmpg reproduce` left below results/, and a test compares the two.
 """
@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from asmpg.experiments import EXPERIMENTS
+from asmpg.experiments.results import read_table
 from asmpg.experiments.rules import RULES
 from asmpg.report.page import in_words, score_tables
+from pages import filled, markdown, replace, ROOT
 
 
-ROOT = pathlib.Path(__file__).parents[1]
 RESULTS, PAGE = ROOT / "results", ROOT / "docs" / "results.md"
-BEGIN, END = "<!-- {name}: written by make readme -->", "<!-- end of {name} -->"
 PAPER = ".paper_preset"
 WORDS = ("holds", "does not hold", "undecided")
 
@@ -256,30 +256,52 @@ def page(contents: Sequence[Mapping[str, Any]], path: pathlib.Path = PAGE) -> st
     ) + "\n"  # fmt: skip
 
 
-def blocks(contents: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """What is between the markers of README.md, by name."""
-    text = (
-        f"Of {len(under_ours(contents))} claims of the paper, measured at a reduced scale on two CPU "
-        f"cores under our settings, {counted(contents)}. [Claim by claim](docs/results.md): what the paper says, what "
-        "we measured, and why they "
-        "differ where they do."
+def claims_part(contents: Sequence[Mapping[str, Any]] | None = None) -> str:
+    """What README.md says of the claims."""
+    contents = read() if contents is None else contents
+    return (
+        f"Of {len(under_ours(contents))} claims of the paper, measured at a reduced scale on two CPU cores under our "
+        f"settings, {counted(contents)}. [Claim by claim](docs/results.md): what the paper says, what we measured, and "
+        "why they differ where they do."
     )
-    return {"claims": text}
 
 
-def fill(text: str, contents: Sequence[Mapping[str, Any]]) -> str:
-    """The text with everything between markers written again."""
-    for name, block in blocks(contents).items():
-        begin, end = BEGIN.format(name=name), END.format(name=name)
-        if begin not in text or end not in text:
-            raise SystemExit(f"README.md has no markers {begin} ... {end}")
-        head, _, rest = text.partition(begin)
-        text = f"{head}{begin}\n\n{block}\n\n{end}{rest.partition(end)[2]}"
-    return text
+# Of the table one_step on timber_harvest, without a decay: what docs/theory.md shows.
+GROWTH = (("typical", 20), ("typical", 100), ("state", 100))
+
+
+def growth_part() -> str:
+    """Factors of a one-step model's gradient and scores, seeds side by side, in both units of its output."""
+    table = read_table(RESULTS / "cpu" / "one_step" / "runs.parquet")
+    lines = []
+    for unit, horizon in GROWTH:
+        own = table.select(
+            task="timber_harvest", difference_unit=unit, horizon=horizon, state_gradient_decay=1.0
+        )
+        begin, end = own.values("steps").min(), own.values("steps").max()
+        factors = own.select(steps=begin).values("state_growth")
+        lines.append(
+            (
+                f"{unit}, {horizon}",
+                ", ".join(f"{factor:.3f}" for factor in factors),
+                ", ".join(f"{factor**horizon:.2g}" for factor in factors),
+                ", ".join(f"{factor:.3f}" for factor in own.select(steps=end).values("state_growth")),
+                *(
+                    ", ".join(f"{score:.3f}" for score in own.select(steps=steps).values("score"))
+                    for steps in (3_000, end)
+                ),
+            )
+        )
+    heads = ("unit, H", "factor a step before training", "product over H before training")
+    return markdown((*heads, "factor a step at the end", "score at 3,000", "score at 5,000"), lines)
 
 
 if __name__ == "__main__":
-    readme, found = ROOT / "README.md", read()
-    readme.write_text(fill(readme.read_text(), found))
-    PAGE.write_text(page(found))
-    print(f"wrote {readme.name} and {PAGE.relative_to(ROOT)}")
+    found = read()
+    for path, name, part in (
+        (ROOT / "README.md", "claims", claims_part(found)),
+        (ROOT / "docs" / "theory.md", "growth", growth_part()),
+    ):
+        replace(path, filled(path.read_text(), name, part))
+    replace(PAGE, page(found))
+    print(f"wrote {PAGE.relative_to(ROOT)} and parts of README.md and docs/theory.md")

@@ -26,6 +26,8 @@ from typing import Any
 
 import numpy as np
 
+from pages import fill, markdown, replace
+
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "sac_reference"
 SOURCES = pathlib.Path(__file__).resolve().parent.parent / "src"
@@ -205,6 +207,17 @@ def draw(content: dict[str, Any]) -> None:
     plt.close(figure)
 
 
+def part() -> str:
+    """Markdown: returns of both, one number a seed."""
+    content = json.loads(RESULTS.with_suffix(".json").read_text())
+    marks = (1, 2, 3, 4, 6, 10)
+    lines = [
+        (said, *(", ".join(f"{row[mark - 1]:,.0f}" for row in content[name]) for mark in marks))
+        for said, name in (("asmpg", "ours"), ("Stable-Baselines3", "theirs"))
+    ]
+    return markdown(("steps", *(f"{mark},000" for mark in marks)), lines)
+
+
 def main() -> None:
     """Runs both and writes the results beside their place, then renames them."""
     parser = argparse.ArgumentParser(
@@ -240,10 +253,8 @@ def main() -> None:
             content[name].append([round(value, 2) for value in run(arguments.steps, seed)])
             print(name, seed, content[name][-1], flush=True)
         content[f"{name}_seconds"] = round(time.perf_counter() - start, 1)
-    RESULTS.parent.mkdir(exist_ok=True)
-    beside = RESULTS.with_suffix(".new")
-    beside.write_text(json.dumps(content, indent=1) + "\n")
-    beside.replace(RESULTS.with_suffix(".json"))
+    replace(RESULTS.with_suffix(".json"), json.dumps(content, indent=1) + "\n")
+    fill("docs/methods.md", "sac-reference", part())
     draw(content)
 
 

@@ -18,6 +18,8 @@ import pathlib
 import platform
 import time
 
+from pages import fill, markdown, replace
+
 
 HERE = pathlib.Path(__file__).parent
 RESULTS = HERE / "results" / "score.json"
@@ -158,6 +160,36 @@ def table(items: list[dict]) -> str:
     return "\n".join([*lines, ratios(items)])
 
 
+def part() -> str:
+    """What README.md shows: the table without its first line."""
+    return table(read()).partition("\n\n")[2]
+
+
+# What README.md has a line of.
+SHOWN = ("lstm-50", "lstm-100", "lstm-500", "transformer-50", "one-step-50", "one-step-100", "one-step-500")
+
+
+def summary_part() -> str:
+    """What README.md shows: steps until the worst seed of the worst task has 0.95, and scores at 10,000 steps."""
+    items, lines = join(read()), []
+    for suite in SHOWN:
+        rows = [item for item in items if item["suite"] == suite]
+        hits = [reached(item, 0.95) for item in rows]
+        steps = "not reached" if None in hits else f"{max(hit[0] for hit in hits if hit):,.0f} steps"
+        scores = [score for item in rows for score in score_at(item, 10_000)]
+        name = suite.rpartition("-")[0].replace("lstm", "LSTM")
+        lines.append(
+            (
+                f"{name}, H = {SUITES[suite][1]}",
+                steps,
+                f"{interquartile_mean(scores):.3f}",
+                f"{min(scores):.3f}",
+            )
+        )
+    heads = ("model, horizon", "all tasks above 0.95 after", "interquartile mean at 10,000 steps")
+    return markdown((*heads, "lowest score at 10,000 steps"), lines)
+
+
 def ratios(items: list[dict]) -> str:
     """Steps after which every seed had reached 0.95: the LSTM's over the one-step model's, a column a horizon."""
     today = [item for item in items if "decoder_output" in item["settings"]]
@@ -189,12 +221,11 @@ def read() -> list[dict]:
 
 
 def save(items: list[dict]) -> None:
-    """Writes results and table beside their places and renames them."""
-    RESULTS.parent.mkdir(exist_ok=True)
-    for path, text in ((RESULTS, json.dumps(items, indent=1)), (TABLE, table(items))):
-        beside = path.with_suffix(".new")
-        beside.write_text(text + "\n")
-        beside.replace(path)
+    """Writes results and table, the latter in README.md too."""
+    replace(RESULTS, json.dumps(items, indent=1) + "\n")
+    replace(TABLE, table(items) + "\n")
+    fill("benchmarks/README.md", "score", part())
+    fill("README.md", "scores", summary_part())
 
 
 def draw(items: list[dict], suite: str) -> None:

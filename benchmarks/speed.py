@@ -23,8 +23,11 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from pages import fill, replace
+
 
 HERE = pathlib.Path(__file__).parent
+RESULTS = HERE / "results"
 SEEDS_HORIZON = 100
 MODELS = ["one-step", "rnn", "lstm", "transformer", "lru"]
 PARTS = {"model": "model update", "policy": "policy update", "step": "environment step"}
@@ -199,6 +202,51 @@ def table(content: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+# Milliseconds of an environment step at H = 100: what was to be reached, and what the authors' published code takes.
+LOOP = {"one-step": ("6", "16"), "lstm": ("25", "44"), "transformer": ("100, 60", "170")}
+# Milliseconds of a part at H = 100 and 500 that were to be reached.
+GOALS = {
+    ("transformer", "model"): (100, 1_000),
+    ("transformer", "policy"): (50, 700),
+    ("transformer", "step"): (60, 600),
+    ("lstm", "model"): (30, 150),
+    ("lstm", "policy"): (8, 40),
+}
+
+
+def loop_part() -> str:
+    """Markdown: an environment step, and many seeds against one."""
+    content = json.loads((RESULTS / "speed.json").read_text())
+    steps = {
+        row["model"]: row for row in content["updates"] if (row["part"], row["horizon"]) == ("step", 100)
+    }
+    most = {row["model"]: row for row in content["seeds"] if row["num_seeds"] == 10}
+    heads = ("model", "ms per environment step", "to reach", "published code", "ten seeds take (range)")
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    for model, (goal, published) in LOOP.items():
+        seeds, (low, high) = most[model]["ratio"], most[model]["ratio_range"]
+        lines.append(
+            f"| {model} | {1e3 * steps[model]['median']:.1f} | {goal} | {published} "
+            f"| {seeds:.1f} times one ({low:.1f} to {high:.1f}) |"
+        )
+    return "\n".join(lines)
+
+
+def goals_part() -> str:
+    """Markdown: what was to be reached and what was; bold is what falls short."""
+    content = json.loads((RESULTS / "speed.json").read_text())
+    rows = {(row["model"], row["part"], row["horizon"]): row for row in content["updates"]}
+    lines = ["| what, H = 100 / 500 | to reach, ms | measured, ms |", "|---|---|---|"]
+    for (model, part), goals in GOALS.items():
+        times = [1e3 * rows[model, part, horizon]["median"] for horizon in (100, 500)]
+        told = [
+            f"{time:.0f}" if time <= goal else f"**{time:.0f}**"
+            for time, goal in zip(times, goals, strict=True)
+        ]
+        lines.append(f"| {model}, {PARTS[part]} | {goals[0]} / {goals[1]:,} | {' / '.join(told)} |")
+    return "\n".join(lines)
+
+
 def merge(old: dict[str, Any], new: dict[str, Any]) -> None:
     """Adds the rows of an older table that a new one of the same kind lacks."""
     assert all(old[name] == new[name] for name in ("hardware", "num_seeds", "dropout"))
@@ -246,14 +294,13 @@ def main() -> None:
         content["hardware"] = jax.devices()[0].device_kind
     with _pinned(not arguments.gpu):
         content["matrix_rate"] = matrix_rate()
-    results = HERE / "results"
-    results.mkdir(exist_ok=True)
     if arguments.merge:
-        merge(json.loads((results / f"{arguments.name}.json").read_text()), content)
-    for suffix, text in ((".json", json.dumps(content, indent=1)), (".md", table(content))):
-        beside = results / f"{arguments.name}{suffix}.new"
-        beside.write_text(text + "\n")
-        beside.replace(results / f"{arguments.name}{suffix}")
+        merge(json.loads((RESULTS / f"{arguments.name}.json").read_text()), content)
+    replace(RESULTS / f"{arguments.name}.json", json.dumps(content, indent=1) + "\n")
+    replace(RESULTS / f"{arguments.name}.md", table(content) + "\n")
+    if arguments.name == "speed":
+        fill("benchmarks/README.md", "loop", loop_part())
+        fill("benchmarks/README.md", "goals", goals_part())
     print(table(content))
 
 

@@ -16,6 +16,8 @@ import pathlib
 
 import numpy as np
 
+from pages import replace
+
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 ITEMS, TABLE, PICTURE = RESULTS / "why.json", RESULTS / "why.md", RESULTS / "why.png"
@@ -105,16 +107,13 @@ def draw(items: list[dict]) -> bytes:
 
 def save(items: list[dict]) -> None:
     """Writes beside the places and renames."""
-    RESULTS.mkdir(exist_ok=True)
     files = {
         ITEMS: json.dumps(items, indent=1).encode() + b"\n",
         TABLE: table(items).encode(),
         PICTURE: draw(items),
     }
     for path, content in files.items():
-        beside = path.with_name(path.name + ".new")
-        beside.write_bytes(content)
-        beside.replace(path)
+        replace(path, content)
 
 
 def main() -> None:

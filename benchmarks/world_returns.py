@@ -21,6 +21,8 @@ from typing import Any
 
 import numpy as np
 
+from pages import fill, replace
+
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 ITEMS, TABLE = RESULTS / "world_returns.json", RESULTS / "world_returns.md"
@@ -180,12 +182,16 @@ def _at(item: dict[str, Any], mark: int) -> str:
     return f"{value:.1f}" if abs(value) < 20 else f"{value:.0f}"
 
 
+def part() -> str:
+    """What worlds.md shows."""
+    return table(read())
+
+
 def save(items: list[dict[str, Any]]) -> None:
-    """Writes beside the places and renames."""
-    for path, text in ((ITEMS, json.dumps(items) + "\n"), (TABLE, table(items))):
-        beside = path.with_name(path.name + ".new")
-        beside.write_text(text)
-        beside.replace(path)
+    """Writes items and tables, the latter in worlds.md too."""
+    replace(ITEMS, json.dumps(items) + "\n")
+    replace(TABLE, table(items))
+    fill("benchmarks/worlds.md", "returns", part())
 
 
 def main() -> None:

@@ -1,30 +1,27 @@
 """README.md says what the stored results say, and everything it points to is there."""
 
-import json
-import pathlib
 import re
-import runpy
-import types
 
 import numpy as np
 import pytest
 
-from asmpg.experiments.results import read_table
 from asmpg.statistics import iqm
 from asmpg.tasks import MYRIAD_TASKS
+from quoting import benchmark, ROOT, rows, says, script, span, steps_to
 
 
-ROOT = pathlib.Path(__file__).parents[1]
 if not (ROOT / "benchmarks" / "readme.py").exists():
     pytest.skip("only where the repository is", allow_module_level=True)
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "benchmarks/README.md"]
 DOCUMENTS += [f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))]
-readme = types.SimpleNamespace(**runpy.run_path(str(ROOT / "benchmarks" / "readme.py")))
+readme, pages = script("readme"), script("pages")
 
 
 def test_readme_and_results_are_those_of_the_stored_results():
     text, contents = (ROOT / "README.md").read_text(), readme.read()
-    assert readme.fill(text, contents) == text, "results/ has changed: make readme"
+    assert pages.filled(text, "claims", readme.claims_part(contents)) == text, (
+        "results/ has changed: make readme"
+    )
     page = (ROOT / "docs" / "results.md").read_text()
     assert readme.page(contents) == page, "results/ has changed: make readme"
     for content in contents:
@@ -32,7 +29,8 @@ def test_readme_and_results_are_those_of_the_stored_results():
         content["verdicts"] = [{**whole[0], "verdict": "turned round"}, *whole[1:]]
         assert readme.page(contents) != page
         # README counts what holds under our settings.
-        assert (readme.fill(text, contents) != text) != whole[0]["id"].endswith(readme.PAPER)
+        changed = pages.filled(text, "claims", readme.claims_part(contents)) != text
+        assert changed != whole[0]["id"].endswith(readme.PAPER)
         content["verdicts"] = whole
 
 
@@ -98,35 +96,6 @@ def test_every_link_leads_somewhere(document):
 # Numbers that are written by hand, from the tables that they are quoted from.
 
 
-def span(values):
-    return f"{min(values):.2f} to {max(values):.2f}"
-
-
-def rows(table):
-    return read_table(ROOT / "results" / "cpu" / f"{table}.parquet")
-
-
-def says(page, *quotes):
-    """Wherever lines are broken."""
-    text = " ".join((ROOT / page).read_text().split())
-    for quote in quotes:
-        assert quote in text, f"{page} does not say: {quote}"
-
-
-def steps_to(suite, task, level=0.95):
-    """The first record at which the worst seed has the score; of a table with a record an episode, if there is one."""
-    items = json.loads((ROOT / "benchmarks" / "results" / "score.json").read_text())
-    found = {item["suite"]: item for item in items if item["task"] == task}
-    item = found.get(f"{suite}-fine", found[suite])
-    own = [i for i in items if i["task"] == task and i["suite"] == item["suite"]]
-    reached = []
-    for part in own:  # a seed each, or all seeds at once
-        for seed in range(part["num_seeds"]):
-            scores = [record[seed] for record in part["scores"]]
-            reached.append(next(s for s, x in zip(part["steps"], scores, strict=True) if x >= level))
-    return max(reached)
-
-
 def test_steps_of_both_models_are_those_of_the_benchmark():
     ratios = {}
     for horizon in (50, 100, 500):
@@ -141,7 +110,7 @@ def test_steps_of_both_models_are_those_of_the_benchmark():
 
 
 def test_scores_of_rough_tasks_are_those_of_the_picture():
-    items = json.loads((ROOT / "benchmarks" / "results" / "why.json").read_text())
+    items = benchmark("why")
     final = {}
     for item in sorted(items, key=lambda item: item["seed"]):
         final.setdefault((item["task"], item["model"]), []).append(item["score"][-1])

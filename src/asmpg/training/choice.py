@@ -19,7 +19,7 @@ AUTO = "auto"
 ONE_STEP, SEQUENCE = "one-step", "lstm"
 # Updates of each model before they are compared: the better one is plain by then, on the tasks of docs/when.md.
 NUM_UPDATES = 300
-# Of the sequence model's error: at half of it the one-step model still needs four times the steps on one task.
+# Of the sequence model's error: where both predict alike, the one-step model needs four times the steps on one task.
 SHARE = 0.25
 # Of the one-step model's gradient over the whole horizon. On smooth tasks it grows less than a thousandfold.
 LARGEST_GROWTH = 1e4
