@@ -1,6 +1,6 @@
 """Frozen input and output scales: one set of statistics for the networks of a run."""
 
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import equinox as eqx
 import jax
@@ -32,7 +32,9 @@ def reference_episodes(env: AbstractEnvironment) -> Trajectory:
     return jax.jit(lambda key: random_episodes(env, NUM_EPISODES, key=key))(jax.random.key(0))
 
 
-def spread(values: Float[Array, "..."], least: float = SPREAD_FLOOR, axis: Any = None) -> Float[Array, "..."]:
+def spread(
+    values: Float[Array, "..."], least: float = SPREAD_FLOOR, axis: int | tuple[int, ...] | None = None
+) -> Float[Array, "..."]:
     """Standard deviation, at least a share `least` of the largest value; 1 where all values are zero."""
     found = jnp.maximum(values.std(axis=axis), least * jnp.abs(values).max(axis=axis))
     return jnp.where(found > 0, found, 1.0)

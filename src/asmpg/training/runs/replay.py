@@ -105,7 +105,7 @@ def _placed(saved: Checkpoint, room: int, to_go_on: bool) -> Arrays:
 def with_rows_of(arrays: Mapping[str, np.ndarray], shapes: PyTree[Any]) -> PyTree[Any]:
     """The shapes of a state with as many rows of episodes as these arrays have."""
 
-    def fit(path: Any, wanted: Any) -> Any:
+    def fit(path: tuple[object, ...], wanted: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         name = jax.tree_util.keystr(path)
         if not name.startswith(_ROWS) or name not in arrays or arrays[name].ndim < 2:
             return wanted
