@@ -93,10 +93,12 @@ NOTES = {
     "paper_preset": "What is finished of the grid is here, the rest is left; a claim about a horizon or a "
     "method that is not finished stays undecided. At H = 100 the LSTM and the one-step model in the paper's unit "
     "end level after 30,000 steps, in typical units it ends higher than either; the plain RNN and SAC have learned "
-    "little by then. At H = 500, on the two tasks that are finished, the one-step model in the paper's unit falls "
-    "(mean scores: harvest from 0.93 at H = 100 to 0.85, timber_harvest from 0.66 to 0.31), the one in typical units "
-    "does not (0.96 and 0.96, 0.72 and 0.74): what the paper sees of one-step models is seen under its settings, and "
-    "their unit is what it hangs on.",
+    "little by then. At H = 500 the one-step model in the paper's unit falls on all three tasks (mean scores of five "
+    "seeds, from H = 100: harvest 0.93 to 0.85, timber_harvest 0.66 to 0.34, hiv_treatment 0.99 to 0.09, its seeds "
+    "from -2.02 to 0.81), the one in typical units on none (0.96 and 0.96, 0.72 and 0.74, 1.00 and 0.99): what the "
+    "paper sees of one-step models is seen under its settings, and their unit is what it hangs on. The rule asks for a "
+    "score below 0.5 over the tasks together, which five seeds leave open. Three seeds had left it open, so two were "
+    "added; the longer runs that are left are not waited for.",
     "myriad": "The hours hold about one and a half in which the processes were suspended for measurements.",
 }
 

@@ -254,3 +254,13 @@ def test_the_papers_preset_counts_and_drops_as_the_paper_says():
         assert chosen.dropout == (0.1 if "transformer" in model else 0.0)
         assert chosen.entropy_over == "step"
     assert settings("rnn").decoder == settings("lstm").decoder == "linear"
+
+
+@pytest.mark.parametrize(("decoder_output", "carries"), [("states", False), ("gated", True)])
+def test_gates_carry_credit_where_the_backbones_own_gradient_is_zero(decoder_output, carries):
+    env = asmpg.make("timber_harvest", horizon=500)
+    model_key, action_key = jax.random.split(jax.random.key(0))
+    model = asmpg.ActionSequenceModel(env, "rnn", decoder_output=decoder_output, key=model_key)
+    actions = jax.random.uniform(action_key, (500, 1), minval=-1.0)
+    found = float(jax.jit(asmpg.reach)(model, env.initial_state(), actions))
+    assert found > 0.01 if carries else found == 0
