@@ -176,6 +176,27 @@ def test_what_is_said_of_the_matrix_rate_and_of_exponents():
     says("benchmarks/README.md", f"exponent of the horizon ({exponent:.2f};", f"on {large:.0f} at 2,000")
 
 
+def test_what_is_said_of_the_cost_of_a_one_step_model():
+    updates = {
+        (row["model"], row["part"], row["horizon"]): row["median"] for row in benchmark("speed")["updates"]
+    }
+    one_step, lstm, transformer = (
+        updates[model, "model", 100] for model in ("one-step", "lstm", "transformer")
+    )
+    assert round(lstm / one_step) in (9, 10, 11) and round(transformer / one_step, -1) == 30
+    says("docs/when.md", "update takes about a tenth of an LSTM's and a thirtieth of a transformer's")
+    seconds = {model: [] for model in ("one-step", "lstm")}
+    for model, found in seconds.items():
+        for task in MYRIAD_TASKS:
+            for steps, _, part in runs(f"{model}-50", task):
+                # A run ends once it has held 0.99; the rate of its last records goes on.
+                rate = (part["seconds"][-1] - part["seconds"][1]) / (steps[-1] - steps[1])
+                found.append(part["seconds"][-1] + rate * (5_000 - steps[-1]))
+    share = np.median(seconds["one-step"]) / np.median(seconds["lstm"])
+    assert 0.25 < share < 0.55, share
+    says("README.md", "but takes twice the time or more")
+
+
 def test_what_is_said_of_partial_observation():
     found = benchmark("worlds_partial")
     one, angles = (
