@@ -176,6 +176,24 @@ def test_what_is_said_of_the_matrix_rate_and_of_exponents():
     says("benchmarks/README.md", f"exponent of the horizon ({exponent:.2f};", f"on {large:.0f} at 2,000")
 
 
+def test_what_is_said_of_a_plain_rnn():
+    long = benchmark("backbones_long")
+    timber, harvest, hiv = (long[task] for task in ("timber_harvest", "harvest", "hiv_treatment"))
+    reached = next(s for s, x in zip(timber["steps"], timber["score"], strict=True) if x >= 0.95)
+    lstm = sorted(
+        next(s for s, x in zip(steps, scores, strict=True) if x >= 0.95)
+        for steps, scores, _ in runs("lstm-500", "timber_harvest")
+    )
+    assert max(hiv["score"]) == hiv["score"][hiv["steps"].index(3_000)]
+    says(
+        "docs/backbones.md",
+        f"has {harvest['score'][-1]} on `harvest` and {timber['score'][-1]} on `timber_harvest`, where it passes 0.95 "
+        f"after {reached:,.0f} steps (the LSTM after {lstm[0]:,.0f} to {lstm[-1]:,.0f})",
+        f"it has {max(hiv['score'])} after 3,000 and does not stay there ({min(hiv['score'])} at worst, "
+        f"{hiv['score'][-1]} at the end)",
+    )
+
+
 def test_what_is_said_of_the_cost_of_a_one_step_model():
     updates = {
         (row["model"], row["part"], row["horizon"]): row["median"] for row in benchmark("speed")["updates"]
