@@ -11,9 +11,10 @@ from ..core.arguments import shown
 from ..core.types import Given, UsageError
 from ..core.user_code import installed
 from . import mechanics, myriad, toy
-from .control import from_ode, OdeEnvironment
+from .control import OdeEnvironment
 from .environment import AbstractEnvironment
 from .mechanics import DoublePendulum, OneBounce
+from .ode import from_ode
 from .stability import DiscretisationWarning
 from .toy import CreditAssignment
 from .validation import check_horizon

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from .control import from_ode, OdeEnvironment
+from .control import OdeEnvironment
+from .ode import from_ode
 from .stability import warn_once
 
 
