@@ -20,7 +20,7 @@ RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip install --disable-pip-version-check --quiet
 PYTEST := $(RUN) -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile
 
-.PHONY: help install demo test test-all check format bench bench-gpu bench-score bench-backbones bench-laboratory readme docs dist try-wheel clean distclean
+.PHONY: help install demo test test-ci test-all check format bench bench-gpu bench-score bench-backbones bench-laboratory readme docs dist try-wheel clean distclean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,8 +44,11 @@ install: $(VENV)/.stamp-user ## Make .venv and install the package with plotting
 demo: $(VENV)/.stamp-user ## Train an LSTM and a transformer action-sequence model on one task (a minute)
 	@$(RUN) -m asmpg.cli.demo
 
-test: check ## What CI runs: formatting, lint, types, and every test but the slow ones
+test: check ## Formatting, lint, types, and the quick tests: before a commit
 	$(PYTEST) $(PYTEST_ARGS)
+
+test-ci: check ## What CI runs: the same with the thorough tests
+	$(PYTEST) -m "not slow and not browser" $(PYTEST_ARGS)
 
 test-all: check ## The same with the slow tests
 	$(PYTEST) -m "" $(PYTEST_ARGS)

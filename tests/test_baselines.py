@@ -14,6 +14,7 @@ from asmpg import TrainConfig
 from asmpg.cli import main
 from asmpg.training.runs import lifecycle
 from test_runs import stop_after
+from tiers import thorough_but
 from toys import bits, relative_error
 
 
@@ -38,7 +39,7 @@ def make_config(model: str, **changes: Any) -> TrainConfig:
     return dataclasses.replace(config, **changes)
 
 
-@pytest.fixture(scope="module", params=SMALL)
+@pytest.fixture(scope="module", params=thorough_but(["sac"], SMALL))
 def whole(request, tmp_path_factory):
     """A run of two seeds that was never stopped."""
     out = str(tmp_path_factory.mktemp(request.param) / "whole")

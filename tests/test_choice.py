@@ -66,6 +66,7 @@ def few_updates(monkeypatch):
     monkeypatch.setattr(choice, "NUM_UPDATES", 3)
 
 
+@pytest.mark.thorough
 def test_the_run_is_that_of_the_chosen_model(few_updates, monkeypatch):
     choices, told = [], []
     monkeypatch.setattr(

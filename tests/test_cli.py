@@ -629,6 +629,7 @@ def test_devices_share_the_seeds_evenly(monkeypatch, cores, seeds, expected):
     assert len(chosen) == 1
 
 
+@pytest.mark.thorough
 def test_the_demo_leaves_two_curves_and_earlier_runs_alone(workplace, capfd, monkeypatch):
     monkeypatch.setattr(demo, "HORIZON", 10)
     # A chunk after the warm-up, of the models that are compiled soonest.
@@ -685,6 +686,7 @@ def wait_for_records(process: subprocess.Popen, path: pathlib.Path, number: int)
         time.sleep(0.01)
 
 
+@pytest.mark.thorough
 def test_a_second_start_finds_every_program_compiled(workplace, monkeypatch):
     """With another seed and number of steps too."""
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")

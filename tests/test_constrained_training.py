@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import asmpg
 from asmpg.training.runs.health import violations
@@ -46,6 +47,7 @@ def test_the_violation_falls_and_what_is_left_is_said():
     assert len(left) == (violation[-1] > 1e-3)
 
 
+@pytest.mark.thorough
 def test_with_the_multipliers_of_the_optimum_less_is_left():
     env, optimum = race(1.0), asmpg.optimal(race(1.0), num_starts=1)
     np.testing.assert_allclose(optimum.states[:, 0], [0.0, 1.0, 1.0, 1.0, 0.5], atol=1e-5)
@@ -60,6 +62,7 @@ def test_a_task_without_constraints_has_no_such_metric():
     assert "violation" not in trained(env, 16).metrics
 
 
+@pytest.mark.thorough
 def test_a_violation_is_told_by_its_share_whatever_the_units():
     """In units of 1e-6 the largest violation there can be used to count as none."""
     for unit in (1e-6, 1e6):

@@ -140,6 +140,7 @@ def test_mistakes_are_one_line(world, length, said):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.thorough
 def test_runs_resume_bit_for_bit_and_seeds_are_alone(tmp_path):
     options = {"observation_context": 2, "model": "one-step"}
     both = asmpg.train(config(Walk(), num_seeds=2, out=tmp_path / "run", **options))
@@ -156,6 +157,7 @@ def test_runs_resume_bit_for_bit_and_seeds_are_alone(tmp_path):
     assert bits((resumed.policy, resumed.model)) == bits((both.policy, both.model))
 
 
+@pytest.mark.thorough
 def test_a_partly_seen_task_keeps_its_score_and_its_known_reward():
     env = asmpg.make("hiv_treatment", 6)
     overrides = {"warmup_steps": 12, "model_batch_size": 4, "policy_batch_size": 2}
@@ -206,6 +208,7 @@ def test_what_a_simulator_does_wrong_is_said_of_the_simulator_itself(world, said
         play(Watched(asmpg.with_context(world(), 3)), [1, 2], lambda states, step: np.zeros((2, 1)))
 
 
+@pytest.mark.thorough
 def test_recorded_episodes_before_those_of_a_simulator_have_its_context():
     """Also where nothing differs between them."""
     data = asmpg.Episodes(np.zeros((3, 7, 1)), np.zeros((3, 6, 1)), np.ones((3, 6)))

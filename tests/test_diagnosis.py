@@ -260,6 +260,7 @@ def test_diagnose_a_task_and_a_model_of_ones_own(call, tmp_path):
     assert {path.name for path in folder.iterdir()} == {f"diagnose.{kind}" for kind in ("json", "png", "svg")}
 
 
+@pytest.mark.thorough
 def test_diagnose_takes_every_kind_of_model_that_train_takes(call, monkeypatch, tmp_path):
     """By file or by module, the same model: a function, a `Method`; and of a module a backbone's class."""
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -298,6 +299,7 @@ def test_diagnose_a_run(call, run, tmp_path):
     assert out.splitlines()[-1] == content["advice"]
 
 
+@pytest.mark.thorough
 def test_diagnose_a_backbone_of_ones_own(call, tmp_path):
     """Fresh, inside either kind of model, and trained; of a run it has to be given again, as for `evaluate`."""
     for family in ("", "history-"):

@@ -19,6 +19,7 @@ from asmpg.cli import main, parsing
 from asmpg.core.types import Trajectory
 from asmpg.learners import ReplayBuffer
 from asmpg.models.normalisation import Normaliser
+from tiers import thorough_but
 
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -91,7 +92,9 @@ def test_commands_are_found_and_mistakes_in_them_too():
         typed("train harvest --no-such-option")
 
 
-@pytest.mark.parametrize("page", ["bring-your-own", "watching", "sweeps", "first-run"])
+@pytest.mark.parametrize(
+    "page", thorough_but(["first-run", "sweeps"], ["bring-your-own", "watching", "sweeps", "first-run"])
+)
 def test_examples_of_a_page_run(page, tmp_path, monkeypatch):
     """As they stand, but for the number of steps."""
     monkeypatch.chdir(tmp_path)
@@ -101,6 +104,7 @@ def test_examples_of_a_page_run(page, tmp_path, monkeypatch):
             exec(compile(text, page, "exec"), {"__name__": page})
 
 
+@pytest.mark.thorough
 def test_the_sweep_of_the_page_runs(tmp_path, monkeypatch, capfd):
     """At scale smoke, into the files that the page names; at the default scale it is what its comment says."""
     monkeypatch.chdir(tmp_path)
@@ -210,7 +214,7 @@ def run_cell(source: str, names: dict) -> None:
         assert shown or repr(value)
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", thorough_but(NOTEBOOKS[:1], NOTEBOOKS), ids=lambda path: path.stem)
 def test_a_notebook_runs(path, tmp_path, monkeypatch):
     plt = pytest.importorskip("matplotlib.pyplot")
     monkeypatch.chdir(tmp_path)

@@ -19,6 +19,7 @@ from asmpg.models.base import free_run
 from asmpg.training.door import check_callbacks
 from asmpg.training.methods import MODELS
 from probes import RewardIsAction
+from tiers import thorough_but
 from wanderer import Wanderer
 
 
@@ -97,6 +98,7 @@ class Tabled(Sum):
         return carry, jnp.where(self.weights > 1, carry, carry + jnp.interp(x.mean(), TABLE, TABLE**2))
 
 
+@pytest.mark.thorough
 def test_numpy_arrays_in_a_backbone_survive_any_order_of_precisions(quickly):
     env = asmpg.make("bioreactor", 6)
     actions = np.full((6, 1), 0.25)
@@ -127,7 +129,7 @@ OWN = {
 }
 
 
-@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize("name", thorough_but(["backbone", "model", "learner"], OWN))
 def test_an_object_as_a_model(name):
     result = asmpg.train("bioreactor", horizon=8, model=OWN[name], **SMALL)
     assert result.finished and np.isfinite(result.scores).all()

@@ -84,6 +84,7 @@ def test_run_exported_policy(capsys):
         np.testing.assert_allclose(found, expected, rtol=0.02)
 
 
+@pytest.mark.thorough
 def test_host_plant(capsys):
     """A random policy's return is about -11 here; the plant is mastered within twenty episodes."""
     result = load_main("host_plant")(steps=400, num_seeds=2)
@@ -92,6 +93,7 @@ def test_host_plant(capsys):
     assert "simulated steps" in capsys.readouterr().out
 
 
+@pytest.mark.thorough
 def test_tune_with_optuna(capsys):
     """A few short trials on one compiled program; those that are behind the median end early."""
     optuna = pytest.importorskip("optuna")

@@ -30,12 +30,12 @@ TOLERANCES = {"float32": (1e-5, 1e-4), "float64": (1e-9, 1e-9)}
 def cases(names: Sequence[str]) -> Any:
     """Every length in double precision, where the tolerance is tight, and those where rounding adds up in single too.
 
-    What compiles longest is compiled once in the quick tests.
+    What compiles longest is left to the slow tests, what takes long to the thorough ones.
     """
     return pytest.mark.parametrize(
         ("name", "length", "precision"),
         [
-            pytest.param(name, length, precision, marks=[pytest.mark.slow] * is_slow(name, length, precision))
+            pytest.param(name, length, precision, marks=tier(name, length, precision))
             for name in names
             for length in (1, 2, 37, 513)
             for precision in TOLERANCES
@@ -44,8 +44,11 @@ def cases(names: Sequence[str]) -> Any:
     )
 
 
-def is_slow(name: str, length: int, precision: str) -> bool:
-    return name in ("transformer", "gated_delta") and length == 513 and precision == "float32"
+def tier(name: str, length: int, precision: str) -> list[Any]:
+    if length == 513:
+        long = name in ("transformer", "gated_delta")
+        return [pytest.mark.slow if long and precision == "float32" else pytest.mark.thorough]
+    return [pytest.mark.thorough] * (length == 37 and precision == "float32")
 
 
 def in_precision(tree: Any, precision: str) -> Any:

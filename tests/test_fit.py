@@ -55,6 +55,7 @@ def test_its_reach_is_that_of_the_plant(fitted):
     assert 0.5 < fitted.reach / np.median(reaches) < 2
 
 
+@pytest.mark.thorough
 def test_the_same_seed_gives_the_same_fit(fitted):
     again = asmpg.fit(recorded(), model="one-step", steps=600, seed=1)
     for name, values in fitted.history.items():

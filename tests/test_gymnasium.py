@@ -93,6 +93,7 @@ def test_what_cannot_be_used_is_said_in_one_line(make, named):
     assert named in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.thorough
 def test_a_run_by_name_is_read_and_goes_on_without_the_name_again(tmp_path, quickly):
     options = {"horizon": 10, "model": "one-step", "steps": 40, "chunk_steps": 10}
     small = {"warmup_steps": 20, "model_batch_size": 2, "policy_batch_size": 2, "window": 4}

@@ -25,6 +25,7 @@ from asmpg.training.numpy_actors import numpy_act
 from asmpg.training.runs.acting import evaluate
 from asmpg.training.runs.best import Best
 from asmpg.training.runs.lifecycle import start
+from tiers import thorough_but
 from toys import bits
 from wanderer import Wanderer
 
@@ -283,7 +284,7 @@ def test_policies_in_numpy_are_as_precise_as_they_are(number):
 # Training
 
 
-@pytest.mark.parametrize("rows", [64, 4])
+@pytest.mark.parametrize("rows", thorough_but([4], [64, 4]))
 def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, rows):
     """Seeds of their own pace, whose episodes are all kept, or the last four only."""
     options = {"num_seeds": 3, "steps": 60, "overrides": {**SMALL, "replay_capacity": 6 * rows}}
@@ -344,6 +345,7 @@ def test_a_return_that_is_no_number_is_never_the_best():
     np.testing.assert_array_equal(best.policy(jnp.zeros(2)), [-3.0, 2.0])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("model", ["lstm", "sac"])
 def test_other_methods_train_there_too(model):
     result = asmpg.train(
@@ -352,6 +354,7 @@ def test_other_methods_train_there_too(model):
     assert np.isfinite(result.returns).all() and result.scores is None
 
 
+@pytest.mark.thorough
 def test_windows_of_long_episodes_train():
     result = asmpg.train(config(Walk(), overrides={**SMALL, "window": 3}))
     assert np.isfinite(result.returns).all()

@@ -16,6 +16,7 @@ from asmpg.gradients import imagination
 from asmpg.gradients.policy_gradient import imagined_return
 from asmpg.learners.replay import ReplayBuffer
 from asmpg.models.normalisation import Normaliser
+from tiers import thorough_but
 
 
 pytestmark = pytest.mark.usefixtures("quickly")
@@ -36,7 +37,7 @@ def example(backbone, horizon, task="hiv_treatment"):
 
 
 @pytest.mark.parametrize("backbone", ["transformer", "lstm"])
-@pytest.mark.parametrize("grown", [False, True])
+@pytest.mark.parametrize("grown", thorough_but([True], [False, True]))
 def test_a_carry_with_just_enough_room_gives_the_same(monkeypatch, backbone, grown):
     """Blocks of three over ten steps: states, and the one-pass gradient."""
     env, model, policy, noise = example(backbone, 10, "bioreactor")

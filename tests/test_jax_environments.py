@@ -106,6 +106,7 @@ def test_a_gradient_that_gymnax_cuts_is_found(gymnax):
     assert asmpg.check_gradient(Through(env.with_transition_gradients())).right
 
 
+@pytest.mark.thorough
 def test_a_policy_trains_in_gymnax(gymnax, tmp_path):
     env, params = gymnax.make("Pendulum-v1")
     small = {"warmup_steps": 16, "model_batch_size": 2, "policy_batch_size": 2}

@@ -11,6 +11,7 @@ import asmpg
 from asmpg.tasks.environment import random_episodes
 from asmpg.tasks.spec import ends_early
 from test_host import Walk
+from tiers import thorough_but
 
 
 pytestmark = pytest.mark.usefixtures("quickly")
@@ -27,7 +28,7 @@ KINDS = {
 }
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=thorough_but(["one-step", "host"], KINDS))
 def run(request):
     env, model, overrides = KINDS[request.param]
     episodes = random_episodes(ENV, 6, key=jax.random.key(0))

@@ -20,6 +20,7 @@ from asmpg.tasks.environment import AbstractEnvironment
 from asmpg.training.config import TrainConfig
 from asmpg.training.loop import advance_seed, init_seed, Schedule, SeedState
 from probes import DelayedReward, OneOf, RewardIsAction, RewardIsState
+from tiers import thorough_but
 from toys import bits, Drift
 
 
@@ -69,6 +70,9 @@ PROBES = {
     "delayed_reward": (DelayedReward(), 0.005),
 }
 
+# Methods that share no more than the loop, of those that compile quickly.
+QUICK = ("one-step", "simulator", "actions-rnn", "sac")
+
 # Cells that cannot be relied on to hold, each with its reason.
 CANNOT = {
     (
@@ -105,7 +109,8 @@ def trainer(method: str) -> Callable[[OneOf], jax.Array]:
 
 def cells() -> list[Any]:
     """Method by method, so that each is compiled once; without what cannot be expected."""
-    return [(method, probe) for method in METHODS for probe in PROBES if (method, probe) not in CANNOT]
+    every = [(method, probe) for method in METHODS for probe in PROBES if (method, probe) not in CANNOT]
+    return thorough_but([(method, probe) for method, probe in every if method in QUICK], every)
 
 
 @pytest.mark.parametrize(("method", "probe"), cells())

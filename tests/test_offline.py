@@ -14,6 +14,7 @@ from asmpg.tasks.environment import random_episodes
 from asmpg.tasks.stack import Stack
 from asmpg.training.offline import stretches
 from test_host import Walk
+from tiers import thorough_but
 from toys import bits
 
 
@@ -75,6 +76,7 @@ def test_cloning_keeps_the_policy_near_the_recorded_actions():
     assert free.metrics["outside"][-1, 0] > 0.5 > near.metrics["outside"][-1, 0]
 
 
+@pytest.mark.thorough
 def test_optimism_is_the_difference_of_the_two_estimates(begun):
     metrics = begun.metrics
     assert metrics["steps"][:, 0].tolist() == [20, 40, 60]
@@ -90,6 +92,7 @@ def test_the_policy_waits_for_the_models(begun):
     assert begun.metrics["gradient_norm"][0].max() == 0 < begun.metrics["gradient_norm"][1].min()
 
 
+@pytest.mark.thorough
 def test_a_shorter_run_goes_on_bit_for_bit_with_the_same_episodes_and_no_others(begun, tmp_path):
     config = dataclasses.replace(CONFIG, steps=40, out=str(tmp_path / "run"))
     asmpg.train(config)
@@ -124,7 +127,10 @@ def long_log(num_episodes=20, horizon=60, lengths=None, start=1.0):
     return asmpg.Episodes(states, actions, -np.square(states[:, 1:, 0] - 1), lengths, name="long")
 
 
-@pytest.mark.parametrize("start, horizon, window", [(1.0, 60, 20), (0.0, 60, None), (1.0, 50, None)])
+LONG = [(1.0, 60, 20), (0.0, 60, None), (1.0, 50, None)]
+
+
+@pytest.mark.parametrize("start, horizon, window", thorough_but(LONG[:1], LONG))
 def test_long_episodes_that_begin_anywhere_are_imagined_in_windows(start, horizon, window):
     config = asmpg.TrainConfig(data=long_log(2, horizon, start=start), model="one-step")
     assert config.learner().window == window
@@ -132,6 +138,7 @@ def test_long_episodes_that_begin_anywhere_are_imagined_in_windows(start, horizo
     assert whole.learner().window is None and asmpg.fit(config.data, "one-step", 1).model.horizon == horizon
 
 
+@pytest.mark.thorough
 def test_windows_of_recorded_episodes_learn_and_are_judged_by_the_episode():
     """The best action is +1 all the time: -0.25 a step at the end, where random ones have about -1.3."""
     data = long_log()
@@ -268,6 +275,7 @@ def test_recorded_episodes_have_the_context_that_their_world_would_have_given(le
         asmpg.save_episodes("log.npz", seen)
 
 
+@pytest.mark.thorough
 def test_a_run_on_recorded_episodes_with_a_context_goes_on_and_acts(tmp_path):
     """Alone, from a file, resumed with the same file, exported, and evaluated in the world that has no context."""
     log, config = tmp_path / "log.npz", dataclasses.replace(CONFIG, observation_context=2, num_seeds=1)
@@ -284,6 +292,7 @@ def test_a_run_on_recorded_episodes_with_a_context_goes_on_and_acts(tmp_path):
     assert np.shape(actor.predict(np.asarray(episode.states[0]))) == (1,)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_recorded_episodes_come_before_those_of_a_world_with_a_context(wrapped):
     env = asmpg.with_context(ENV, 2) if wrapped else ENV
@@ -306,7 +315,7 @@ class Mortal(Walk):
         return observations, rewards, np.zeros(len(actions), bool)
 
 
-@pytest.mark.parametrize("sees_alive", [False, True])
+@pytest.mark.parametrize("sees_alive", thorough_but([False], [False, True]))
 def test_a_policy_acts_where_episodes_may_end_as_where_they_cannot(sees_alive):
     """Nothing ends, so that both worlds are the same; what the policy sees of it makes no difference."""
     lengths = [4, 6, 6] if sees_alive else None

@@ -99,6 +99,7 @@ ORDERS = [
 ]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("which", "order"), ORDERS)
 def test_numpy_constants_survive_any_order_of_precisions(which, order, quickly):
     env = Reach(tuple(which))

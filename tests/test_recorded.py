@@ -16,6 +16,7 @@ from asmpg.tasks.environment import random_episodes
 from asmpg.training.runs import lifecycle
 from test_host import Walk
 from test_simulator import Drifting
+from tiers import thorough_but
 from toys import bits
 from wanderer import Wanderer
 
@@ -44,7 +45,7 @@ def config_of(env, **fields):
     return asmpg.TrainConfig(env, data=recorded(env), chunk_steps=env.horizon, overrides=OVERRIDES, **fields)
 
 
-@pytest.fixture(scope="module", params=WORLDS)
+@pytest.fixture(scope="module", params=thorough_but(["jax"], WORLDS))
 def run(request, tmp_path_factory):
     config = config_of(WORLDS[request.param], out=str(tmp_path_factory.mktemp(request.param) / "run"))
     return asmpg.train(config)
@@ -101,6 +102,7 @@ def test_none_must_be_given_to_a_run_that_had_none(tmp_path):
         asmpg.resume(path, data=recorded(), model=Wanderer)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("model", ["sac", "odt"])
 def test_other_methods_learn_from_them_too(model):
     overrides = {"warmup_steps": 16, "batch_size": 4}
@@ -170,6 +172,7 @@ def _arrays(data):
     return data.observations, 2.5 * (data.actions + 1), data.rewards
 
 
+@pytest.mark.thorough
 def test_the_examples_of_the_page_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     page = (Path(__file__).parents[1] / "docs" / "data.md").read_text()

@@ -17,6 +17,7 @@ from asmpg.core.files import from_lines, unseal
 from asmpg.training.runs import StorageError
 from probes import RewardIsState
 from test_runs import assert_same_files, checkpoints
+from tiers import thorough_but
 from wanderer import Wanderer
 
 
@@ -116,7 +117,7 @@ EVERY = [pytest.param(for_ever, 0, marks=pytest.mark.slow) for for_ever in (Fals
 
 
 @pytest.mark.filterwarnings("ignore::asmpg.training.runs.RunWarning")
-@pytest.mark.parametrize(("for_ever", "quick"), [(False, 4), (True, 2), *EVERY])
+@pytest.mark.parametrize(("for_ever", "quick"), [*thorough_but([(True, 2)], [(False, 4), (True, 2)]), *EVERY])
 def test_a_run_survives_the_refusal_of_any_operation(for_ever, quick, whole, tmp_path, monkeypatch):
     disk = Disk(monkeypatch, tmp_path)
     with disk.refusing(None):
@@ -133,6 +134,7 @@ def test_a_run_survives_the_refusal_of_any_operation(for_ever, quick, whole, tmp
     assert any(said)
 
 
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore::asmpg.training.runs.RunWarning")
 @pytest.mark.parametrize("quick", [2, pytest.param(0, marks=pytest.mark.slow)])
 def test_a_resume_survives_it_too(quick, whole, tmp_path, monkeypatch):
@@ -154,6 +156,7 @@ def test_a_resume_survives_it_too(quick, whole, tmp_path, monkeypatch):
         assert_same(longer.path, folder)
 
 
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore::asmpg.training.runs.RunWarning")
 @pytest.mark.parametrize(("for_ever", "quick"), [(False, 5), (True, 2), *EVERY])
 def test_a_sweep_survives_it_too(for_ever, quick, tmp_path, monkeypatch):

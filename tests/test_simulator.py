@@ -125,6 +125,7 @@ def test_a_policy_is_trained_in_it_and_real_steps_are_counted(both):
     np.testing.assert_allclose(both.evaluate(), both.returns, rtol=1e-5)
 
 
+@pytest.mark.thorough
 def test_a_seed_alone_is_the_seed_among_others(both):
     alone = asmpg.train(config(seed=1))
     for name in ("return", "return_spread", "model_loss", "reward_loss", "simulated_steps"):
@@ -133,6 +134,7 @@ def test_a_seed_alone_is_the_seed_among_others(both):
         )
 
 
+@pytest.mark.thorough
 def test_a_stopped_run_goes_on_bit_for_bit(both, tmp_path):
     records = iter(range(10))
     half = config(num_seeds=2, out=str(tmp_path / "half")).checked()

@@ -659,6 +659,7 @@ def test_killed_twenty_times_the_table_is_the_same_bit_for_bit(tmp_path, context
     assert table(out) == table(expected)
 
 
+@pytest.mark.thorough
 def test_a_pool_gives_the_same_and_outlives_its_processes(tmp_path, whole):
     """One kind of item ends every process that tries it; that is recorded, and the others are done."""
     file = write_suite(

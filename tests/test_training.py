@@ -132,6 +132,7 @@ def test_seeds_side_by_side_are_the_same_seeds(five, monkeypatch):
         np.testing.assert_allclose(same[-1][name], records[-1][name], rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.thorough
 def test_seeds_spread_over_devices_are_the_same_seeds(five):
     """Ten over eight devices: two each, the last one repeated to fill up. No device waits for another in the loop."""
     _, state, records = five

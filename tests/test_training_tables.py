@@ -454,6 +454,7 @@ def call(capfd, tmp_path, monkeypatch):
     return run
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("figure", TRAINED.values())
 def test_every_table_of_trained_policies_at_its_smallest(call, tmp_path, figure):
     """All but the training itself: sweep, tables, verdicts, figures, and the same again from what is finished."""
@@ -475,6 +476,7 @@ def test_every_table_of_trained_policies_at_its_smallest(call, tmp_path, figure)
     assert status == 0 and json.loads(out)["verdicts"] == content["verdicts"]
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("quickly")
 @pytest.mark.parametrize(
     "figure",
