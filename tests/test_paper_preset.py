@@ -94,8 +94,25 @@ def test_every_method_is_a_line():
     charts = EXPERIMENT.charts(tables(dict.fromkeys(METHODS, (0.9, 0.8))))
     final, curves = charts
     assert {line.name for line in final.panels[0].series} == set(METHODS) - {LONG_RUN}
-    assert len(curves.panels) == 2
-    assert all({line.name for line in panel.series} == set(METHODS) for panel in curves.panels)
+    assert len(curves.panels) == 4
+    shown = [{line.name for line in panel.series} for panel in curves.panels]
+    assert shown == [set(METHODS) - {LONG_RUN}] * 2 + [set(METHODS)] * 2
+
+
+def test_curves_are_means_over_the_same_tasks():
+    """What is trained on fewer tasks has a panel of these alone, or none."""
+    made_up = tables(dict.fromkeys(("one-step", "lstm", "sac", LONG_RUN), (0.9, 0.8)))
+    both = [f"{method} {horizon}" for method in ("one-step", "lstm") for horizon in (100, 500)]
+    second = [
+        row | {"task": "timber_harvest", "item": f"{row['item']} too"}
+        for row in made_up["runs"]
+        if row["item"] in both
+    ]
+    made_up["runs"] = Table([*made_up["runs"], *second])
+    curves = EXPERIMENT.charts(made_up)[1]
+    shown = {panel.title: {line.name for line in panel.series} for panel in curves.panels}
+    assert shown["H = 100"] == shown["H = 500"] == {"one-step", "lstm"}
+    assert shown["H = 100, harvest alone"] == {"one-step", "lstm", "sac", LONG_RUN}
 
 
 @pytest.mark.parametrize(("scale", "count"), [("smoke", 2), ("cpu", 58), ("paper", 51)])

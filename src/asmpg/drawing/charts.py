@@ -138,7 +138,7 @@ def draw_panel(place: Any, panel: Panel, looks: Mapping[str, Look] | None = None
         own = looks[series.name]
         style = (0, own.dashes) if own.dashes else "-"
         place.plot(series.x, series.y, linestyle=style, color=own.light, linewidth=own.width, markersize=3,
-                   marker="o" if 2 < len(series.x) < 12 else "",
+                   marker="o" if _is_marked(series) else "",
                    label=series.name if series.name not in named else None)  # fmt: skip
         named.add(series.name)
         if len(series.low):
@@ -147,9 +147,18 @@ def draw_panel(place: Any, panel: Panel, looks: Mapping[str, Look] | None = None
     labels = {"xlabel": panel.x_label, "ylabel": panel.y_label, "title": panel.title}
     finish(place, **scales, **labels, **({"ylim": panel.y_limits} if panel.y_limits else {}))
     values = sorted({x for series in panel.series for x in series.x})
+    if not panel.x_log and values and values[-1] >= 10_000:
+        place.xaxis.set_major_formatter("{x:,.0f}")
+        place.locator_params(axis="x", nbins=5)
     if len(values) < 8:
         place.set_xticks(values, [f"{value:g}" for value in values])
         place.minorticks_off()
+
+
+def _is_marked(series: Series) -> bool:
+    """Few points are marked; two make a line by themselves, one would not be seen."""
+    finite = sum(math.isfinite(y) for y in series.y)
+    return finite == 1 or 2 < len(series.x) < 12
 
 
 def _one_legend(figure: Any, places: Sequence[Any]) -> None:

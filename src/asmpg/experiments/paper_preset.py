@@ -82,19 +82,22 @@ class PaperPreset(AbstractSweepExperiment):
         runs = self._runs(tables)
         order = [method for method in METHODS if method in unique(runs, "method")]
         runs = [run for method in order for run in pick(runs, method=method)]
-        final = [
-            horizon_panel(pick(runs, task=task, method=[name for name in order if name != LONG_RUN]), task)
-            for task in unique(runs, "task")
-        ]
+        short = [run for run in runs if run.method != LONG_RUN]
+        longer = pick(runs, method=LONG_RUN)
+        final = [horizon_panel(pick(short, task=task), task) for task in unique(short, "task")]
         curves = [
-            curve_panel(pick(runs, horizon=horizon), f"H = {horizon}", iqm_spread)
-            for horizon in sorted(unique(runs, "horizon"))
+            curve_panel(_on_all_tasks(pick(short, horizon=horizon)), f"H = {horizon}", iqm_spread)
+            for horizon in sorted(unique(short, "horizon"))
         ]
-        steps = max((int(run.steps[-1]) for run in runs if run.method != LONG_RUN), default=0)
+        for horizon in sorted(unique(longer, "horizon")):
+            few = unique(pick(longer, horizon=horizon), "task")
+            own = _on_all_tasks(pick(runs, horizon=horizon, task=few))
+            curves.append(curve_panel(own, f"H = {horizon}, {' and '.join(few)} alone", iqm_spread))
+        steps = max((int(run.steps[-1]) for run in short), default=0)
         title = f"paper preset, {steps:,} steps (the paper: {WHOLE:,}), interquartile mean and 95% interval"
         return [
             Chart("paper_preset", "paper_preset", f"missing at the end, {title}", final, 3),
-            Chart("paper_preset", "paper_preset_curves", f"learning curves, {title}", curves, 3),
+            Chart("paper_preset", "paper_preset_curves", f"learning curves, {title}", curves, 2),
         ]
 
     def _runs(self, tables: Tables) -> list[Run]:
@@ -108,6 +111,13 @@ class PaperPreset(AbstractSweepExperiment):
         return [
             run.renamed(LONG_RUN) if is_longer else run for run, is_longer in zip(runs, longer, strict=True)
         ]
+
+
+def _on_all_tasks(runs: list[Run]) -> list[Run]:
+    """Those of methods that have been trained on every task: a mean over fewer is no curve beside the others."""
+    tasks = set(unique(runs, "task"))
+    whole = [m for m in unique(runs, "method") if set(unique(pick(runs, method=m), "task")) == tasks]
+    return pick(runs, method=whole)
 
 
 EXPERIMENT = PaperPreset()
