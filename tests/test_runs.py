@@ -121,6 +121,17 @@ def test_a_folder_holds_everything(whole):
     assert [path.name for path in checkpoints(whole.path)] == ["000000192", "000000200"]
 
 
+def test_the_records_are_known_from_the_metrics_to_the_bit(whole):
+    """Also where a number is not finite."""
+    assert History.of(whole.metrics).lines == (whole.path / "metrics.jsonl").read_bytes()
+    history = History()
+    for steps in (0, 8):
+        history.add(
+            steps, steps // 4, {"return": np.array([1 / 3, np.nan]), "loss": np.array([-np.inf, 1e-300])}
+        )
+    assert b"null" in history.lines and History.of(history.metrics()).lines == history.lines
+
+
 def test_a_result_is_that_of_the_last_record(whole):
     assert whole.finished
     assert whole.steps == 200

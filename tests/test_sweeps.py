@@ -243,6 +243,19 @@ def test_the_built_in_suites_can_be_run_or_name_what_is_missing(name, scale):
 # Doing it
 
 
+def test_a_result_has_the_records_of_its_run_though_their_file_cannot_be_read(
+    unspoilt, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(work.RunFolder, "read", lambda self, name: b"")
+    with sweeping.pretending(monkeypatch):
+        state = sweeping.sweep(write_suite(tmp_path), tmp_path / "out")
+    assert len(state.finished) == NUM_ITEMS
+    assert [result.history.lines for result in state.finished.values()] == [
+        result.history.lines
+        for result in look(load(unspoilt / "suite.toml"), open_store(str(unspoilt / "out"))).finished.values()
+    ]
+
+
 def test_the_table_has_a_row_for_every_record_of_every_seed(whole):
     file, out = whole
     columns = tidy.read_table(open_store(str(out)), "tiny-cpu")

@@ -21,7 +21,7 @@ from ..core.types import UsageError
 from ..training.config import TrainConfig
 from ..training.runs import Progress, Result, RunWarning
 from ..training.runs.contents import are_records, is_config, is_reference
-from ..training.runs.folder import METRICS, RunFolder, TIMINGS
+from ..training.runs.folder import RunFolder, TIMINGS
 from ..training.runs.lifecycle import start, versions
 from ..training.runs.records import History
 from .code import code_version
@@ -149,7 +149,8 @@ def write_result(store: AbstractStore, item: str, result: Result, folder: RunFol
         "versions": versions(),
         "config": complete(result.config),
         "reference": None if result.reference is None else dataclasses.asdict(result.reference),
-        "records": folder.read(METRICS).decode(),
+        # Not from the file of the run, which may be gone or refused by now.
+        "records": History.of(result.metrics).lines.decode(),
         "timing": {**timing(result, folder), "machine": platform.node()},
     }
     store.write(result_name(item), seal(content))

@@ -24,6 +24,15 @@ class History:
         self.lines = lines
         self.records = from_lines(lines)
 
+    @classmethod
+    def of(cls, metrics: Mapping[str, np.ndarray]) -> "History":
+        """The records of a run from its metrics [records, num_seeds], to the bit."""
+        history, derived = cls(), ("steps", "episodes", "num_null")
+        for index, (steps, episodes) in enumerate(zip(metrics["steps"], metrics["episodes"], strict=True)):
+            rest = {name: values[index] for name, values in metrics.items() if name not in derived}
+            history.add(int(steps[0]), int(episodes[0]), rest)
+        return history
+
     def add(self, steps: int, episodes: int, metrics: Mapping[str, np.ndarray]) -> bytes:
         """One record more, of metrics [num_seeds]; returns its line."""
         values = {name: np.asarray(value, np.float64) for name, value in metrics.items()}
