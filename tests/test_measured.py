@@ -322,6 +322,28 @@ def test_what_is_said_of_prototypes():
     )
 
 
+def test_what_is_said_of_the_papers_whole_number_of_steps():
+    """Runs that are longer than those that the claims are of."""
+    ends, first = {}, {}
+    for task in ("harvest", "timber_harvest"):
+        table = [row for row in rows("paper_preset/runs") if (row["task"], row["horizon"]) == (task, 100)]
+        long = {row["item"] for row in table if row["steps"] == 200_000}
+        seeds = [[row for row in table if row["item"] in long and row["seed"] == seed] for seed in range(3)]
+        assert len(long) == 1 and all(seeds)
+        ends[task] = span([row["score"] for seed in seeds for row in seed if row["steps"] == 200_000], 3)
+        reached = [min(row["steps"] for row in seed if row["score"] >= 0.95) for seed in seeds]
+        first[task] = f"{min(reached):,} to {max(reached):,}"
+    says(
+        "docs/results.md",
+        f"its three seeds end at {ends['harvest']} and {ends['timber_harvest']} "
+        f"(0.95 first reached after {first['harvest']} and {first['timber_harvest']})",
+    )
+    done = [row for row in rows("paper_preset/items") if row["state"] == "done"]
+    assert round(sum(row["seconds"] for row in done) / 3600) == 10
+    total = len(rows("paper_preset/items"))
+    says("docs/experiments.md", f"{len(done)} of its {total} items took ten hours of one core")
+
+
 def test_what_is_said_of_the_laboratorys_figures():
     def reasons(figure):
         content = json.loads((ROOT / "results" / "cpu" / figure / "verdicts.json").read_text())

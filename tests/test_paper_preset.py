@@ -3,8 +3,10 @@
 import pytest
 
 from asmpg.experiments.paper_preset import EXPERIMENT, LONG_RUN, METHODS, TYPICAL
+from asmpg.experiments.protocol import protocol
 from asmpg.experiments.rules import rule_of
 from asmpg.experiments.table import Table
+from asmpg.report.page import in_words
 
 
 STEPS = 30_000
@@ -88,6 +90,14 @@ def test_runs_of_another_length_are_told_apart_in_the_scores_and_on_every_figure
         (LONG_RUN, 500): 0.98,
     }
     assert all("30,000 steps (the paper: 200,000)" in chart.title for chart in EXPERIMENT.charts(made_up))
+
+
+def test_the_protocol_tells_every_length_of_the_runs_that_are_finished():
+    made_up = tables({"one-step": (0.9, 0.1), "sac": (0.9, 0.1)}, left=(LONG_RUN,))
+    made_up["items"] = Table(row | {"seconds": 1.0, "device": "cpu", "code": "1"} for row in made_up["items"])
+    assert protocol(made_up, 0.0)["steps"] == STEPS
+    made_up = {name: Table(row | {"state": "done"} for row in table) for name, table in made_up.items()}
+    assert in_words(protocol(made_up, 0.0), "cpu")["Environment steps"] == "30,000 or 200,000"
 
 
 def test_every_method_is_a_line():

@@ -47,12 +47,16 @@ def _unique(tables: dict[str, Table], column: str) -> list[Any]:
 
 
 def _of_sweep(tables: dict[str, Table], hardware: Sequence[str] | None) -> dict[str, Any]:
-    """Of a table of trained policies: hours are those of all items together, one core or GPU each."""
+    """Of a table of trained policies: hours are those of all items together, one core or GPU each.
+
+    Steps are those of a run, or a list where runs differ in length.
+    """
     items, runs = tables["items"], tables["runs"]
     states = collections.Counter(row["state"] for row in items)
     done = items.select(state="done")
+    lengths = sorted(done.unique("steps"))
     return {
-        "steps": int(runs.values("steps").max(initial=0)),
+        "steps": lengths if len(lengths) > 1 else int(runs.values("steps").max(initial=0)),
         "items": {"total": len(items), **{name: states[name] for name in ("done", "failed", "left")}},
         "code": done.unique("code"),
         "hours": float(done.values("seconds").sum()) / 3600,

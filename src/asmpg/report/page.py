@@ -201,6 +201,8 @@ def in_words(protocol: Mapping[str, Any], scale: str) -> dict[str, str]:
         value = protocol.get(name)
         if value is not None:
             shown = ", ".join(map(str, value)) if isinstance(value, list) else f"{value:,}"
+            if name == "steps" and isinstance(value, list):
+                shown = " or ".join(f"{length:,}" for length in value)
             words[{"seeds": "Seeds", "steps": "Environment steps"}.get(name, name.capitalize())] = shown
     if "items" in protocol:
         items = protocol["items"]
